@@ -1,0 +1,21 @@
+"""The one error for an optional dependency that is not installed."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+def need(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import an optional `module`, or say which extra brings it.
+
+    >>> need("no_such_module", extra="train", purpose="training")
+    Traceback (most recent call last):
+    ImportError: training needs no_such_module: pip install "anystep[train]"
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and not module.startswith(error.name):
+            raise  # the module is there; something it needs is not, and that name helps more
+        raise ImportError(f'{purpose} needs {module}: pip install "anystep[{extra}]"') from error

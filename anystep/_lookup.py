@@ -1,0 +1,74 @@
+"""One way to fail on an unknown name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+Row = TypeVar("Row")
+
+
+def unknown(name: object, known: Iterable[str], what: str, where: str = "") -> ValueError:
+    """The error for a name that no table has: it offers the nearest one and lists them all.
+
+    >>> unknown("epoch", ["epochs", "lr"], "key", "train")
+    ValueError("unknown key 'epoch' in train. Did you mean 'epochs'? Known: epochs, lr")
+    """
+    known = list(known)
+    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    place = f" in {where}" if where else ""
+    listing = ", ".join(known) if known else "none"
+    return ValueError(f"unknown {what} {name!r}{place}.{hint} Known: {listing}")
+
+
+def choose(table: Mapping[str, Row], name: str, what: str) -> Row:
+    """The row `name` of a table, or a `ValueError` with the nearest name.
+
+    >>> choose({"lif": 1, "plif": 2}, "lif", "neuron")
+    1
+    """
+    if not isinstance(name, str) or name not in table:
+        raise unknown(name, table, what)
+    return table[name]
+
+
+def check_keys(given: Iterable[str], known: Iterable[str], what: str, where: str) -> None:
+    """Refuse the first of `given` that is not in `known`, by name."""
+    known = list(known)
+    for key in given:
+        if key not in known:
+            raise unknown(key, known, what, where)
+
+
+_ACCEPTED: dict[str, tuple[type, ...]] = {
+    "float": (int, float),
+    "int": (int,),
+    "bool": (bool,),
+    "str": (str,),
+    "None": (type(None),),
+}
+
+
+def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], what: str) -> None:
+    """Refuse arguments that `function` does not have, and values of a wrong simple type, before it is called.
+
+    Only annotations made of float, int, bool, str and None are judged; a richer one is the function's own affair.
+
+    >>> def train(lr: float, name: str | None = None): ...
+    >>> check_arguments(train, {"lr": "fast"}, "train")
+    Traceback (most recent call last):
+    ValueError: train: lr must be float, got 'fast'
+    """
+    parameters = inspect.signature(function).parameters
+    check_keys(given, parameters, "argument", what)
+    for key, value in given.items():
+        annotation = parameters[key].annotation
+        names = str(getattr(annotation, "__name__", annotation)).split(" | ")
+        if not all(name in _ACCEPTED for name in names):
+            continue
+        accepted = tuple(kind for name in names for kind in _ACCEPTED[name])
+        if not isinstance(value, accepted) or (isinstance(value, bool) and "bool" not in names):
+            raise ValueError(f"{what}: {key} must be {' or '.join(names)}, got {value!r}")

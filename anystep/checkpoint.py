@@ -1,0 +1,75 @@
+"""Weights on disk: a model with what built it (safetensors), and the state of a training run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anystep._files import atomic_path
+from anystep.models import create_model
+from anystep.models.base import StepModel
+
+
+def save_model(path: Path, model: nn.Module, *, made_by: Mapping[str, Any]) -> None:
+    """Write the weights and, as metadata, the arguments of `create_model` that make the network again."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"anystep": json.dumps(made_by)})
+
+
+def load_model(path: Path | str) -> StepModel:
+    """The network of a `model.safetensors` or of a run folder, in eval mode on the CPU.
+
+    Errors: a missing, truncated or foreign file, by its path.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.exists():
+        raise ValueError(f"{file} does not exist: the run is not finished, go on with: anystep train --resume {path}")
+    try:
+        with safe_open(file, framework="pt") as stored:
+            made_by = json.loads((stored.metadata() or {}).get("anystep", "null"))
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is not a dict
+    except SafetensorError as error:
+        raise ValueError(f"{file} is truncated or not safetensors: {error}") from error
+    if made_by is None:
+        raise ValueError(f"{file} does not say how its network is made: it was not written by anystep")
+    model = create_model(**made_by)
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def copy_weights(source: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Give `model` the weights of another phase's network of the same topology.
+
+    Keys that only one of the two has must belong to a neuron or a norm (a learnt time constant, a clip); anything else raises.
+    """
+    own = model.state_dict()
+    for key in own.keys() ^ source.keys():
+        if not {"neuron", "norm"} & set(key.split(".")):
+            raise ValueError(f"the networks differ in {key!r}, which is neither a neuron's nor a norm's")
+    model.load_state_dict({key: value for key, value in source.items() if key in own}, strict=False)
+
+
+def save_training(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a training state of tensors and plain Python values, whole or not at all."""
+    with atomic_path(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_training(path: Path) -> dict[str, Any]:
+    """Read a training state back. A truncated or foreign file raises `ValueError` with the path; no code is run."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path} is truncated or not a checkpoint: {str(error).splitlines()[0]}") from error

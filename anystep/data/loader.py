@@ -1,0 +1,59 @@
+"""Batches, time first, in an order that depends on the seed and the epoch and on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from anystep._files import content_hash
+
+
+def derive_seed(seed: int, *what: Any) -> int:
+    """A 63-bit seed for one purpose, so that no two purposes share a stream and none needs its state saved.
+
+    >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 1) != derive_seed(0, "order", 2)
+    True
+    """
+    return int(content_hash(seed, *what), 16) >> 1
+
+
+def time_first(items: Sequence[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
+    """Collate items `((T, P, H, W), label)` into `x (T, N, P, H, W) float32` and `y (N,) int64`.
+
+    Errors: items of different shapes, or that are not four-dimensional.
+    """
+    shapes = {tuple(frames.shape) for frames, _ in items}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 4:
+        raise ValueError(f"a sample must be frames (T, P, H, W), all alike in a batch, got {sorted(shapes)}")
+    frames = [torch.as_tensor(_readable(frames)) for frames, _ in items]
+    labels = torch.tensor([int(label) for _, label in items], dtype=torch.int64)
+    return torch.stack(frames, dim=1).float(), labels
+
+
+def _readable(frames: Any) -> Any:
+    """torch has no arithmetic for numpy's uint16 and warns about read-only memory; a copy of one sample is cheap."""
+    if isinstance(frames, np.ndarray):
+        return frames.astype(np.int32) if frames.dtype == np.uint16 else np.array(frames)
+    return frames
+
+
+def epoch_order(n: int, *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The global batches of one epoch: a permutation of n cut into full batches (the rest sits this epoch out)."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    order = torch.randperm(n, generator=generator).tolist()
+    return [order[i : i + batch_size] for i in range(0, n - batch_size + 1, batch_size)]
+
+
+def load_batches(dataset: Any, batches: Iterable[Sequence[int]], *, workers: int = 0) -> DataLoader:
+    """A loader of the given index batches, `(x (T, N, P, H, W), y (N,))` each."""
+    return DataLoader(dataset, batch_sampler=list(batches), collate_fn=time_first, num_workers=workers)
+
+
+def in_order(n: int, *, batch_size: int) -> list[list[int]]:
+    """All of n in order, the last batch as short as it comes: for evaluation."""
+    return [list(range(i, min(i + batch_size, n))) for i in range(0, n, batch_size)]

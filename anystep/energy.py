@@ -1,0 +1,44 @@
+"""How much a network fires."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from anystep.neurons import Neuron
+
+
+class FiringRates:
+    """Running mean of the spikes of each neuron layer: spikes / (elements x steps), between 0 and 1."""
+
+    def __init__(self) -> None:
+        self._spikes: dict[str, Tensor] = {}
+        self._elements: dict[str, int] = {}
+
+    def add(self, name: str, spikes: Tensor) -> None:
+        """Count the spikes of one call of the layer `name`."""
+        self._spikes[name] = self._spikes.get(name, 0) + spikes.detach().double().sum()
+        self._elements[name] = self._elements.get(name, 0) + spikes.numel()
+
+    def mean(self) -> dict[str, float]:
+        """The rate of each layer so far, by the layer's name."""
+        return {name: float(total) / max(self._elements[name], 1) for name, total in self._spikes.items()}
+
+
+@contextmanager
+def firing_rates(model: nn.Module) -> Iterator[FiringRates]:
+    """Count the spikes of every spiking layer of `model` inside the block; nothing stays behind afterwards."""
+    rates = FiringRates()
+
+    def hook(name: str) -> Any:
+        return lambda module, inputs, output: rates.add(name, output[0])
+
+    handles = [m.register_forward_hook(hook(name)) for name, m in model.named_modules() if isinstance(m, Neuron)]
+    try:
+        yield rates
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,102 @@
+"""One pass over a data set gives every number: step logits are collected once, then scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from anystep.data.loader import in_order, load_batches
+from anystep.energy import firing_rates
+from anystep.metrics import accuracy_by_step, aurc, confusion, ece, per_class_accuracy, softmax
+from anystep.readout import prefix_mean
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network said about M samples: `logits (T, M, C)`, `labels (M,)`, `features (M', F)` of the first M' samples (the
+    time mean of what enters the classifier), and `rates`, the mean firing rate of each spiking layer."""
+
+    logits: NDArray
+    labels: NDArray
+    features: NDArray
+    rates: dict[str, float] = field(default_factory=dict)
+
+
+class _Features:
+    """The time-mean input of the classifier, kept for the first `limit` samples."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.seen = limit, 0
+        self.rows: list[NDArray] = []
+
+    def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if self.seen < self.limit:
+            rows = inputs[0].mean(0)[: self.limit - self.seen].float().cpu().numpy()
+            self.rows.append(rows)
+            self.seen += len(rows)
+
+
+def collect(
+    model: nn.Module, dataset: Any, *, batch_size: int = 128, workers: int = 0, frames: slice = slice(None), features: int = 0
+) -> Outputs:
+    """Run `model` over `dataset` (items `((T, P, H, W), label)`) once, in order, in eval mode and without gradients.
+
+    `frames` picks the steps the network sees; `features` is how many samples' penultimate features to keep (the model then
+    needs a `classifier`). The model's mode is put back afterwards. Error: an empty data set.
+    """
+    if len(dataset) == 0:
+        raise ValueError("the data set to evaluate is empty")
+    device = next(model.parameters()).device
+    kept = _Features(features)
+    handle = model.get_submodule("classifier").register_forward_pre_hook(kept) if features else None
+    was_training, logits, labels = model.training, [], []
+    model.eval()
+    try:
+        with torch.inference_mode(), firing_rates(model) as rates:
+            for x, y in load_batches(dataset, in_order(len(dataset), batch_size=batch_size), workers=workers):
+                logits.append(model(x[frames].to(device)).float().cpu().numpy())
+                labels.append(y.numpy())
+    finally:
+        model.train(was_training)
+        if handle is not None:
+            handle.remove()
+    rows = np.concatenate(kept.rows) if kept.rows else np.empty((0, 0), np.float32)
+    return Outputs(np.concatenate(logits, axis=1), np.concatenate(labels), rows, rates.mean())
+
+
+def score(outputs: Outputs) -> dict[str, Any]:
+    """Every number of a table, as plain lists: accuracies in percent, AURC times 1000, ECE as a fraction.
+
+    `prefix_*[t-1]` judges the mean of the first t steps, `step_*[t-1]` step t alone. Confidence-based scores, per-class
+    accuracy and the confusion matrices (at t = 1 and t = T) are those of the prefix prediction.
+    """
+    logits, labels = outputs.logits, outputs.labels
+    prefix, classes = prefix_mean(logits), logits.shape[2]
+    predicted = prefix.argmax(-1)
+    correct = predicted == labels
+    probability = softmax(prefix).max(-1)
+    steps = range(len(logits))
+    return {
+        "samples": len(labels),
+        "steps": len(logits),
+        "prefix_top1": accuracy_by_step(prefix, labels).tolist(),
+        "prefix_top5": accuracy_by_step(prefix, labels, k=5).tolist(),
+        "step_top1": accuracy_by_step(logits, labels).tolist(),
+        "step_top5": accuracy_by_step(logits, labels, k=5).tolist(),
+        "aurc_softmax": [1000 * aurc(probability[t], correct[t]) for t in steps],
+        "aurc_max_logit": [1000 * aurc(prefix[t].max(-1), correct[t]) for t in steps],
+        "ece": [ece(probability[t], correct[t]) for t in steps],
+        "per_class_top1": [_json_ready(per_class_accuracy(p, labels, classes=classes)) for p in predicted],
+        "confusion": {str(t + 1): confusion(predicted[t], labels, classes=classes).tolist() for t in {0, len(logits) - 1}},
+        "rates": outputs.rates,
+    }
+
+
+def _json_ready(values: NDArray) -> list[float | None]:
+    """JSON has no NaN: a class without samples is null."""
+    return [None if np.isnan(value) else float(value) for value in values]

@@ -1,0 +1,58 @@
+"""The model table, and the one function that builds from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from anystep._lookup import check_arguments, choose
+from anystep.layers import NORMS
+from anystep.models.base import StepModel
+from anystep.models.vgg import VGGSNN
+from anystep.neurons import neuron_factory
+
+MODELS: dict[str, Callable[..., StepModel]] = {"vgg_snn": VGGSNN}
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_planes: int = 2,
+    input_size: int,
+    neuron: str | Mapping[str, Any] = "lif",
+    norm: str | Mapping[str, Any] = "bn",
+    **options: Any,
+) -> StepModel:
+    """A new network: `name` from `MODELS`, `neuron` from `NEURONS` or `ACTIVATIONS` (the ANN twin), `norm` from `NORMS`.
+
+    `neuron` and `norm` are a name, or a mapping with a name and its arguments. Further options are the model's own; unknown
+    names and arguments are refused with the nearest one. Weights are drawn from torch's global generator: seed it first.
+
+    >>> model = create_model("vgg_snn", num_classes=10, input_size=8, neuron={"name": "lif", "tau": 2.0}, widths=[[4], [8]])
+    >>> sum(p.numel() for p in model.parameters())
+    714
+    """
+    kind = choose(MODELS, name, "model")
+    check_arguments(kind, options, f"model {name}")
+    neuron_name, neuron_options = name_and_options(neuron)
+    norm_name, norm_options = name_and_options(norm)
+    make_norm = choose(NORMS, norm_name, "norm")
+    check_arguments(make_norm, norm_options, f"norm {norm_name}")
+    return kind(
+        num_classes=num_classes,
+        in_planes=in_planes,
+        input_size=input_size,
+        neuron=neuron_factory(neuron_name, **neuron_options),
+        norm=partial(make_norm, **norm_options),
+        **options,
+    )
+
+
+def name_and_options(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """`"lif"` or `{"name": "lif", "tau": 2}` as (name, options)."""
+    if isinstance(spec, str):
+        return spec, {}
+    options = dict(spec)
+    return options.pop("name", ""), options

@@ -1,0 +1,208 @@
+"""Spiking neurons: the maths as step functions, sequences as a scan, state passed in and out.
+
+A neuron maps `x (T, N, ...)` and a membrane `v (N, ...)` to spikes `(T, N, ...)` and the membrane after the last step.
+Charge, fire and reset are written once, here; `anystep.kernels` holds fused twins of `scan` with the same signature.
+
+Convention: the leak goes towards 0 and `decay = 1 - 1/tau`. SpikingJelly leaks towards `v_reset` instead; the two agree
+for a hard reset to 0 and for a soft reset.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anystep._lookup import check_arguments, choose
+from anystep.kernels import Rule
+from anystep.surrogate import Surrogate, spike, surrogate_of
+
+Scan = Callable[..., tuple[Tensor, Tensor]]
+
+
+def charge(x: Tensor, v: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
+    """h = decay v + gain x. All shapes equal."""
+    return decay * v + gain * x
+
+
+def fire(h: Tensor, rule: Rule) -> Tensor:
+    """s = 1[h > v_threshold], with the surrogate's slope as gradient."""
+    return spike(h - rule.v_threshold, rule.surrogate, at_threshold=rule.fire_at_threshold)
+
+
+def reset(h: Tensor, s: Tensor, rule: Rule) -> Tensor:
+    """Hard: v = (1 - s) h + s v_reset. Soft: v = h - s v_threshold. `s` is a constant if the rule detaches it."""
+    s = s.detach() if rule.detach_reset else s
+    if rule.v_reset is None:
+        return h - s * rule.v_threshold
+    return (1 - s) * h + s * rule.v_reset
+
+
+def scan(x: Tensor, v: Tensor, decay: float | Tensor, gain: float | Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    """The reference: charge, fire, reset, once for every step of `x (T, N, ...)` from the membrane `v (N, ...)`."""
+    spikes = []
+    for current in x:
+        h = charge(current, v, decay, gain)
+        s = fire(h, rule)
+        v = reset(h, s, rule)
+        spikes.append(s)
+    return torch.stack(spikes), v
+
+
+def _numba_scan() -> Scan:
+    from anystep.kernels import cpu
+
+    return cpu.scan
+
+
+BACKENDS: dict[str, Callable[[], Scan]] = {"reference": lambda: scan, "numba": _numba_scan}
+
+
+def scan_for(x: Tensor, backend: str) -> Scan:
+    """The scan that `backend` names. `"auto"`: numba for float32 and float64 on the CPU outside a trace, else the reference.
+
+    A named backend runs or raises; only `"auto"` may choose.
+    """
+    if backend != "auto":
+        return choose(BACKENDS, backend, "backend")()
+    fused = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+    return _numba_scan() if fused else scan
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Neuron(nn.Module):
+    """What IF, LIF and PLIF share: a firing rule, an initial membrane, a scan. Calling it leaves nothing behind.
+
+    `forward(x (T, N, ...), v (N, ...) | None) -> (spikes (T, N, ...), v (N, ...))`; `v=None` starts at `v_init`.
+    `rest(n)` is the state of n samples at rest; it needs the `shape` of one sample's membrane. The arguments are those
+    of `Rule`, and `backend` one of `BACKENDS` or "auto".
+    """
+
+    v_threshold: float = 0.5
+    v_reset: float | None = 0.0
+    surrogate: Surrogate | str | dict[str, Any] = "quadratic_gate"
+    detach_reset: bool = True
+    fire_at_threshold: bool = False
+    v_init: float = 0.0
+    backend: str = "auto"
+    shape: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not self.v_threshold > 0:
+            raise ValueError(f"{name}: v_threshold must be > 0, got {self.v_threshold}")
+        if self.v_reset is not None and not self.v_reset < self.v_threshold:
+            raise ValueError(f"{name}: v_reset must be None or below v_threshold {self.v_threshold}, got {self.v_reset}")
+        if self.backend != "auto":
+            choose(BACKENDS, self.backend, "backend")
+        self.rule = Rule(
+            surrogate_of(self.surrogate), self.v_threshold, self.v_reset, self.detach_reset, self.fire_at_threshold
+        )
+
+    def coefficients(self) -> tuple[float | Tensor, float | Tensor]:
+        """(decay, gain) of the charge h = decay v + gain x."""
+        return 1.0, 1.0
+
+    def rest(self, n: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+        """The membrane `(n, *shape)` before the first step."""
+        if self.shape is None:
+            raise ValueError(f"{type(self).__name__}: rest(n) needs shape=(...), the membrane of one sample, when it is made")
+        return torch.full((n, *self.shape), self.v_init, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        name = type(self).__name__
+        if x.dim() < 2 or x.shape[0] < 1:
+            raise ValueError(f"{name}: x must be (T, N, ...) with T >= 1, got shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise ValueError(f"{name}: x must be floating point, got {x.dtype}")
+        if v is None:
+            v = torch.full_like(x[0], self.v_init)
+        elif v.shape != x.shape[1:] or v.dtype != x.dtype:
+            raise ValueError(
+                f"{name}: the membrane must be {tuple(x.shape[1:])} {x.dtype}, like a step of x, "
+                f"got {tuple(v.shape)} {v.dtype}"
+            )
+        decay, gain = self.coefficients()
+        return scan_for(x, self.backend)(x, v, decay, gain, self.rule)
+
+    def extra_repr(self) -> str:
+        return f"{self.rule}, backend={self.backend!r}"
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class IF(Neuron):
+    """Integrate and fire: h = v + x."""
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class LIF(Neuron):
+    """Leaky integrate and fire: h = (1 - 1/tau) v + x/tau with `decay_input` (TKS, BrainCog), else h = (1 - 1/tau) v + x.
+
+    `LIF(tau=2, v_threshold=0.5)` and `LIF(tau=2, v_threshold=1, decay_input=False, surrogate="triangle")` (TET) are the same
+    neuron seen in the units v and u = 2v: same spikes, and same gradients if `detach_reset` is equal. BrainCog detaches the
+    reset, TET does not. Defaults: TKS. Error: `tau` below 1 step.
+    """
+
+    tau: float = 2.0
+    decay_input: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.tau >= 1 and math.isfinite(self.tau)):
+            raise ValueError(f"LIF: tau is in time steps and must be >= 1, got {self.tau}")
+
+    def coefficients(self) -> tuple[float | Tensor, float | Tensor]:
+        return 1 - 1 / self.tau, 1 / self.tau if self.decay_input else 1.0
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class PLIF(Neuron):
+    """LIF whose 1/tau = sigmoid(w) is learnt, one scalar a layer, starting from `tau` (Fang et al. 2021, eq. 8)."""
+
+    tau: float = 2.0
+    decay_input: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.tau > 1 and math.isfinite(self.tau)):
+            raise ValueError(f"PLIF: tau is in time steps and must be > 1 to be learnable, got {self.tau}")
+        self.w = nn.Parameter(torch.tensor(-math.log(self.tau - 1)))
+
+    def coefficients(self) -> tuple[float | Tensor, float | Tensor]:
+        leak = torch.sigmoid(self.w)
+        return 1 - leak, leak if self.decay_input else 1.0
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class ReLU(nn.Module):
+    """The ANN twin's activation: no membrane, no threshold, no time."""
+
+    shape: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+
+NEURONS: dict[str, type[Neuron]] = {"if": IF, "lif": LIF, "plif": PLIF}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": ReLU}
+
+
+def neuron_factory(name: str, **options: Any) -> Callable[..., nn.Module]:
+    """`factory(shape=...)` makes one layer's neuron or activation; unknown names and options are refused by name.
+
+    >>> neuron_factory("lif", tau=2.0)(shape=(4, 3, 3)).rest(1).shape
+    torch.Size([1, 4, 3, 3])
+    """
+    kind = choose({**NEURONS, **ACTIVATIONS}, name, "neuron")
+    check_arguments(kind, options, f"neuron {name}")
+    kind(**options)  # a wrong value is refused here, not deep in a model
+    return partial(kind, **options)
