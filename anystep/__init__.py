@@ -1,5 +1,49 @@
-"""Train a spiking network once with many time steps, deploy it at any step."""
+"""Train a spiking network once with many time steps, deploy it at any step.
+
+The names below load their module when they are first used, so that `import anystep` and the command line's help are fast
+and a runtime without torch can import its own parts.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from anystep._warnings import AnystepWarning
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "checkpoint": ("load_model", "save_model"),
+    "compare": ("compare_methods",),
+    "config": ("Record", "load_recipe", "record_from"),
+    "data.datasets": ("DATASETS", "FrameSet", "FramesOf", "Splits", "digits_dvs", "load_dataset"),
+    "data.events": ("Events",),
+    "data.frames": ("BINNINGS", "EqualCount", "EqualTime", "FixedCount", "FixedDuration"),
+    "evaluate": ("Outputs", "collect", "score"),
+    "layers": ("NORMS", "direct_encoding"),
+    "losses": ("LOSSES",),
+    "methods": ("METHODS", "Method", "Phase", "create_method"),
+    "models": ("MODELS", "create_model"),
+    "models.base": ("StepModel",),
+    "neurons": ("ACTIVATIONS", "IF", "LIF", "NEURONS", "PLIF"),
+    "readout": ("prefix_mean",),
+    "report": ("write_report",),
+    "run": ("evaluate_run", "run_record"),
+    "schedule": ("Plan",),
+    "surrogate": ("SURROGATES",),
+    "train": ("TrainState", "fit", "start"),
+}
+_HOME_OF = {name: f"anystep.{home}" for home, names in _HOMES.items() for name in names}
+
+__all__ = ["AnystepWarning", "__version__", *_HOME_OF]
 
 
-class AnystepWarning(UserWarning):
-    """What anystep warns with: a silent layer, a slow choice. Never raised for an error."""
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'anystep' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -82,10 +82,11 @@ class BatchNorm(nn.BatchNorm2d):
         mean = _sum_over_processes(x.sum(axes)) / count
         centred = x - mean[:, None, None]
         variance = _sum_over_processes(centred.square().sum(axes)) / count
+        running_mean, running_var, seen = (buffer for _, buffer in self.named_buffers(recurse=False))
         with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            seen += 1
+            running_mean.lerp_(mean, self.momentum or 0.1)
+            running_var.lerp_(variance * count / (count - 1), self.momentum or 0.1)
         scale = self.weight * (variance + self.eps).rsqrt()
         return centred * scale[:, None, None] + self.bias[:, None, None]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -43,8 +43,8 @@ class Phase:
     start_from: str | None = None
     teacher: str | None = None
     share: float = 1.0
-    frames: slice = slice(None)
-    teacher_frames: slice = slice(None)
+    frames: slice = field(default_factory=lambda: slice(None))
+    teacher_frames: slice = field(default_factory=lambda: slice(None))
 
 
 class Method:

@@ -63,15 +63,19 @@ def _numba_scan() -> Scan:
 BACKENDS: dict[str, Callable[[], Scan]] = {"reference": lambda: scan, "numba": _numba_scan}
 
 
-def scan_for(x: Tensor, backend: str) -> Scan:
-    """The scan that `backend` names. `"auto"`: numba for float32 and float64 on the CPU outside a trace, else the reference.
+def scan_for(backend: str, x: Tensor, decay: float | Tensor, gain: float | Tensor, rule: Rule) -> Scan:
+    """The scan that `backend` names. `"auto"`: numba outside a trace for what it can run, else the reference.
 
-    A named backend runs or raises; only `"auto"` may choose.
+    numba runs float32 and float64 on the CPU with a surrogate of the table. A named backend runs or raises; only `"auto"`
+    may choose.
     """
     if backend != "auto":
         return choose(BACKENDS, backend, "backend")()
-    fused = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
-    return _numba_scan() if fused else scan
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.device.type != "cpu":
+        return scan
+    from anystep.kernels import cpu
+
+    return scan if cpu.refusal(x, decay, gain, rule) else cpu.scan
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -125,11 +129,11 @@ class Neuron(nn.Module):
             v = torch.full_like(x[0], self.v_init)
         elif v.shape != x.shape[1:] or v.dtype != x.dtype:
             raise ValueError(
-                f"{name}: the membrane must be {tuple(x.shape[1:])} {x.dtype}, like a step of x, "
-                f"got {tuple(v.shape)} {v.dtype}"
+                f"{name}: the membrane must be {tuple(x.shape[1:])} {x.dtype}, like a step of x, got {tuple(v.shape)} {v.dtype}"
             )
         decay, gain = self.coefficients()
-        return scan_for(x, self.backend)(x, v, decay, gain, self.rule)
+        run = scan_for(self.backend, x, decay, gain, self.rule)
+        return run(x, v, decay, gain, self.rule)
 
     def extra_repr(self) -> str:
         return f"{self.rule}, backend={self.backend!r}"

@@ -10,6 +10,7 @@ from anystep.data import datasets
 from anystep.data.datasets import FrameSet, FramesOf, digits_dvs, digits_events, enlarge, load_dataset
 from anystep.data.events import Events
 from anystep.data.frames import EqualCount, FixedCount, FixedDuration
+from anystep.data.protocols import stratified
 
 LIVE = FixedDuration(10, 30_000)
 
@@ -20,17 +21,7 @@ def few_digits(monkeypatch) -> None:
     images, labels = datasets._digits()
     chosen = np.concatenate([np.flatnonzero(labels == label)[:4] for label in range(10)])
     monkeypatch.setattr(datasets, "_digits", lambda: (images[chosen], labels[chosen]))
-    monkeypatch.setattr(datasets, "split", lambda name, labels: thirds(name, labels))
-
-
-def thirds(name, labels):
-    return datasets_split(name, labels, (0.4, 0.3, 0.3))
-
-
-def datasets_split(name, labels, fractions):
-    from anystep.data.protocols import stratified
-
-    return stratified(labels, fractions, name=name)
+    monkeypatch.setattr(datasets, "split", lambda name, labels: stratified(labels, (0.4, 0.3, 0.3), name=name))
 
 
 def frame_set(count: int = 6) -> FrameSet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,9 +49,9 @@ def epoch_order(n: int, *, batch_size: int, seed: int, epoch: int) -> list[list[
     return [order[i : i + batch_size] for i in range(0, n - batch_size + 1, batch_size)]
 
 
-def load_batches(dataset: Any, batches: Iterable[Sequence[int]], *, workers: int = 0) -> DataLoader:
+def load_batches(dataset: Any, batches: Sequence[list[int]], *, workers: int = 0) -> DataLoader:
     """A loader of the given index batches, `(x (T, N, P, H, W), y (N,))` each."""
-    return DataLoader(dataset, batch_sampler=list(batches), collate_fn=time_first, num_workers=workers)
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=time_first, num_workers=workers)
 
 
 def in_order(n: int, *, batch_size: int) -> list[list[int]]:

@@ -1,0 +1,5 @@
+"""The one warning category."""
+
+
+class AnystepWarning(UserWarning):
+    """What anystep warns with: a silent layer, a slow choice. Never used for an error."""

@@ -1,0 +1,180 @@
+"""The command line: `anystep COMMAND`. Text for people on stderr, one JSON line last on stdout.
+
+Exit codes: 0 done, 1 it went wrong, 2 it was asked wrongly, 130 interrupted (a run can be resumed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from anystep import __version__
+from anystep._lookup import choose
+
+OVERRIDES = "any key of the recipe can be overridden: --train.epochs 3 --method.name tks (see: anystep keys)"
+
+
+def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
+    """Train what RECIPE says, or go on with a run that stopped."""
+    from anystep.run import default_folder, read_record, run_record
+
+    if arguments.resume:
+        if arguments.recipe or overrides or arguments.out:
+            raise ValueError("--resume RUN goes on with that run as it is: no recipe, no --out and no overrides with it")
+        folder = Path(arguments.resume)
+        record = read_record(folder)
+    else:
+        record = _record(arguments, overrides)
+        folder = Path(arguments.out) if arguments.out else default_folder(record)
+    scores = run_record(record, folder, resume=bool(arguments.resume))
+    _print_scores(scores)
+    return {"run": str(folder), "prefix_top1": scores["prefix_top1"], "protocol": scores["protocol"]}
+
+
+def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
+    """Judge a finished run's network again, from the weights on disk."""
+    from anystep.run import evaluate_run
+
+    _no_overrides(overrides)
+    scores = evaluate_run(arguments.run)
+    _print_scores(scores)
+    return {"run": arguments.run, **scores}
+
+
+def compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
+    """Train several methods with several seeds on identical data and budget; finished runs are kept."""
+    from anystep.compare import compare_methods, table_cells
+    from anystep.console import print_table
+
+    record = _record(arguments, overrides)
+    if arguments.seeds < 1:
+        raise ValueError(f"--seeds must be >= 1, got {arguments.seeds}")
+    folder = Path(arguments.out or Path("runs") / record.name)
+    result = compare_methods(record, arguments.methods.split(","), range(arguments.seeds), folder)
+    scores = result["runs"][0]["scores"]
+    header, rows = table_cells(result["table"])
+    title = f"top-1 in percent, prefix of t {scores['prefix']} steps, {scores['protocol']} ({scores['protocol_hash']}), test"
+    print_table(title, header, rows)
+    return {"out": str(folder), "table": result["table"]}
+
+
+def report(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
+    """One self-contained HTML page, and a PNG of the accuracy over t, from finished runs."""
+    from anystep.report import accuracy_png, write_report
+
+    _no_overrides(overrides)
+    runs = [run for place in arguments.runs for run in _runs_in(Path(place))]
+    page = write_report(runs, Path(arguments.out))
+    picture = accuracy_png(runs, page.with_suffix(".png"))
+    print(f"report: {page}\npicture: {picture}", file=sys.stderr)
+    return {"report": str(page), "picture": str(picture)}
+
+
+def data(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
+    """What data sets there are."""
+    from anystep.console import print_table
+    from anystep.data.datasets import DATASETS
+
+    _no_overrides(overrides)
+    first_lines = {name: (load.__doc__ or "").strip().splitlines()[0] for name, load in DATASETS.items()}
+    print_table("data sets", ["name", "what"], [[name, line] for name, line in first_lines.items()])
+    return {"datasets": list(DATASETS)}
+
+
+def keys(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
+    """Every key of a recipe, with its type and default."""
+    from anystep.config import record_parser
+
+    _no_overrides(overrides)
+    parser = record_parser()
+    print(parser.format_help(), file=sys.stderr)
+    return {"keys": list(parser.get_defaults().keys(branches=False))}
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "compare": compare, "report": report, "data": data, "keys": keys}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands and flags. Its only import beyond the standard library is this package, so help is fast."""
+    parser = argparse.ArgumentParser(prog="anystep", description="Train a spiking network once, deploy it at any step.")
+    parser.add_argument("--version", action="version", version=f"anystep {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, **options: Any) -> argparse.ArgumentParser:
+        text = (COMMANDS[name].__doc__ or "").strip()
+        return commands.add_parser(name, help=text, description=text, allow_abbrev=False, **options)
+
+    add = command("train", epilog=OVERRIDES)
+    add.add_argument("recipe", nargs="?", help="a YAML recipe")
+    add.add_argument("--out", help="run folder (default: runs/NAME-METHOD-seedN)")
+    add.add_argument("--resume", metavar="RUN", help="go on with this run folder")
+    add = command("evaluate")
+    add.add_argument("run", help="a finished run folder")
+    add = command("compare", epilog=OVERRIDES)
+    add.add_argument("recipe", help="a YAML recipe")
+    add.add_argument("--methods", required=True, help="names with commas between: ce,tks")
+    add.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)")
+    add.add_argument("--out", help="folder of run folders (default: runs/NAME)")
+    add = command("report")
+    add.add_argument("runs", nargs="+", metavar="RUN", help="finished run folders, or folders of them")
+    add.add_argument("--out", default="report.html", help="the page to write (default: report.html)")
+    add = command("data")
+    add.add_argument("action", choices=["list"], help="what to do")
+    command("keys")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = make_parser()
+    arguments, overrides = parser.parse_known_args(argv)
+    try:
+        result = choose(COMMANDS, arguments.command, "command")(arguments, overrides)
+    except (ValueError, ImportError) as error:
+        print(f"anystep {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, ArithmeticError, OSError) as error:
+        print(f"anystep {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"anystep {arguments.command}: interrupted; what is on disk is whole", file=sys.stderr)
+        return 130
+    print(json.dumps(result))
+    return 0
+
+
+def _record(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
+    from anystep.config import load_recipe, merge, overrides_from, record_from
+
+    if not arguments.recipe:
+        raise ValueError("name a recipe, or go on with a run: --resume RUN")
+    return record_from(merge(load_recipe(arguments.recipe), overrides_from(overrides)))
+
+
+def _runs_in(place: Path) -> list[Path]:
+    """A run folder itself, or the run folders directly inside a folder that is none (as `compare` makes them)."""
+    inside = sorted(path.parent for path in place.glob("*/config.yaml"))
+    return inside if inside and not (place / "config.yaml").exists() else [place]
+
+
+def _no_overrides(overrides: Sequence[str]) -> None:
+    if overrides:
+        raise ValueError(f"unknown argument {overrides[0]!r}")
+
+
+def _print_scores(scores: dict[str, Any]) -> None:
+    from anystep.console import print_table
+
+    columns = ("prefix_top1", "prefix_top5", "step_top1", "aurc_softmax", "aurc_max_logit")
+    steps = range(scores["steps"])
+    rows = [[str(t + 1), *(f"{scores[name][t]:.2f}" for name in columns), f"{scores['ece'][t]:.3f}"] for t in steps]
+    title = f"{scores['samples']} test samples, {scores['protocol']} ({scores['protocol_hash']}), prefix: {scores['prefix']}"
+    print_table(title, ["t", "top-1 prefix", "top-5 prefix", "top-1 step", "AURC softmax", "AURC logit", "ECE"], rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

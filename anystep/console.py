@@ -1,0 +1,85 @@
+"""What a person sees while a network trains, on stderr: a bar, and one greppable line an epoch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def epoch_line(row: dict[str, Any], *, epochs: int) -> str:
+    """One epoch on one line: `epoch 3/8 train_loss 0.1234 train_acc 96.50 ...`; the same words as in `log.jsonl`."""
+    parts = " ".join(f"{name} {value:.4f}" for name, value in row["parts"].items())
+    return (
+        f"{row['phase']} epoch {row['epoch']}/{epochs} train_loss {row['train_loss']:.4f} ({parts}) "
+        f"train_acc {row['train_acc']:.2f} val_loss {row['val_loss']:.4f} val_acc {row['val_acc']:.2f} "
+        f"val_acc_first {row['val_acc_first']:.2f} lr {row['lr']:.3g} samples/s {row['samples_per_s']:.0f} "
+        f"mem {row['mem_mib']:.0f}MiB"
+    )
+
+
+class EpochLines:
+    """Prints each epoch and, if asked to, writes it for TensorBoard. A resumed run drops the events it will write again."""
+
+    def __init__(self, folder: Path, *, epochs: int, tensorboard: bool, resumed_at: int) -> None:
+        self.epochs = epochs
+        self.written = resumed_at
+        self.writer: Any = None
+        if tensorboard:
+            from anystep._extras import need
+
+            module = need("torch.utils.tensorboard", extra="train", purpose="writing TensorBoard events")
+            self.writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at)
+
+    def show(self, row: dict[str, Any]) -> None:
+        """One epoch, a row of `log.jsonl`."""
+        print(epoch_line(row, epochs=self.epochs), file=sys.stderr, flush=True)
+        if self.writer is not None:
+            scalars = {key: value for key, value in row.items() if isinstance(value, float)}
+            for key, value in (scalars | {f"parts/{name}": value for name, value in row["parts"].items()}).items():
+                self.writer.add_scalar(f"{row['phase']}/{key}", value, self.written)
+            self.writer.flush()
+        self.written += 1
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+class ProgressBar:
+    """A Fabric callback: a bar of one epoch's updates, where stderr is a terminal; silent elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+
+    def on_epoch_start(self, *, title: str, updates: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+        self._bar.start()
+        self._bar.add_task(title, total=updates)
+
+    def on_update_end(self) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0])
+
+    def on_epoch_end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stderr."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(stderr=True)
+    console.width = console.width if sys.stderr.isatty() else 160  # a log file has no width; do not cut numbers
+    console.print(table)

@@ -1,0 +1,1 @@
+"""Events, frames, splits and datasets: numpy only, apart from the batch loader."""

@@ -1,0 +1,54 @@
+"""Where a number came from: commit, versions, device, command line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("anystep", "torch", "numpy", "numba", "lightning", "scikit-learn")
+
+
+def describe_environment(*, seed: int) -> dict[str, Any]:
+    """What `env.json` holds. Outside a git checkout `commit` and `dirty` are null."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        **_git_state(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "command": ["anystep", *sys.argv[1:]],
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_state() -> dict[str, Any]:
+    """The commit of the checkout that this package runs from, and whether it has been changed since."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    tracked = git("ls-files", "--error-unmatch", str(here / "__init__.py"))
+    if tracked is None:
+        return {"commit": None, "dirty": None}
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}

@@ -1,0 +1,219 @@
+"""Train a network with a method. Knows no config, no files and no command line: it takes a state and reports each epoch."""
+
+from __future__ import annotations
+
+import copy
+import math
+import resource
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anystep._extras import need
+from anystep._warnings import AnystepWarning
+from anystep.data.loader import derive_seed, epoch_order, load_batches
+from anystep.energy import firing_rates
+from anystep.evaluate import collect
+from anystep.methods import Method, Phase
+from anystep.metrics import accuracy_by_step
+from anystep.readout import prefix_mean
+from anystep.schedule import Plan
+
+SILENT, SATURATED = 1e-4, 0.99
+Metrics = dict[str, Any]
+
+
+@dataclass
+class TrainState:
+    """All that training changes: weights, optimiser, and how far it is. `history` has one row an epoch."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    phase: Phase = field(default_factory=Phase)
+    teacher: nn.Module | None = None
+    epoch: int = 0
+    history: list[Metrics] = field(default_factory=list)
+
+
+def start(
+    model: nn.Module, plan: Plan, *, phase: Phase | None = None, teacher: nn.Module | None = None
+) -> TrainState:
+    """A state at epoch 0 with a fresh AdamW. A `teacher` is copied and frozen, in eval mode: it can share no tensor.
+
+    Weight decay spares biases and tensors of one dimension or none (norms, learnt time constants), as timm does.
+    """
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    spared = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=plan.lr)
+    if teacher is not None:
+        teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+    return TrainState(model, optimizer, phase or Phase(), teacher)
+
+
+def make_fabric(
+    *, accelerator: str = "auto", devices: int = 1, precision: str = "32-true", callbacks: Sequence[Any] = ()
+) -> Any:
+    """The engine that knows devices, precision and processes: Lightning Fabric (extra `train`).
+
+    Of its callbacks `fit` calls `on_epoch_start(title=, updates=)`, `on_update_end()` and `on_epoch_end()`.
+    """
+    fabric = need("lightning.fabric", extra="train", purpose="training")
+    strategy = "ddp_spawn" if devices > 1 else "auto"
+    options = {"accelerator": accelerator, "devices": devices, "precision": precision, "strategy": strategy}
+    try:
+        return fabric.Fabric(**options, callbacks=list(callbacks))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"engine: {error}") from error
+
+
+def fit(
+    state: TrainState,
+    dataset: Any,
+    *,
+    method: Method,
+    plan: Plan,
+    seed: int = 0,
+    validation: Any = None,
+    fabric: Any = None,
+    on_epoch: Callable[[TrainState, Metrics], None] | None = None,
+) -> TrainState:
+    """Train `state` from the epoch it is at to the end of its phase, on items `((T, P, H, W), label)`.
+
+    After each epoch `on_epoch(state, metrics)` gets the row that was added to `state.history`. All chance comes from
+    `seed`, the phase and the epoch, so that a state saved after any epoch goes on to bit-identical weights; the global
+    random generators are left as they were. `fabric=None` trains in this process on the best device.
+
+    Errors: fewer samples than a batch; a batch that the processes cannot share equally; labels or frames that the network
+    cannot take; a loss that is no longer finite.
+    """
+    fabric = fabric or make_fabric()
+    epochs = phase_epochs(state.phase, plan)
+    if len(dataset) < plan.batch_size:
+        raise ValueError(f"the training set has {len(dataset)} samples, fewer than one batch of {plan.batch_size}")
+    if plan.batch_size % fabric.world_size:
+        raise ValueError(f"batch_size {plan.batch_size} cannot be shared equally by {fabric.world_size} processes")
+    model, optimizer = fabric.setup(state.model, state.optimizer)
+    if state.teacher is not None:
+        state.teacher.to(fabric.device)
+    engine = _Engine(fabric, model, optimizer, method, plan, seed)
+    while state.epoch < epochs:
+        lr = plan.lr_at(state.epoch, epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        began = time.perf_counter()
+        devices = [fabric.device] if fabric.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(derive_seed(seed, "epoch", state.phase.name, state.epoch))
+            metrics = engine.epoch(state, dataset, progress=state.epoch / epochs)
+        seconds = time.perf_counter() - began
+        if validation is not None:
+            metrics |= validate(state.model, validation, frames=state.phase.frames, plan=plan)
+        count = len(dataset) // plan.batch_size * plan.batch_size
+        metrics |= {"lr": lr, "seconds": seconds, "samples_per_s": count / seconds, "mem_mib": _peak_memory(fabric.device)}
+        state.epoch += 1
+        row = {"phase": state.phase.name, "epoch": state.epoch, **metrics}
+        state.history.append(row)
+        if on_epoch is not None:
+            on_epoch(state, row)
+    return state
+
+
+def phase_epochs(phase: Phase, plan: Plan) -> int:
+    """How many of the plan's epochs a phase has: its share, rounded, at least one."""
+    return max(1, round(phase.share * plan.epochs))
+
+
+def validate(model: nn.Module, dataset: Any, *, frames: slice, plan: Plan) -> Metrics:
+    """Cross-entropy of the time mean, and accuracy in percent at t = T and t = 1."""
+    outputs = collect(model, dataset, batch_size=plan.batch_size, workers=plan.workers, frames=frames)
+    prefix = prefix_mean(outputs.logits)
+    accuracy = accuracy_by_step(prefix, outputs.labels)
+    loss = F.cross_entropy(torch.from_numpy(prefix[-1]), torch.from_numpy(outputs.labels))
+    return {"val_loss": float(loss), "val_acc": float(accuracy[-1]), "val_acc_first": float(accuracy[0])}
+
+
+@dataclass
+class _Engine:
+    fabric: Any
+    model: nn.Module
+    optimizer: Any
+    method: Method
+    plan: Plan
+    seed: int
+
+    def epoch(self, state: TrainState, dataset: Any, *, progress: float) -> Metrics:
+        """One pass over the data; sums stay on the device until its end, so that no update waits for the host."""
+        self.model.train()
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        order = epoch_order(len(dataset), batch_size=self.plan.batch_size, seed=self.seed, epoch=state.epoch)
+        totals: dict[str, Tensor] = {}
+        self.fabric.call("on_epoch_start", title=f"{state.phase.name} epoch {state.epoch + 1}", updates=len(order))
+        mine = load_batches(dataset, [batch[rank::world] for batch in order], workers=self.plan.workers)
+        for index, (x, labels) in enumerate(mine):
+            _check_labels(labels, state.model)
+            x, labels = x.to(self.fabric.device), labels.to(self.fabric.device)
+            seed = derive_seed(self.seed, "views", state.phase.name, state.epoch, index)
+            views = self.method.views(x, state.phase, torch.Generator().manual_seed(seed))
+            if index == len(order) - 1:
+                with firing_rates(state.model) as rates:
+                    parts, logits = self._update(state, views, labels, progress)
+                _warn_of_extremes(rates.mean())
+            else:
+                parts, logits = self._update(state, views, labels, progress)
+            parts["correct"] = (logits.mean(0).argmax(-1) == labels).double().mean()
+            for name, value in parts.items():
+                totals[name] = totals.get(name, 0) + value.detach().double()
+            self.fabric.call("on_update_end")
+        self.fabric.call("on_epoch_end")
+        return self._summary(totals, len(order))
+
+    def _update(self, state: TrainState, views: dict[str, Tensor], labels: Tensor, progress: float) -> tuple:
+        outputs = {"student": self.model(views["student"])}
+        if state.teacher is not None:
+            with torch.no_grad():
+                outputs["teacher"] = state.teacher(views["teacher"])
+        parts = self.method.loss(outputs, labels, progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(torch.stack(list(parts.values())).sum())
+        if self.plan.grad_clip is not None:
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.plan.grad_clip)
+        self.optimizer.step()
+        return parts, outputs["student"].detach()
+
+    def _summary(self, totals: dict[str, Tensor], batches: int) -> Metrics:
+        names = list(totals)
+        means = (self.fabric.all_reduce(torch.stack([totals[n] for n in names]), reduce_op="mean") / batches).tolist()
+        values = dict(zip(names, means, strict=True))
+        accuracy = 100 * values.pop("correct")
+        loss = sum(values.values())
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the training loss is no longer finite ({values}): lower train.lr or set train.grad_clip")
+        return {"train_loss": loss, "train_acc": accuracy, "parts": values}
+
+
+def _check_labels(labels: Tensor, model: nn.Module) -> None:
+    classes = getattr(model, "num_classes", None)
+    if classes is not None and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(f"labels must be in 0..{classes - 1}, got {labels.min()}..{labels.max()} in a batch")
+
+
+def _warn_of_extremes(rates: dict[str, float]) -> None:
+    """A layer that never or always fires passes nothing on: say so, by name. Python shows an equal warning once."""
+    for name, rate in rates.items():
+        if rate < SILENT or rate > SATURATED:
+            word = "silent" if rate < SILENT else "saturated"
+            warnings.warn(f"layer {name!r} is {word}: it fires at a rate of {rate:.5f}", AnystepWarning, stacklevel=3)
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Peak memory in MiB: of the device if it is a GPU, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,76 @@
+"""The figures: colours, means, and nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from anystep import figures
+from anystep.figures import accuracy_figure
+
+
+def test_mean_and_sd_leave_out_what_is_not_finite():
+    mean, sd = figures.mean_and_sd([[1.0, np.nan, np.nan], [2.0, 4.0, np.nan], [6.0, 8.0, np.nan]])
+    assert mean[:2] == pytest.approx([3.0, 6.0])
+    assert sd[:2] == pytest.approx([np.std([1, 2, 6], ddof=1), np.std([4, 8], ddof=1)])
+    assert np.isnan(mean[2])
+    assert np.isnan(sd[2])
+
+
+def test_on_events_are_red_off_events_are_blue_and_nothing_is_white():
+    frames = np.zeros((1, 2, 1, 3))
+    frames[0, 1, 0, 0] = frames[0, 0, 0, 1] = 5.0
+    on, off, empty = figures.paint(frames)[0, 0]
+    assert on[0] > 0.8
+    assert on[2] < 0.3
+    assert off[2] > 0.8
+    assert off[0] < 0.3
+    assert empty.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+def test_frames_that_are_not_events_are_shown_as_images(planes):
+    frames = np.zeros((1, planes, 1, 2))
+    frames[..., 0] = 2.0
+    assert figures.paint(frames)[0, 0].tolist() == [[1, 1, 1], [0, 0, 0]]
+
+
+def test_frames_of_a_wrong_shape_are_refused():
+    with pytest.raises(ValueError, match=r"frames must be \(T, P, H, W\), got shape \(2, 3\)"):
+        figures.paint(np.zeros((2, 3)))
+
+
+def test_every_class_has_a_look_of_its_own():
+    looks = {(figures.class_look(c)["color"], figures.class_look(c)["marker"]) for c in range(50)}
+    assert len(looks) == 50
+
+
+def test_the_accuracy_figure_is_a_png_and_the_same_every_time(tmp_path):
+    groups = {"ce": [[50.0, 60.0], [52.0, 61.0]], "tks": [[60.0, 62.0], [61.0, 63.0]]}
+    path = accuracy_figure(groups, tmp_path / "a.png", prefix="live", title="Digits")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.read_bytes() == accuracy_figure(groups, tmp_path / "b.png", prefix="live", title="Digits").read_bytes()
+    with pytest.raises(ValueError, match=r"groups\['ce'\] must be \(seeds, T\), got shape \(2,\)"):
+        accuracy_figure({"ce": [1.0, 2.0]}, tmp_path / "c.png")
+    with pytest.raises(ValueError, match="at least one method, got none"):
+        accuracy_figure({}, tmp_path / "c.png")
+
+
+def test_drawing_leaves_no_setting_behind(tmp_path):
+    import matplotlib
+
+    with matplotlib.rc_context({"font.size": 33, "text.color": "red"}):
+        before = dict(matplotlib.rcParams)
+        accuracy_figure({"ce": [[1.0]]}, tmp_path / "a.png")
+        figures.to_svg(lambda: figures.by_step({"ce": [[1.0]]}, xlabel="", ylabel=""), name="a", title="", description="")
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_a_report_needs_no_torch_and_no_pyplot(tmp_path):
+    code = "import sys; from anystep.report import accuracy_figure as a; a({'ce': [[1.0, 2.0]]}, sys.argv[1]); "
+    code += "print([name for name in ('torch', 'matplotlib.pyplot') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
