@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Mapping
@@ -17,12 +18,14 @@ from anystep.models.base import StepModel
 
 
 def save_model(path: Path, model: nn.Module, *, made_by: Mapping[str, Any]) -> None:
-    """Write the weights and, as metadata, the arguments of `create_model` that make the network again."""
-    from safetensors.torch import save_file
+    """Write the weights and, as metadata, the arguments of `create_model` that make the network again.
+
+    Error: `OSError` with the path, for a full disk say.
+    """
+    from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"anystep": json.dumps(made_by)})
+    _write(path, save(tensors, metadata={"anystep": json.dumps(made_by)}))
 
 
 def load_model(path: Path | str) -> StepModel:
@@ -35,18 +38,27 @@ def load_model(path: Path | str) -> StepModel:
     path = Path(path)
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.exists():
-        raise ValueError(f"{file} does not exist: the run is not finished, go on with: anystep train --resume {path}")
+        raise ValueError(f"{file} does not exist: {_way_out(file)}")
     try:
         with safe_open(file, framework="pt") as stored:
             made_by = json.loads((stored.metadata() or {}).get("anystep", "null"))
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is not a dict
     except SafetensorError as error:
-        raise ValueError(f"{file} is truncated or not safetensors: {error}") from error
+        raise ValueError(f"{file} is truncated or not safetensors ({error}): {_way_out(file)}") from error
     if made_by is None:
         raise ValueError(f"{file} does not say how its network is made: it was not written by anystep")
     model = create_model(**made_by)
     model.load_state_dict(tensors)
     return model.eval()
+
+
+def _way_out(file: Path) -> str:
+    """How the run that wrote `file` writes it once more. It does not train again for that."""
+    folder = file.parent
+    if not (folder / "config.yaml").exists():
+        return "it is not in a run folder that could make it again"
+    spoilt = [path.name for path in (file, folder / "scores.json") if path.exists()]
+    return f"{'delete ' + ' and '.join(spoilt) + ', then ' if spoilt else ''}go on with: anystep train --resume {folder}"
 
 
 def copy_weights(source: Mapping[str, Tensor], model: nn.Module) -> None:
@@ -62,9 +74,21 @@ def copy_weights(source: Mapping[str, Tensor], model: nn.Module) -> None:
 
 
 def save_training(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a training state of tensors and plain Python values, whole or not at all."""
-    with atomic_path(path) as temporary:
-        torch.save(dict(state), temporary)
+    """Write a training state of tensors and plain Python values, whole or not at all.
+
+    Error: `OSError` with the path, for a full disk say; the state that was there before is then still there.
+    """
+    content = io.BytesIO()  # torch reports a full disk as an internal error of its zip writer; a plain write names it
+    torch.save(dict(state), content)
+    _write(path, content.getbuffer())
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise OSError(f"could not write {path} ({len(content) / 2**20:.1f} MiB): {error.strerror}") from error
 
 
 def load_training(path: Path) -> dict[str, Any]:
@@ -72,4 +96,7 @@ def load_training(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} is truncated or not a checkpoint: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path} is truncated or not a checkpoint: delete it, and --resume starts at the first epoch ({reason})"
+        ) from error

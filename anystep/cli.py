@@ -140,8 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RuntimeError, ArithmeticError, OSError) as error:
         print(f"anystep {arguments.command}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"anystep {arguments.command}: interrupted; what is on disk is whole", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"anystep {arguments.command}: interrupted; {stop or 'nothing was begun'}", file=sys.stderr)
         return 130
     print(json.dumps(result))
     return 0

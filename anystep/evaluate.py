@@ -47,14 +47,14 @@ def collect(
     """Run `model` over `dataset` (items `((T, P, H, W), label)`) once, in order, in eval mode and without gradients.
 
     `frames` picks the steps the network sees; `features` is how many samples' penultimate features to keep (the model then
-    needs a `classifier`). The model's mode is put back afterwards. Error: an empty data set.
+    needs a `classifier`). The modes of the model and its parts are put back afterwards. Error: an empty data set.
     """
     if len(dataset) == 0:
         raise ValueError("the data set to evaluate is empty")
     device = next(model.parameters()).device
     kept = _Features(features)
     handle = model.get_submodule("classifier").register_forward_pre_hook(kept) if features else None
-    was_training, logits, labels = model.training, [], []
+    modes, logits, labels = {module: module.training for module in model.modules()}, [], []
     model.eval()
     try:
         with torch.inference_mode(), firing_rates(model) as rates:
@@ -62,7 +62,8 @@ def collect(
                 logits.append(model(x[frames].to(device)).float().cpu().numpy())
                 labels.append(y.numpy())
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():  # each its own: a part that was frozen in eval mode stays so
+            module.training = mode
         if handle is not None:
             handle.remove()
     rows = np.concatenate(kept.rows) if kept.rows else np.empty((0, 0), np.float32)

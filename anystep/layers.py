@@ -7,6 +7,7 @@ other module has `forward(x) -> y`. `Carry` is the only place that knows the dif
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -72,6 +73,9 @@ class BatchNorm(nn.BatchNorm2d):
     batch (equal shares a process), so that the number of processes does not change the result.
     """
 
+    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
+
     def forward(self, x: Tensor) -> Tensor:
         shared = self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         return fold(self._shared if shared else super().forward, x)
@@ -85,8 +89,8 @@ class BatchNorm(nn.BatchNorm2d):
         running_mean, running_var, seen = (buffer for _, buffer in self.named_buffers(recurse=False))
         with torch.no_grad():
             seen += 1
-            running_mean.lerp_(mean, self.momentum or 0.1)
-            running_var.lerp_(variance * count / (count - 1), self.momentum or 0.1)
+            running_mean.lerp_(mean, cast(float, self.momentum))
+            running_var.lerp_(variance * count / (count - 1), cast(float, self.momentum))
         scale = self.weight * (variance + self.eps).rsqrt()
         return centred * scale[:, None, None] + self.bias[:, None, None]
 

@@ -84,6 +84,7 @@ class LossMethod(Method):
         for key, parameter in inspect.signature(free).parameters.items():
             if parameter.default is parameter.empty and key not in options:
                 raise ValueError(f"method {name}: {key} is required")
+        self._loss(torch.zeros(1, 1, 2), torch.zeros(1, dtype=torch.int64))  # a wrong value is refused here, not in training
 
     def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
         return {self.name: self._loss(outputs["student"], labels)}
@@ -139,20 +140,22 @@ class TKS(Method):
         }
 
 
-METHODS: dict[str, Callable[..., Method]] = {
-    **{name: partial(LossMethod, name) for name in LOSSES},
-    "tet": TET,
-    "tks": TKS,
-}
+def _loss_methods() -> dict[str, Callable[..., Method]]:
+    return {name: partial(LossMethod, name) for name in LOSSES}
+
+
+METHODS: dict[str, Callable[..., Method]] = {**_loss_methods(), "tet": TET, "tks": TKS}
 
 
 def create_method(name: str, **options: Any) -> Method:
-    """A method of `METHODS` by name; unknown names and arguments are refused with the nearest one.
+    """A method of `METHODS`, or a loss of `LOSSES` even if its row is newer than `METHODS`, by name.
+
+    Unknown names and arguments are refused with the nearest one.
 
     >>> create_method("tks", alpha=0.3, temperature=5.0)
     TKS(alpha=0.3, temperature=5.0, pool='sum_correct', detach=False, ramp='linear')
     """
-    kind = choose(METHODS, name, "method")
+    kind = choose({**_loss_methods(), **METHODS}, name, "method")
     if isinstance(kind, type):
         check_arguments(kind, options, f"method {name}")
     return kind(**options)

@@ -292,3 +292,10 @@ def write_report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, page)
     return target
+
+
+def accuracy_png(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
+    """Write the report's first figure, accuracy over prefix t, of finished run folders as a PNG and return its path."""
+    groups = grouped(read_runs(runs))
+    prefix = _distinct(run.scores["prefix"] for members in groups.values() for run in members)
+    return accuracy_figure(_by_method(groups, "prefix_top1"), out, prefix=prefix)

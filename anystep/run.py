@@ -46,13 +46,25 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> d
     fabric = make_fabric(
         accelerator=engine.accelerator, devices=engine.devices, precision=engine.precision, callbacks=[ProgressBar()]
     )
+    _launch(fabric, record, method, folder)
+    return json.loads((folder / "scores.json").read_text())
+
+
+def _launch(fabric: Any, record: Record, method: Method, folder: Path) -> None:
+    """Run `_work` in every process of `fabric`; what stops it says how to go on, and leaves no process behind."""
+    others = set(torch.multiprocessing.active_children())
     try:
         fabric.launch(_work, record, method, folder)
     except torch.multiprocessing.ProcessRaisedException as error:
         raise RuntimeError(f"a worker failed: {error.msg.strip().splitlines()[-1]}\n{resume_hint(folder)}") from error
     except torch.multiprocessing.ProcessExitedException as error:
         raise RuntimeError(f"a worker was killed, the others were stopped ({error})\n{resume_hint(folder)}") from error
-    return json.loads((folder / "scores.json").read_text())
+    except OSError as error:
+        raise OSError(f"{error}\n{resume_hint(folder)}") from error
+    except KeyboardInterrupt:
+        for worker in set(torch.multiprocessing.active_children()) - others:
+            worker.terminate()  # Python would wait for them at its end
+        raise KeyboardInterrupt(resume_hint(folder)) from None
 
 
 def resume_hint(folder: Path) -> str:
@@ -97,28 +109,38 @@ def prepare_folder(record: Record, folder: Path, *, resume: bool) -> bool:
     """Make or check the run folder. True if it holds this very run, finished."""
     config = folder / "config.yaml"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "checkpoints").mkdir(exist_ok=True)
+        if not config.exists():
+            _begin(record, folder)
+            return False
     except OSError as error:
         raise ValueError(f"cannot write the run folder {folder}: {error.strerror}") from error
-    if not config.exists():
-        if any(path.name != "checkpoints" for path in folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and not a run folder: choose another with --out")
-        write_text(config, to_yaml(record))
-        write_json(folder / "env.json", describe_environment(seed=record.seed))
-        return False
     if record_from(load_recipe(config)) != record:
         raise ValueError(f"{folder} holds another run (its config.yaml differs): choose another folder with --out")
     if (folder / "scores.json").exists():
         return True
     if not resume:
         raise ValueError(f"{folder} holds this run, unfinished: {resume_hint(folder)}")
+    for part in (*folder.glob(".*.part"), *folder.glob("checkpoints/.*.part")):
+        part.unlink()  # the process was killed while it wrote this
     return False
+
+
+def _begin(record: Record, folder: Path) -> None:
+    """Make a run folder. `config.yaml` comes last: a folder that has it is a run, and whole."""
+    own = ("checkpoints", "env.json")
+    if folder.is_dir() and any(path.name not in own and path.suffix != ".part" for path in folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and not a run folder: choose another with --out")
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "env.json", describe_environment(seed=record.seed))
+    write_text(folder / "config.yaml", to_yaml(record))
 
 
 def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, dict[str, Any]]:
     """The network of a phase, its weights drawn from the seed, and the arguments that make it again."""
-    planes, size = splits.train[0][0].shape[1:3]
+    shape = tuple(splits.train[0][0].shape)
+    if len(shape) != 4:
+        raise ValueError(f"a sample must be frames (T, P, H, W), the first one is {shape}")
+    _, planes, size, _ = shape
     made_by = {
         "name": record.model.name,
         "num_classes": len(splits.classes),
@@ -192,14 +214,13 @@ class Keeper:
             self.best = {"epoch": row["epoch"], "val_acc": row["val_acc"], "model": weights}
         if self.lines is not None:
             self._save({"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict(), "epoch": state.epoch})
-            write_text(self.folder / "log.jsonl", "".join(json.dumps(each) + "\n" for each in self.history))
             self.lines.show(row)
 
-    def _save(self, now: dict[str, Any], **instead: Any) -> dict[str, Any]:
+    def _save(self, now: dict[str, Any], **instead: Any) -> None:
+        """The log first: a process killed between the two leaves a log that is ahead, and the same line is written again."""
+        write_text(self.folder / "log.jsonl", "".join(json.dumps(each) + "\n" for each in self.history))
         content = {"phase": self.number, "history": self.history, "networks": self.before["networks"], "best": self.best}
-        content |= {**now, **instead}
-        save_training(self.folder / "checkpoints" / "last.pt", content)
-        return content
+        save_training(self.folder / "checkpoints" / "last.pt", {**content, **now, **instead})
 
     def finish(self, model: nn.Module) -> dict[str, Any]:
         """Close the phase: the chosen network becomes one that later phases can start from or learn from."""
@@ -222,7 +243,7 @@ def _test(model: StepModel, splits: Splits, phase: Phase, folder: Path, record: 
     outputs = collect(
         model, splits.test, batch_size=plan.batch_size, workers=plan.workers, frames=phase.frames, features=FEATURES
     )
-    example = np.asarray(splits.test[0][0])
+    example = np.asarray(splits.test[0][0])[phase.frames]
     with atomic_path(folder / "outputs.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,

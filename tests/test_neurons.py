@@ -29,10 +29,8 @@ def slow_sequence(xs, v, decay, gain, rule):
         h = decay * v + gain * x
         s = 1.0 if h > rule.v_threshold or (rule.fire_at_threshold and h == rule.v_threshold) else 0.0
         steps.append((v, h, s))
-        if rule.v_reset is None:
-            v = h - rule.v_threshold if s else h
-        else:
-            v = rule.v_reset if s else h
+        after_spike = h - rule.v_threshold if rule.v_reset is None else rule.v_reset
+        v = after_spike if s else h
     return steps, v
 
 

@@ -52,7 +52,7 @@ def test_the_slope_integrates_to_one_is_even_and_never_negative(name, parameter)
     assert torch.allclose(slope, slope.flip(0), rtol=1e-9, atol=1e-15)
 
 
-def test_the_quadratic_gate_of_tks_is_two_minus_four_u_on_the_half_open_tent():
+def test_the_quadratic_gate_of_tks_is_two_minus_four_u_on_its_tent():
     u = torch.linspace(-1, 1, 201, dtype=torch.float64)
     expected = [2 - 4 * abs(value) if abs(value) <= 0.5 else 0.0 for value in u.tolist()]
     assert torch.allclose(QuadraticGate(2.0).slope(u), torch.tensor(expected, dtype=torch.float64), atol=1e-15)
@@ -113,7 +113,7 @@ def test_looking_a_surrogate_up_leaves_the_recipe_entry_as_it_was():
     ],
 )
 def test_an_unknown_surrogate_argument_or_value_is_refused_by_name(spec, message):
-    with pytest.raises(ValueError, match="surrogate|must be") as error:
+    with pytest.raises(ValueError, match=r".") as error:
         surrogate_of(spec)
     assert message in str(error.value)
 

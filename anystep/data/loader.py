@@ -50,8 +50,9 @@ def epoch_order(n: int, *, batch_size: int, seed: int, epoch: int) -> list[list[
 
 
 def load_batches(dataset: Any, batches: Sequence[list[int]], *, workers: int = 0) -> DataLoader:
-    """A loader of the given index batches, `(x (T, N, P, H, W), y (N,))` each."""
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=time_first, num_workers=workers)
+    """A loader of the given index batches, `(x (T, N, P, H, W), y (N,))` each. Draws nothing from the global generators."""
+    chance = torch.Generator().manual_seed(torch.initial_seed())  # seeds the worker processes
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=time_first, num_workers=workers, generator=chance)
 
 
 def in_order(n: int, *, batch_size: int) -> list[list[int]]:

@@ -1,0 +1,344 @@
+"""What every row of MODELS promises, with every neuron and as its ANN twin. A new row adds its small size to SMALL."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from anystep.models import MODELS, create_model
+from anystep.neurons import ACTIVATIONS, NEURONS, Neuron
+
+SMALL = {"vgg_snn": {"input_size": 8, "widths": [[4, 6], [8]]}}
+PUBLISHED = {  # (row, its options, classes) -> trainable parameters
+    ("vgg_snn", False, 10): 9_268_746,
+    ("vgg_snn", True, 10): 9_271_498,
+    ("vgg_snn", False, 101): 9_688_165,
+    ("vgg_snn", True, 101): 9_690_917,
+}
+T, N, P, C = 10, 3, 2, 5
+NEAR = 1e-5  # a spike may differ only where the membrane is this close to the threshold
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+every_row = pytest.mark.parametrize("name", sorted(MODELS))
+every_neuron = pytest.mark.parametrize("neuron", [*NEURONS, *ACTIVATIONS])
+every_spiking = pytest.mark.parametrize("neuron", list(NEURONS))
+every_dtype = pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+def make(name, neuron, *, dtype=torch.float32, seed=0):
+    """A small network in eval mode whose norms have seen data."""
+    torch.manual_seed(seed)
+    model = create_model(name, num_classes=C, in_planes=P, neuron=neuron, **SMALL[name]).to(dtype)
+    model.train()(frames(name, dtype=dtype, seed=100))
+    return model.eval()
+
+
+def frames(name, *, steps=T, samples=N, dtype=torch.float32, seed=0):
+    """Event counts, more of them in some places than in others."""
+    size = SMALL[name]["input_size"]
+    generator = torch.Generator().manual_seed(seed)
+    rate = 2.0 * torch.rand(1, samples, P, size, size, generator=generator).expand(steps, -1, -1, -1, -1)
+    return torch.poisson(rate, generator=generator).to(dtype)
+
+
+@contextmanager
+def recorded(model):
+    """Every call of every spiking layer inside the block: name -> [(x, v, spikes)]."""
+    calls = {name: [] for name, layer in model.named_modules() if isinstance(layer, Neuron)}
+
+    def hook(name):
+        return lambda layer, inputs, output: calls[name].append((*inputs, output[0]))
+
+    layers = [(name, layer) for name, layer in model.named_modules() if name in calls]
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers]
+    yield calls
+    for handle in handles:
+        handle.remove()
+
+
+def distance_to_threshold(layer, x, v):
+    """The least |h - threshold| over a call, the membrane taken step by step."""
+    decay, gain = layer.coefficients()
+    least = torch.inf
+    for current in x:
+        h = decay * v + gain * current
+        least = min(least, float((h - layer.v_threshold).abs().min()))
+        v = torch.where(h > layer.v_threshold, torch.full_like(h, layer.v_reset), h)
+    return least
+
+
+def case(name, neuron, dtype):
+    """A network, frames for which no membrane comes near the threshold, so that every spike is certain, and what it says."""
+    model = make(name, neuron, dtype=dtype)
+    layers = dict(model.named_modules())
+    for seed in range(50):
+        x = frames(name, dtype=dtype, seed=seed)
+        with recorded(model) as calls:
+            logits = model(x)
+        least = [distance_to_threshold(layers[layer], *call[0][:2]) for layer, call in calls.items()]
+        if min(least, default=1.0) > 2 * NEAR:
+            return model, x, logits, {layer: call[0][2] for layer, call in calls.items()}
+    raise AssertionError("no seed keeps all membranes away from the threshold")
+
+
+def run_in_chunks(model, x, sizes):
+    state, said = model.rest(x.shape[1]), []
+    for chunk in x.split(sizes):
+        logits, state = model.advance(chunk, state)
+        said.append(logits)
+    return torch.cat(said), state
+
+
+def assert_close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCES[expected.dtype])
+
+
+def test_every_row_has_its_small_size_here():
+    assert set(MODELS) == set(SMALL)
+
+
+@every_row
+@every_neuron
+@every_dtype
+def test_step_logits_are_steps_by_samples_by_classes_of_the_dtype_of_the_weights(name, neuron, dtype):
+    model = make(name, neuron, dtype=dtype)
+    for steps, samples in [(1, 1), (1, 4), (3, 1), (5, 2)]:
+        logits = model(frames(name, steps=steps, samples=samples, dtype=dtype))
+        assert (logits.shape, logits.dtype) == ((steps, samples, C), dtype)
+        assert logits.isfinite().all()
+        logits, state = model.advance(frames(name, steps=steps, samples=samples, dtype=dtype), model.rest(samples))
+        assert logits.shape == (steps, samples, C)
+        assert isinstance(state, tuple)
+        assert all(isinstance(rows, torch.Tensor) and len(rows) == samples for rows in state)
+
+
+@every_row
+@every_spiking
+def test_every_layer_of_the_test_case_fires_sometimes_and_not_always(name, neuron):
+    *_, spikes = case(name, neuron, torch.float32)
+    assert spikes
+    for layer in spikes.values():
+        assert 0.01 < layer.mean() < 0.95
+        assert set(layer.unique().tolist()) == {0.0, 1.0}
+
+
+@every_row
+@every_neuron
+@every_dtype
+def test_prefix_law(name, neuron, dtype):
+    model, x, logits, spikes = case(name, neuron, dtype)
+    for t in range(1, T + 1):
+        with recorded(model) as calls:
+            prefix = model(x[:t])
+        assert_close(prefix, logits[:t])
+        for layer, call in calls.items():
+            assert torch.equal(call[0][2], spikes[layer][:t])
+
+
+@every_row
+@every_neuron
+@every_dtype
+@pytest.mark.parametrize("sizes", [[1] * T, [3, 3, 3, 1], [9, 1], [1, 9], [2, 5, 3]], ids=str)
+def test_stream_law(name, neuron, dtype, sizes):
+    model, x, logits, spikes = case(name, neuron, dtype)
+    with recorded(model) as calls:
+        said, after = run_in_chunks(model, x, sizes)
+    assert_close(said, logits)
+    for layer, call in calls.items():
+        assert torch.equal(torch.cat([each[2] for each in call]), spikes[layer])
+    for mine, whole in zip(after, model.advance(x, model.rest(N))[1], strict=True):
+        assert_close(mine, whole)
+
+
+@every_row
+@every_neuron
+def test_the_state_matters_unless_there_is_none(name, neuron):
+    model, x, logits, _ = case(name, neuron, torch.float64)
+    fresh = model(x[5:])
+    if neuron in ACTIVATIONS:
+        assert model.rest(N) == ()
+        assert_close(fresh, logits[5:])
+    else:
+        assert (fresh - logits[5:]).abs().max() > 1e-3
+
+
+@every_row
+@every_neuron
+@pytest.mark.parametrize("training", [False, True])
+def test_a_call_leaves_nothing_behind(name, neuron, training):
+    model = make(name, neuron).train(training)
+    x, state = frames(name), model.rest(N)
+    kept, kept_state = x.clone(), [rows.clone() for rows in state]
+    first = model(x)
+    model.advance(x, state)
+    model(frames(name, samples=7, steps=2, seed=5))
+    assert torch.equal(model(x), first)
+    assert torch.equal(x, kept)
+    assert all(torch.equal(rows, before) for rows, before in zip(state, kept_state, strict=True))
+
+
+@every_row
+@every_neuron
+def test_two_networks_in_one_process_do_not_interfere(name, neuron):
+    model, other = make(name, neuron), make(name, neuron, seed=1)
+    x, y = frames(name), frames(name, seed=1)
+    alone, other_alone = run_in_chunks(model, x, 2), run_in_chunks(other, y, 2)
+    state, other_state, said, other_said = model.rest(N), other.rest(N), [], []
+    for chunk, other_chunk in zip(x.split(2), y.split(2), strict=True):
+        logits, state = model.advance(chunk, state)
+        other_logits, other_state = other.advance(other_chunk, other_state)
+        said.append(logits)
+        other_said.append(other_logits)
+    assert torch.equal(torch.cat(said), alone[0])
+    assert torch.equal(torch.cat(other_said), other_alone[0])
+
+
+@every_row
+@every_neuron
+def test_two_interleaved_streams_on_one_network_do_not_mix(name, neuron):
+    model = make(name, neuron)
+    x, y = frames(name, steps=6), frames(name, steps=9, samples=1, seed=1)
+    alone, other_alone = run_in_chunks(model, x, 2), run_in_chunks(model, y, 3)
+    state, other_state, said, other_said = model.rest(N), model.rest(1), [], []
+    for chunk, other_chunk in zip(x.split(2), y.split(3), strict=True):
+        logits, state = model.advance(chunk, state)
+        other_logits, other_state = model.advance(other_chunk, other_state)
+        said.append(logits)
+        other_said.append(other_logits)
+    assert torch.equal(torch.cat(said), alone[0])
+    assert torch.equal(torch.cat(other_said), other_alone[0])
+
+
+@every_row
+@every_neuron
+def test_rows_reset_dropped_and_moved_in_mid_stream_go_on_as_streams_of_their_own(name, neuron):
+    model = make(name, neuron, dtype=torch.float64)
+    x = frames(name, steps=8, samples=4, dtype=torch.float64)
+    y = frames(name, steps=5, samples=1, dtype=torch.float64, seed=1)
+    alone = [model(x[:, [n]]) for n in range(4)]
+    newcomer = model(y)
+
+    _, state = model.advance(x[:3], model.rest(4))
+    # sample 1 ends and a newcomer takes its row; the others go on
+    state = tuple(rows.clone() for rows in state)
+    for rows, rest in zip(state, model.rest(1), strict=True):
+        rows[1] = rest[0]
+    logits, state = model.advance(torch.cat([x[3:5, [0]], y[:2], x[3:5, 2:]], dim=1), state)
+    for row, expected in enumerate([alone[0][3:5], newcomer[:2], alone[2][3:5], alone[3][3:5]]):
+        assert_close(logits[:, [row]], expected)
+    # sample 2 is dropped, and the rest change places
+    order = [3, 1, 0]
+    logits, _ = model.advance(torch.cat([x[5:, [3]], y[2:], x[5:, [0]]], dim=1), tuple(rows[order] for rows in state))
+    for row, expected in enumerate([alone[3][5:], newcomer[2:], alone[0][5:]]):
+        assert_close(logits[:, [row]], expected)
+
+
+@every_row
+@every_neuron
+def test_the_hundredth_frame_costs_what_the_first_did(name, neuron):
+    model, x = make(name, neuron), frames(name, steps=100, samples=1)
+    work: list[tuple] = []
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear | Neuron)]
+    handles = [
+        layer.register_forward_hook(lambda layer, inputs, _: work.append((id(layer), *(tuple(i.shape) for i in inputs))))
+        for layer in layers
+    ]
+    state, costs, sizes = model.rest(1), [], []
+    for frame in x.split(1):
+        work.clear()
+        _, state = model.advance(frame, state)
+        costs.append(tuple(work))
+        sizes.append([tuple(rows.shape) for rows in state])
+    for handle in handles:
+        handle.remove()
+    assert len(costs[0]) == len(layers)
+    assert len(costs) == 100
+    assert set(costs) == {costs[0]}
+    assert all(size == sizes[0] for size in sizes)
+
+
+@every_row
+def test_frames_of_a_wrong_shape_or_dtype_are_refused_by_name(name):
+    model, size = make(name, "lif"), SMALL[name]["input_size"]
+    kind = type(model).__name__
+    wrong = [
+        (T, N, P + 1, size, size),
+        (T, N, P, size + 1, size),
+        (T, N, P, size, size - 1),
+        (N, P, size, size),
+        (0, N, P, size, size),
+    ]
+    for shape in [*wrong, (5,), ()]:
+        with pytest.raises(ValueError, match=rf"{kind}: frames must be \(T, N, 2, {size}, {size}\) with T >= 1, got"):
+            model(torch.zeros(shape))
+    for dtype in (torch.float64, torch.uint8, torch.int64, torch.float16):
+        with pytest.raises(ValueError, match=rf"{kind}: frames must be torch.float32 like the weights, got {dtype}"):
+            model(torch.zeros(T, N, P, size, size, dtype=dtype))
+
+
+@every_row
+@every_spiking
+def test_a_state_of_another_batch_network_shape_or_dtype_is_refused_by_name(name, neuron):
+    model, x = make(name, neuron), frames(name)
+    state = model.rest(N)
+    with pytest.raises(ValueError, match=rf"the state of '.*neuron' has {N + 1} rows for a batch of {N} samples"):
+        model.advance(x, model.rest(N + 1))
+    with pytest.raises(ValueError, match=rf"the state must have {len(state)} tensors \(see rest\(n\)\), got {len(state) - 1}"):
+        model.advance(x, state[:-1])
+    with pytest.raises(ValueError, match=rf"the state must have {len(state)} tensors .*, got 0"):
+        model.advance(x, ())
+    with pytest.raises(ValueError, match="the membrane must be"):
+        model.advance(x, state[::-1])
+    with pytest.raises(ValueError, match=r"the membrane must be .* torch.float32, .* torch.float64"):
+        model.advance(x, tuple(rows.double() for rows in state))
+
+
+@every_row
+@every_spiking
+def test_the_ann_twin_has_the_same_keys_and_shapes_apart_from_those_of_the_neuron(name, neuron):
+    spiking, twin = (make(name, kind).state_dict() for kind in (neuron, "relu"))
+    for key in spiking.keys() ^ twin.keys():
+        assert {"neuron", "norm"} & set(key.split("."))
+    shared = spiking.keys() & twin.keys()
+    assert any(key.endswith("conv.weight") for key in shared)
+    assert all(spiking[key].shape == twin[key].shape for key in shared)
+    assert [key for key in spiking if key in shared] == [key for key in twin if key in shared]
+
+
+@pytest.mark.parametrize(("name", "conv_bias", "classes"), PUBLISHED, ids=str)
+def test_the_published_network_has_the_published_number_of_parameters(name, conv_bias, classes):
+    with torch.device("meta"):
+        model = create_model(name, num_classes=classes, in_planes=2, input_size=48, conv_bias=conv_bias)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == PUBLISHED[name, conv_bias, classes]
+
+
+@every_row
+@every_neuron
+def test_gradients_reach_every_parameter_and_the_frames(name, neuron):
+    model = make(name, neuron).train()
+    x = frames(name).requires_grad_(True)
+    with torch.enable_grad():
+        model(x).square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        assert parameter.grad.abs().max() > 0, key
+    assert x.grad.abs().max() > 0
+
+
+@every_row
+@every_neuron
+def test_a_compiled_network_says_the_same(name, neuron):
+    model, x, logits, _ = case(name, neuron, torch.float32)
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x[:3]), logits[:3], rtol=0, atol=1e-5)

@@ -1,0 +1,179 @@
+"""What every row of NEURONS promises. A new neuron is tested by its row; `BY_HAND` asks for one line more."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from anystep.neurons import NEURONS
+from anystep.surrogate import SURROGATES
+
+RESETS = {"hard to 0": 0.0, "hard to -0.1": -0.1, "soft": None}
+BACKENDS = ["reference", "auto"]
+
+# v, x -> h of one step at tau = 2 (threshold 0.5)
+BY_HAND = {
+    "if": [(0.1, 0.5, 0.6), (0.1, 0.3, 0.4)],  # v + x
+    "lif": [(0.4, 0.8, 0.6), (0.2, 0.4, 0.3)],  # v / 2 + x / 2
+    "plif": [(0.4, 0.8, 0.6), (0.2, 0.4, 0.3)],  # sigmoid(w) = 1 / tau = 1 / 2
+}
+
+
+@pytest.fixture(params=NEURONS)
+def name(request):
+    return request.param
+
+
+def current(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) + 0.5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("v_reset", RESETS.values(), ids=RESETS)
+def test_a_call_leaves_nothing_behind(name, v_reset, backend):
+    neuron = NEURONS[name](v_reset=v_reset, backend=backend)
+    x, v = current(5, 2, 3), current(2, 3, seed=1)
+    kept = x.clone(), v.clone(), {key: value.clone() for key, value in neuron.state_dict().items()}
+    first, second = neuron(x, v), neuron(x, v)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert torch.equal(x, kept[0])
+    assert torch.equal(v, kept[1])
+    assert all(torch.equal(value, kept[2][key]) for key, value in neuron.state_dict().items())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("v_reset", RESETS.values(), ids=RESETS)
+def test_no_input_from_rest_stays_at_rest(name, v_reset, backend):
+    spikes, v = NEURONS[name](v_reset=v_reset, backend=backend)(torch.zeros(6, 2, 3))
+    assert not spikes.any()
+    assert not v.any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_spike_depends_on_the_past_alone(name, backend):
+    neuron = NEURONS[name](backend=backend)
+    x = current(8, 2, 3)
+    changed = x.clone()
+    changed[5:] = current(3, 2, 3, seed=9)
+    assert torch.equal(neuron(x)[0][:5], neuron(changed)[0][:5])
+    x.requires_grad_()
+    neuron(x)[0][4].sum().backward()
+    assert not x.grad[5:].any()
+    assert x.grad[:5].any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("v_reset", RESETS.values(), ids=RESETS)
+def test_one_step_is_the_step_by_hand(name, v_reset, backend):
+    neuron = NEURONS[name](v_reset=v_reset, backend=backend).double()
+    for v, x, h in BY_HAND[name]:
+        spikes, after = neuron(torch.full((1, 1), x, dtype=torch.float64), torch.full((1,), v, dtype=torch.float64))
+        fired = h > 0.5
+        reset = h - 0.5 if v_reset is None else v_reset  # soft: 0.6 - 0.5 = 0.1
+        assert spikes.item() == fired
+        assert after.item() == pytest.approx(reset if fired else h, abs=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_the_gradient_of_one_step_is_the_slope_times_the_gain(name, surrogate, backend):
+    neuron = NEURONS[name](surrogate=surrogate, backend=backend).double()
+    x = torch.linspace(-2, 3, 51, dtype=torch.float64)[None].requires_grad_()
+    gradient = torch.autograd.grad(neuron(x)[0].sum(), x)[0]
+    gain = torch.as_tensor(neuron.coefficients()[1]).item()
+    assert torch.allclose(gradient, gain * neuron.rule.surrogate.slope(gain * x - 0.5), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_the_dtype_is_kept(name, dtype):
+    neuron = NEURONS[name]()
+    x = current(4, 2, 3).to(dtype).requires_grad_()
+    spikes, v = neuron(x)
+    (spikes.sum() + v.sum()).backward()
+    assert spikes.dtype == v.dtype == x.grad.dtype == dtype
+
+
+def test_at_threshold_fires_only_where_asked(name):
+    v = torch.zeros(1, dtype=torch.float64)
+    for at_threshold in (False, True):
+        neuron = NEURONS[name](fire_at_threshold=at_threshold).double()
+        x = (0.5 / torch.as_tensor(neuron.coefficients()[1])).detach().double().reshape(1, 1)  # h is the threshold itself
+        assert neuron(x, v)[0].item() == at_threshold
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("v_reset", RESETS.values(), ids=RESETS)
+@pytest.mark.parametrize("cuts", [[1, 1, 1, 1, 1, 1, 1], [3, 4], [6, 1]], ids=str)
+def test_a_sequence_in_chunks_is_the_sequence(name, v_reset, cuts, backend):
+    neuron = NEURONS[name](v_reset=v_reset, backend=backend)
+    x, v, parts = current(7, 2, 3), None, []
+    for chunk in x.split(cuts):
+        spikes, v = neuron(chunk, v)
+        parts.append(spikes)
+    whole, last = neuron(x)
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(v, last)
+
+
+def test_samples_do_not_see_each_other(name):
+    neuron = NEURONS[name]()
+    x, v = current(5, 4, 3), current(4, 3, seed=1)
+    order = [2, 0, 3]
+    some, whole = neuron(x[:, order], v[order]), neuron(x, v)
+    assert torch.equal(some[0], whole[0][:, order])
+    assert torch.equal(some[1], whole[1][order])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_membrane_can_be_changed_in_place_between_calls(name, backend):
+    neuron = NEURONS[name](backend=backend)
+    x = current(3, 2, 3).requires_grad_()
+    _, v = neuron(x)
+    v[1] = 0  # a stream starts over
+    neuron(x, v)[0].sum().backward()
+    assert x.grad.any()
+
+
+def test_the_state_has_the_shape_of_rest(name):
+    neuron = NEURONS[name](shape=(3, 4))
+    x = current(2, 5, 3, 4)
+    _, v = neuron(x, neuron.rest(5))
+    assert v.shape == neuron.rest(5).shape == (5, 3, 4)
+
+
+def test_it_compiles_in_one_graph_and_gives_the_same(name):
+    neuron = NEURONS[name]()
+    x = current(3, 2, 3).requires_grad_()
+    torch.compiler.reset()
+    compiled = torch.compile(neuron, backend="aot_eager", fullgraph=True)
+    spikes, v = compiled(x)
+    gradient = torch.autograd.grad(spikes.sum() + v.sum(), x)[0]
+    expected, last = neuron(x)
+    assert torch.equal(spikes, expected)
+    assert torch.equal(v, last)
+    assert torch.allclose(gradient, torch.autograd.grad(expected.sum() + last.sum(), x)[0], rtol=1e-5)
+
+
+def test_it_exports(name):
+    neuron = NEURONS[name]()
+    x, v = current(3, 2, 3), current(2, 3, seed=1)
+    exported = torch.export.export(neuron, (x, v)).module()
+    assert torch.equal(exported(x + 1, v)[0], neuron(x + 1, v)[0])
+
+
+@pytest.mark.parametrize(
+    ("x", "v", "message"),
+    [
+        (torch.zeros(3), None, "x must be (T, N, ...) with T >= 1, got shape (3,)"),
+        (torch.zeros(0, 2), None, "x must be (T, N, ...) with T >= 1, got shape (0, 2)"),
+        (torch.zeros(3, 2, dtype=torch.int64), None, "x must be floating point, got torch.int64"),
+        (torch.zeros(3, 2), torch.zeros(1), "the membrane must be (2,) torch.float32, like a step of x, got (1,)"),
+        (torch.zeros(3, 2), torch.zeros(2).double(), "got (2,) torch.float64"),
+    ],
+)
+def test_a_wrong_input_or_state_is_refused_by_name(name, x, v, message):
+    with pytest.raises(ValueError, match=r".") as error:
+        NEURONS[name]()(x, v)
+    assert message in str(error.value)
+    assert str(error.value).startswith(NEURONS[name].__name__)
