@@ -16,6 +16,6 @@ def need(module: str, *, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name and not module.startswith(error.name):
+        if error.name and not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there; something it needs is not, and that name helps more
         raise ImportError(f'{purpose} needs {module}: pip install "anystep[{extra}]"') from error

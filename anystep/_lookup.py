@@ -52,10 +52,13 @@ _ACCEPTED: dict[str, tuple[type, ...]] = {
 }
 
 
-def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], what: str) -> None:
+def check_arguments(
+    function: Callable[..., Any], given: Mapping[str, Any], what: str, *, complete: bool = False
+) -> None:
     """Refuse arguments that `function` does not have, and values of a wrong simple type, before it is called.
 
-    Only annotations made of float, int, bool, str and None are judged; a richer one is the function's own affair.
+    Only annotations made of float, int, bool, str and None are judged; a richer one is the function's own affair. `complete`
+    also refuses to leave out an argument that has no default.
 
     >>> def train(lr: float, name: str | None = None): ...
     >>> check_arguments(train, {"lr": "fast"}, "train")
@@ -72,3 +75,7 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], what
         accepted = tuple(kind for name in names for kind in _ACCEPTED[name])
         if not isinstance(value, accepted) or (isinstance(value, bool) and "bool" not in names):
             raise ValueError(f"{what}: {key} must be {' or '.join(names)}, got {value!r}")
+    if complete:
+        for key, parameter in parameters.items():
+            if parameter.default is parameter.empty and key not in given:
+                raise ValueError(f"{what}: {key} is required")

@@ -93,10 +93,11 @@ def _write(path: Path, content: bytes | memoryview) -> None:
 
 def load_training(path: Path) -> dict[str, Any]:
     """Read a training state back. A truncated or foreign file raises `ValueError` with the path; no code is run."""
+    content = io.BytesIO(path.read_bytes())  # so that what goes wrong below is the content, never the disk
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+        return torch.load(content, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        reason = str(error).partition("\n")[0] or "it ends too early"
         raise ValueError(
             f"{path} is truncated or not a checkpoint: delete it, and --resume starts at the first epoch ({reason})"
         ) from error

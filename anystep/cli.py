@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"anystep {arguments.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        print(f"anystep {arguments.command}: interrupted; {stop or 'nothing was begun'}", file=sys.stderr)
+        print(f"anystep {arguments.command}: interrupted{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
         return 130
     print(json.dumps(result))
     return 0

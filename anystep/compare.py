@@ -23,13 +23,19 @@ def compare_methods(record: Record, methods: Sequence[str], seeds: Sequence[int]
     folder = Path(folder)
     if not methods or not seeds:
         raise ValueError("compare needs at least one method and one seed")
+    for what, values in (("methods", methods), ("seeds", seeds)):
+        if len(set(values)) != len(values):
+            raise ValueError(f"compare: some {what} are named twice: {', '.join(map(str, values))}")
     records = [replace(record, method=_method_of(record, name), seed=seed) for name in methods for seed in seeds]
     for each in records:
         check(each)
     runs = []
     for each in records:
         place = folder / f"{each.method.name}-seed{each.seed}"
-        scores = run_record(each, place, resume=(place / "config.yaml").exists())
+        try:
+            scores = run_record(each, place, resume=(place / "config.yaml").exists())
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{place} is unfinished, the same command goes on with it") from None
         environment = json.loads((place / "env.json").read_text())
         runs.append(
             {"run": place.name, "method": asdict(each.method), "seed": each.seed, "env": environment, "scores": scores}

@@ -103,7 +103,15 @@ class Record:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-3 as a string; people who write learning rates do not."""
+    """YAML 1.1 reads 1e-3 as a string, and the last of two equal keys; people who write recipes mean neither."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        nodes = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in nodes]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is there twice", nodes[index].start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -125,11 +133,20 @@ def _read(path: Path) -> Tree:
         tree = parse_value(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"there is no recipe {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise ValueError(f"{path} is not a YAML recipe: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise ValueError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a YAML recipe: {_yaml_problem(error)}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} is not a YAML recipe: it must be a mapping, got {type(tree).__name__}")
     return tree
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong, and in which line, on one line."""
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}: " if mark else ""
+    return place + (getattr(error, "problem", None) or str(error).splitlines()[0])
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
@@ -157,6 +174,8 @@ def load_recipe(path: str | Path) -> Tree:
     base = tree.pop("base", None)
     if base is None:
         return tree
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: base must be the name of a recipe, got {base!r}")
     below = _read(path.parent / base)
     if "base" in below:
         raise ValueError(f"{path.parent / base} has a base of its own: a recipe may stand on one level only")
@@ -202,9 +221,13 @@ def record_from(tree: Mapping[str, Any]) -> Record:
 
 
 def _readable(message: str) -> str:
-    """jsonargparse's message on one line, in the words of the rest: `train.epochs: expected int, got 'many'`."""
+    """jsonargparse's message on one line, in the words of the rest: `train.epochs: expected int, got many`."""
     line = re.sub(r"\s+", " ", message)
     line = re.sub(r"Parser key \"([^\"]+)\":? ?", r"\1: ", line)
+    union = re.fullmatch(r"(.*: )Does not validate .* Subtypes: \[(.*?)\] Errors: .* Given value: (.*)", line)
+    if union:
+        kinds = re.sub(r"<class '([^']+)'>", r"\1", union[2]).replace("NoneType", "null").replace("typing.", "")
+        return f"{union[1]}expected {' or '.join(re.split(', (?![^[]*])', kinds))}, got {union[3]}"
     line = re.sub(r"Expected an? <class '([^']+)'>\. Got value: (.*)", r"expected \1, got \2", line)
     return re.sub(r"Expected an? typing\.(.*)\. Got value: (.*)", r"expected \1, got \2", line).strip()
 
@@ -228,7 +251,10 @@ def overrides_from(arguments: Sequence[str]) -> Tree:
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
                 raise ValueError(f"{flag}: {part!r} has been given a value of its own")
-        section[last] = parse_value(text)
+        try:
+            section[last] = parse_value(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{flag}: {text!r} is not a YAML value: {_yaml_problem(error)}") from error
     return tree
 
 

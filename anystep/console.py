@@ -33,6 +33,7 @@ class EpochLines:
         if tensorboard:
             from anystep._extras import need
 
+            need("tensorboard", extra="train", purpose="writing TensorBoard events")
             module = need("torch.utils.tensorboard", extra="train", purpose="writing TensorBoard events")
             self.writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at)
 

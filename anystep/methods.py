@@ -6,7 +6,6 @@ by its name already; a scheme with a ramp, a teacher or several phases is a clas
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -80,10 +79,7 @@ class LossMethod(Method):
         self.name = name
         self._loss = partial(choose(LOSSES, name, "loss"), **options)
         free = partial(LOSSES[name], None, None)
-        check_arguments(free, options, f"method {name}")
-        for key, parameter in inspect.signature(free).parameters.items():
-            if parameter.default is parameter.empty and key not in options:
-                raise ValueError(f"method {name}: {key} is required")
+        check_arguments(free, options, f"method {name}", complete=True)
         self._loss(torch.zeros(1, 1, 2), torch.zeros(1, dtype=torch.int64))  # a wrong value is refused here, not in training
 
     def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
@@ -157,5 +153,5 @@ def create_method(name: str, **options: Any) -> Method:
     """
     kind = choose({**_loss_methods(), **METHODS}, name, "method")
     if isinstance(kind, type):
-        check_arguments(kind, options, f"method {name}")
+        check_arguments(kind, options, f"method {name}", complete=True)
     return kind(**options)

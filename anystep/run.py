@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from anystep._lookup import check_arguments, choose
 from anystep.checkpoint import copy_weights, load_model, load_training, save_model, save_training
 from anystep.config import Record, load_recipe, record_from, to_yaml
 from anystep.console import EpochLines, ProgressBar
-from anystep.data.datasets import Splits, load_dataset
+from anystep.data.datasets import DATASETS, Splits, load_dataset
 from anystep.data.frames import BINNINGS, Binning
 from anystep.data.loader import derive_seed
 from anystep.environment import describe_environment
@@ -37,15 +38,13 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> d
     """
     folder = Path(folder)
     method = check(record)
-    if prepare_folder(record, folder, resume=resume):
+    if is_finished(record, folder, resume=resume):
         return json.loads((folder / "scores.json").read_text())
     engine = record.engine
-    if record.train.batch_size % engine.devices:
-        raise ValueError(f"train.batch_size {record.train.batch_size} cannot be shared equally by {engine.devices} devices")
-    load_splits(record)  # build the frame cache once, before there are several processes
     fabric = make_fabric(
         accelerator=engine.accelerator, devices=engine.devices, precision=engine.precision, callbacks=[ProgressBar()]
     )
+    open_folder(record, folder)
     _launch(fabric, record, method, folder)
     return json.loads((folder / "scores.json").read_text())
 
@@ -54,7 +53,8 @@ def _launch(fabric: Any, record: Record, method: Method, folder: Path) -> None:
     """Run `_work` in every process of `fabric`; what stops it says how to go on, and leaves no process behind."""
     others = set(torch.multiprocessing.active_children())
     try:
-        fabric.launch(_work, record, method, folder)
+        load_splits(record)  # build the frame cache once, before there are several processes
+        fabric.launch(partial(_work, record=record, method=method, folder=folder))  # Fabric takes frozen arguments apart
     except torch.multiprocessing.ProcessRaisedException as error:
         raise RuntimeError(f"a worker failed: {error.msg.strip().splitlines()[-1]}\n{resume_hint(folder)}") from error
     except torch.multiprocessing.ProcessExitedException as error:
@@ -75,7 +75,11 @@ def resume_hint(folder: Path) -> str:
 def check(record: Record) -> Method:
     """Refuse by name what cannot work, before data are read or time is spent. Returns the record's method."""
     method = create_method(record.method.name, **record.method.options)
-    make_binning(record.data.binning)
+    data, size, devices = record.data, record.train.batch_size, record.engine.devices
+    make_binning(data.binning)
+    check_arguments(choose(DATASETS, data.name, "dataset"), data.options, f"dataset {data.name}")
+    if devices < 1 or size % devices:
+        raise ValueError(f"engine.devices must be >= 1 and share train.batch_size {size} equally, got {devices}")
     for phase in method.phases():
         neuron = record.model.neuron if phase.neuron is None else phase.neuron
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -105,34 +109,33 @@ def load_splits(record: Record) -> Splits:
     return load_dataset(data.name, binning=make_binning(data.binning), cache=data.cache, **data.options)
 
 
-def prepare_folder(record: Record, folder: Path, *, resume: bool) -> bool:
-    """Make or check the run folder. True if it holds this very run, finished."""
+def is_finished(record: Record, folder: Path, *, resume: bool) -> bool:
+    """True if `folder` holds this very run, finished; False if the run can begin or go on there. Anything else is refused."""
     config = folder / "config.yaml"
-    try:
-        if not config.exists():
-            _begin(record, folder)
-            return False
-    except OSError as error:
-        raise ValueError(f"cannot write the run folder {folder}: {error.strerror}") from error
+    if not config.exists():
+        own = ("checkpoints", "env.json")
+        if folder.is_dir() and any(path.name not in own and path.suffix != ".part" for path in folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and not a run folder: choose another with --out")
+        return False
     if record_from(load_recipe(config)) != record:
         raise ValueError(f"{folder} holds another run (its config.yaml differs): choose another folder with --out")
-    if (folder / "scores.json").exists():
-        return True
-    if not resume:
+    if not (folder / "scores.json").exists() and not resume:
         raise ValueError(f"{folder} holds this run, unfinished: {resume_hint(folder)}")
-    for part in (*folder.glob(".*.part"), *folder.glob("checkpoints/.*.part")):
-        part.unlink()  # the process was killed while it wrote this
-    return False
+    return (folder / "scores.json").exists()
 
 
-def _begin(record: Record, folder: Path) -> None:
-    """Make a run folder. `config.yaml` comes last: a folder that has it is a run, and whole."""
-    own = ("checkpoints", "env.json")
-    if folder.is_dir() and any(path.name not in own and path.suffix != ".part" for path in folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and not a run folder: choose another with --out")
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    write_json(folder / "env.json", describe_environment(seed=record.seed))
-    write_text(folder / "config.yaml", to_yaml(record))
+def open_folder(record: Record, folder: Path) -> None:
+    """Make the run folder, or clear what a killed process left half-written. `config.yaml` comes last: it makes a run."""
+    config = folder / "config.yaml"
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        for part in (*folder.glob(".*.part"), *folder.glob("checkpoints/.*.part")):
+            part.unlink()
+        if not config.exists():
+            write_json(folder / "env.json", describe_environment(seed=record.seed))
+            write_text(config, to_yaml(record))
+    except OSError as error:
+        raise ValueError(f"cannot write the run folder {folder}: {error.strerror}") from error
 
 
 def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, dict[str, Any]]:

@@ -164,7 +164,6 @@ class _Engine:
             if index == len(order) - 1:
                 with firing_rates(state.model) as rates:
                     parts, logits = self._update(state, views, labels, progress)
-                _warn_of_extremes(rates.mean())
             else:
                 parts, logits = self._update(state, views, labels, progress)
             parts["correct"] = (logits.mean(0).argmax(-1) == labels).double().mean()
@@ -172,7 +171,9 @@ class _Engine:
                 totals[name] = totals.get(name, 0) + value.detach().double()
             self.fabric.call("on_update_end")
         self.fabric.call("on_epoch_end")
-        return self._summary(totals, len(order))
+        summary = self._summary(totals, len(order))
+        _warn_of_extremes(rates.mean())  # of the last update; after the summary, which refuses what is not finite
+        return summary
 
     def _update(self, state: TrainState, views: dict[str, Tensor], labels: Tensor, progress: float) -> tuple:
         outputs = {"student": self.model(views["student"])}

@@ -177,5 +177,5 @@ def fit_tiny(fabric, path):
 if __name__ == "__main__":
     register()
     sys.exit(main())
-elif multiprocessing.parent_process() is not None:
+elif multiprocessing.current_process().name != "MainProcess":
     register()  # a worker of two-process training

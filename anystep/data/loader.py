@@ -25,14 +25,20 @@ def derive_seed(seed: int, *what: Any) -> int:
 def time_first(items: Sequence[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
     """Collate items `((T, P, H, W), label)` into `x (T, N, P, H, W) float32` and `y (N,) int64`.
 
-    Errors: items of different shapes, or that are not four-dimensional.
+    Errors: items of different shapes, or that are not four-dimensional; a label that is no whole number.
     """
     shapes = {tuple(frames.shape) for frames, _ in items}
     if len(shapes) != 1 or len(next(iter(shapes))) != 4:
         raise ValueError(f"a sample must be frames (T, P, H, W), all alike in a batch, got {sorted(shapes)}")
     frames = [torch.as_tensor(_readable(frames)) for frames, _ in items]
-    labels = torch.tensor([int(label) for _, label in items], dtype=torch.int64)
+    labels = torch.tensor([_whole(label) for _, label in items], dtype=torch.int64)
     return torch.stack(frames, dim=1).float(), labels
+
+
+def _whole(label: Any) -> int:
+    if int(label) != label:
+        raise ValueError(f"a label must be a whole number, got {label}")
+    return int(label)
 
 
 def _readable(frames: Any) -> Any:

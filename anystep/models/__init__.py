@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -51,7 +51,7 @@ def create_model(
         norm=partial(make_norm, **norm_options),
         **options,
     )
-    return model.to(memory_format=torch.channels_last)
+    return cast(Any, model).to(memory_format=torch.channels_last)  # torch's annotations lack this argument
 
 
 def name_and_options(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 import torch
@@ -35,10 +36,14 @@ def _no_grad():
 
 
 def make(name, neuron, *, dtype=torch.float32, seed=0):
-    """A small network in eval mode whose norms have seen data."""
+    """A small network in eval mode whose norms have seen data and let every layer fire."""
     torch.manual_seed(seed)
     model = create_model(name, num_classes=C, in_planes=P, neuron=neuron, **SMALL[name]).to(dtype)
-    model.train()(frames(name, dtype=dtype, seed=100))
+    for key, parameter in model.named_parameters():
+        if key.endswith("norm.bias"):
+            parameter.fill_(0.4)
+    for _ in range(20):
+        model.train()(frames(name, dtype=dtype, seed=100))
     return model.eval()
 
 
@@ -76,6 +81,7 @@ def distance_to_threshold(layer, x, v):
     return least
 
 
+@cache
 def case(name, neuron, dtype):
     """A network, frames for which no membrane comes near the threshold, so that every spike is certain, and what it says."""
     model = make(name, neuron, dtype=dtype)
@@ -336,9 +342,8 @@ def test_gradients_reach_every_parameter_and_the_frames(name, neuron):
 
 
 @every_row
-@every_neuron
-def test_a_compiled_network_says_the_same(name, neuron):
-    model, x, logits, _ = case(name, neuron, torch.float32)
+def test_a_compiled_network_says_the_same(name):
+    model, x, logits, _ = case(name, "lif", torch.float32)
     torch.compiler.reset()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x[:3]), logits[:3], rtol=0, atol=1e-5)

@@ -1,0 +1,107 @@
+"""Batches: time first, every sample in its place, and an order that only the seed and the epoch decide."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from moving_light import recordings
+
+from anystep.data.loader import derive_seed, epoch_order, in_order, load_batches, time_first
+
+
+def sample(value, *, steps=3, dtype=np.uint8):
+    return np.full((steps, 2, 4, 5), value, dtype)
+
+
+def test_a_batch_is_time_first_single_precision_and_in_the_order_of_its_samples():
+    frames = [np.random.default_rng(n).integers(9, size=(3, 2, 4, 5)) for n in range(4)]
+    x, y = time_first([(each, 10 + n) for n, each in enumerate(frames)])
+    assert (x.shape, x.dtype) == ((3, 4, 2, 4, 5), torch.float32)
+    assert (y.tolist(), y.dtype) == ([10, 11, 12, 13], torch.int64)
+    for n, each in enumerate(frames):
+        np.testing.assert_array_equal(x[:, n].numpy(), each)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int64", "float32", "float64", "bool"])
+def test_counts_of_every_dtype_keep_their_value(dtype):
+    largest = {"uint8": 255, "uint16": 65535, "bool": 1}.get(dtype, 300)
+    x, _ = time_first([(sample(largest, dtype=dtype), 0)])
+    assert x.dtype == torch.float32
+    assert (x == largest).all()
+
+
+def test_tensors_and_labels_of_any_integer_kind_are_taken():
+    x, y = time_first([(torch.full((3, 2, 4, 5), 7, dtype=torch.uint8), torch.tensor(1)), (sample(7), np.int32(2))])
+    assert (x == 7).all()
+    assert y.tolist() == [1, 2]
+
+
+def test_memory_that_cannot_be_written_is_copied_without_a_warning(recwarn):
+    frames = sample(3)
+    frames.flags.writeable = False
+    x, _ = time_first([(frames, 0)])
+    x += 1
+    assert (frames == 3).all()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "items", [[(sample(0), 0), (sample(0, steps=4), 1)], [(np.zeros((2, 4, 5)), 0)], [(np.zeros((1, 3, 2, 4, 5)), 0)]]
+)
+def test_samples_that_are_no_frames_or_differ_in_shape_are_refused_by_name(items):
+    with pytest.raises(ValueError, match=r"a sample must be frames \(T, P, H, W\), all alike in a batch, got \["):
+        time_first(items)
+
+
+def test_a_seed_for_one_purpose_is_no_seed_for_another():
+    purposes = [(seed, *what) for seed in (0, 1) for what in [("order", 1), ("order", 2), ("views", 1), ("views", "1"), ()]]
+    seeds = [derive_seed(*purpose) for purpose in purposes]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seeds == [derive_seed(*purpose) for purpose in purposes]
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(10, 3), (12, 4), (5, 5), (7, 1)])
+def test_an_epoch_shows_a_sample_once_at_most_in_full_batches(n, batch_size):
+    batches = epoch_order(n, batch_size=batch_size, seed=0, epoch=0)
+    shown = [index for batch in batches for index in batch]
+    assert [len(batch) for batch in batches] == [batch_size] * (n // batch_size)
+    assert len(set(shown)) == len(shown)
+    assert set(shown) <= set(range(n))
+
+
+def test_the_order_depends_on_the_seed_and_the_epoch_and_on_nothing_else():
+    def order(seed, epoch):
+        return epoch_order(100, batch_size=100, seed=seed, epoch=epoch)[0]
+
+    first = order(0, 0)
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    assert order(0, 0) == first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
+    assert sorted(first) == list(range(100))
+    assert first != sorted(first)
+
+
+def test_the_size_of_the_batch_cuts_one_and_the_same_order():
+    large, small = (epoch_order(12, batch_size=size, seed=3, epoch=1) for size in (6, 2))
+    assert [index for batch in large for index in batch] == [index for batch in small for index in batch]
+
+
+def test_in_order_is_everything_once_with_a_short_end():
+    assert in_order(7, batch_size=3) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert in_order(0, batch_size=3) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_samples_asked_for_with_any_number_of_workers(workers):
+    data = recordings(9)
+    batches = [[4, 1], [8], [0, 3, 2]]
+    loaded = list(load_batches(data, batches, workers=workers))
+    assert len(loaded) == 3
+    for batch, (x, y) in zip(batches, loaded, strict=True):
+        frames, labels = data.take(batch)
+        np.testing.assert_array_equal(x.numpy(), frames.swapaxes(0, 1))
+        np.testing.assert_array_equal(y.numpy(), labels)
