@@ -21,6 +21,7 @@ _HOMES = {
     "data.events": ("Events",),
     "data.frames": ("BINNINGS", "EqualCount", "EqualTime", "FixedCount", "FixedDuration"),
     "evaluate": ("Outputs", "collect", "score"),
+    "fuse": ("fuse_model",),
     "layers": ("NORMS", "direct_encoding"),
     "losses": ("LOSSES",),
     "methods": ("METHODS", "Method", "Phase", "create_method"),

@@ -21,6 +21,7 @@ from anystep.data.frames import FixedDuration as FixedDuration
 from anystep.evaluate import Outputs as Outputs
 from anystep.evaluate import collect as collect
 from anystep.evaluate import score as score
+from anystep.fuse import fuse_model as fuse_model
 from anystep.layers import NORMS as NORMS
 from anystep.layers import direct_encoding as direct_encoding
 from anystep.losses import LOSSES as LOSSES
@@ -86,6 +87,7 @@ __all__ = [
     "direct_encoding",
     "evaluate_run",
     "fit",
+    "fuse_model",
     "load_dataset",
     "load_model",
     "load_recipe",

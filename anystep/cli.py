@@ -95,7 +95,43 @@ def keys(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, A
     return {"keys": list(parser.get_defaults().keys(branches=False))}
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "compare": compare, "report": report, "data": data, "keys": keys}
+def bench(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
+    """Measure speed as ratios in one process: neurons, a training step, inference, or data."""
+    from anystep._files import write_json
+    from anystep.bench import run_bench, tables_of
+    from anystep.console import print_table
+
+    _no_overrides(overrides)
+    if arguments.save and not Path(arguments.save).parent.is_dir():
+        raise ValueError(f"--save: no folder {str(Path(arguments.save).parent)!r} to write to")
+    result = run_bench(
+        arguments.kind,
+        shapes=[_shape(text) for text in arguments.shape],
+        repeats=arguments.repeats,
+        threads=arguments.threads,
+        quick=arguments.quick,
+        device=arguments.device,
+        model=arguments.model,
+    )
+    for table in tables_of(result):
+        print_table(*table)
+    print(f"{result['environment']['threads']} threads, allocator {result['settings']['allocator']}", file=sys.stderr)
+    for name, reason in result["left_out"].items():
+        print(f"left out: {name}: {reason}", file=sys.stderr)
+    if arguments.save:
+        write_json(arguments.save, result)
+    return result
+
+
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "report": report,
+    "data": data,
+    "keys": keys,
+    "bench": bench,
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -125,6 +161,15 @@ def make_parser() -> argparse.ArgumentParser:
     add = command("data")
     add.add_argument("action", choices=["list"], help="what to do")
     command("keys")
+    add = command("bench")
+    add.add_argument("kind", choices=["neurons", "train", "infer", "data"], help="what to measure")
+    add.add_argument("--shape", action="append", default=[], metavar="T,N,...", help="measure this; may be repeated")
+    add.add_argument("--repeats", type=int, metavar="N", help="rounds (default: as many as fit into a minute, 3 to 15)")
+    add.add_argument("--threads", type=int, metavar="N", help="threads (default: torch's)")
+    add.add_argument("--quick", action="store_true", help="3 rounds, less to measure: a look, not a result")
+    add.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    add.add_argument("--model", default="vgg_snn", help="the network of train and infer (default: vgg_snn)")
+    add.add_argument("--save", metavar="FILE", help="write the result there too, as JSON")
     return parser
 
 
@@ -164,6 +209,13 @@ def _runs_in(place: Path) -> list[Path]:
 def _no_overrides(overrides: Sequence[str]) -> None:
     if overrides:
         raise ValueError(f"unknown argument {overrides[0]!r}")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"--shape: whole numbers with commas between, like 10,16,64,48,48, got {text!r}") from None
 
 
 def _print_scores(scores: dict[str, Any]) -> None:

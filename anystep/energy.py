@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from anystep.neurons import Neuron
@@ -20,7 +21,7 @@ class FiringRates:
 
     def add(self, name: str, spikes: Tensor) -> None:
         """Count the spikes of one call of the layer `name`."""
-        self._spikes[name] = self._spikes.get(name, 0) + spikes.detach().double().sum()
+        self._spikes[name] = self._spikes.get(name, 0) + spikes.detach().sum(dtype=torch.float64)
         self._elements[name] = self._elements.get(name, 0) + spikes.numel()
 
     def mean(self) -> dict[str, float]:

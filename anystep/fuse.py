@@ -22,12 +22,12 @@ STEPS = 3  # of the frames that a fused network is compared on
 def fuse_model(model: Model, *, verify: bool = True, tolerance: float = 1e-4) -> Model:
     r"""A copy of `model` for inference in which each convolution and the batch norm after it are one convolution.
 
-        W' = W gamma / sqrt(var + eps)        b' = (b - mean) gamma / sqrt(var + eps) + beta        (one value an output channel)
+        W' = W gamma / sqrt(var + eps)        b' = (b - mean) gamma / sqrt(var + eps) + beta        (a value a channel)
 
     A pair is a module whose children `conv` and `norm` are applied one after the other, as in `ConvBlock`; a model that is
     written so is fused without a word in here. The copy has the same state, the same calls and the same keys, apart from the
-    norms', which are gone, and `conv.bias`. Its weights are folded in float64 and rounded once, ask for no gradient, and stay in
-    eval mode: `train()` is refused. The original is not touched.
+    norms', which are gone, and `conv.bias`. Its weights are folded in float64, rounded once, and ask for no gradient; it stays
+    in eval mode, `train()` is refused. The original is not touched.
 
     Original and copy are compared in float64, on random frames over 3 steps from random membranes, so that every layer
     fires and no spike hangs on the last bit of a float32. `fusion_difference` of the copy is the largest difference of a step
@@ -113,4 +113,4 @@ def _difference(model: StepModel, fused: StepModel) -> float:
     if [rows.shape for rows in after] != [rows.shape for rows in other_after]:
         return math.inf
     pairs = [(logits, other), *zip(after, other_after, strict=True)]
-    return max(float((a - b).abs().max()) for a, b in pairs)
+    return float(torch.stack([(a - b).abs().max() for a, b in pairs]).max())  # Python's max would lose a NaN

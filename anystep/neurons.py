@@ -13,11 +13,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from anystep._extras import need
 from anystep._lookup import check_arguments, choose
 from anystep.kernels import Rule
 from anystep.surrogate import Surrogate, spike, surrogate_of
@@ -54,28 +56,48 @@ def scan(x: Tensor, v: Tensor, decay: float | Tensor, gain: float | Tensor, rule
     return torch.stack(spikes), v
 
 
-def _numba_scan() -> Scan:
+def _numba() -> Any:
     from anystep.kernels import cpu
 
-    return cpu.scan
+    return cpu
 
 
-BACKENDS: dict[str, Callable[[], Scan]] = {"reference": lambda: scan, "numba": _numba_scan}
+def _triton() -> Any:
+    need("triton", extra="cuda", purpose="backend 'triton'")
+    from anystep.kernels import cuda
+
+    return cuda
+
+
+BACKENDS: dict[str, Callable[[], Scan]] = {
+    "reference": lambda: scan,
+    "numba": lambda: _numba().scan,
+    "triton": lambda: _triton().scan,
+}
+HAS_TRITON = find_spec("triton") is not None
 
 
 def scan_for(backend: str, x: Tensor, decay: float | Tensor, gain: float | Tensor, rule: Rule) -> Scan:
-    """The scan that `backend` names. `"auto"`: numba outside a trace for what it can run, else the reference.
+    """The scan that `backend` names. A named backend runs or raises; only `"auto"` may choose:
 
-    numba runs float32 and float64 on the CPU with a surrogate of the table. A named backend runs or raises; only `"auto"`
-    may choose.
+    - numba for tensors on the CPU, Triton for tensors on a CUDA device where it is installed, as far as their `refusal` says
+      that they can run: plain tensors of a floating point dtype of theirs, a surrogate of the table;
+    - the reference for all else, and always under `torch.export` and `torch.jit.trace`, so that what is exported holds plain
+      operations that ONNX and other runtimes know.
+
+    Under `torch.compile`, and under export where a backend is named, a fused scan is the one op `anystep::scan`.
     """
     if backend != "auto":
         return choose(BACKENDS, backend, "backend")()
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.device.type != "cpu":
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
         return scan
-    from anystep.kernels import cpu
-
-    return scan if cpu.refusal(x, decay, gain, rule) else cpu.scan
+    if x.device.type == "cpu":
+        kernels = _numba()
+    elif x.device.type == "cuda" and HAS_TRITON:
+        kernels = _triton()
+    else:
+        return scan
+    return scan if kernels.refusal(x, decay, gain, rule) else kernels.scan
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -125,6 +147,8 @@ class Neuron(nn.Module):
             raise ValueError(f"{name}: x must be (T, N, ...) with T >= 1, got shape {tuple(x.shape)}")
         if not x.is_floating_point():
             raise ValueError(f"{name}: x must be floating point, got {x.dtype}")
+        if v is not None and torch.is_autocast_enabled(x.device.type):
+            x = x.to(v.dtype)  # in mixed precision the membrane, which adds up over time, keeps its own
         if v is None:
             v = torch.full_like(x[0], self.v_init)
         elif v.shape != x.shape[1:] or v.dtype != x.dtype:

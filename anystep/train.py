@@ -154,6 +154,7 @@ class _Engine:
         rank, world = self.fabric.global_rank, self.fabric.world_size
         order = epoch_order(len(dataset), batch_size=self.plan.batch_size, seed=self.seed, epoch=state.epoch)
         totals: dict[str, Tensor] = {}
+        correct = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
         self.fabric.call("on_epoch_start", title=f"{state.phase.name} epoch {state.epoch + 1}", updates=len(order))
         mine = load_batches(dataset, [batch[rank::world] for batch in order], workers=self.plan.workers)
         for index, (x, labels) in enumerate(mine):
@@ -166,12 +167,12 @@ class _Engine:
                     parts, logits = self._update(state, views, labels, progress)
             else:
                 parts, logits = self._update(state, views, labels, progress)
-            parts["correct"] = (logits.mean(0).argmax(-1) == labels).double().mean()
+            correct += (logits.mean(0).argmax(-1) == labels).double().mean()
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0) + value.detach().double()
             self.fabric.call("on_update_end")
         self.fabric.call("on_epoch_end")
-        summary = self._summary(totals, len(order))
+        summary = self._summary(totals, correct, len(order))
         _warn_of_extremes(rates.mean())  # of the last update; after the summary, which refuses what is not finite
         return summary
 
@@ -188,15 +189,14 @@ class _Engine:
         self.optimizer.step()
         return parts, outputs["student"].detach()
 
-    def _summary(self, totals: dict[str, Tensor], batches: int) -> Metrics:
-        names = list(totals)
-        means = (self.fabric.all_reduce(torch.stack([totals[n] for n in names]), reduce_op="mean") / batches).tolist()
-        values = dict(zip(names, means, strict=True))
-        accuracy = 100 * values.pop("correct")
+    def _summary(self, totals: dict[str, Tensor], correct: Tensor, batches: int) -> Metrics:
+        sums = torch.stack([*totals.values(), correct])
+        *means, accuracy = (self.fabric.all_reduce(sums, reduce_op="mean") / batches).tolist()
+        values = dict(zip(totals, means, strict=True))
         loss = sum(values.values())
         if not math.isfinite(loss):
             raise FloatingPointError(f"the training loss is no longer finite ({values}): lower train.lr or set train.grad_clip")
-        return {"train_loss": loss, "train_acc": accuracy, "parts": values}
+        return {"train_loss": loss, "train_acc": 100 * accuracy, "parts": values}
 
 
 def _check_labels(labels: Tensor, model: nn.Module) -> None:

@@ -7,6 +7,10 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, for this process and those that it starts
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("anystep", deadline=None)  # a busy machine is no failure
+settings.load_profile("anystep")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,6 +30,7 @@ def digits_cache(tmp_path_factory):
 def tiny_rows(monkeypatch):
     """The data set and the methods of `drivers` in the tables, for the length of a test."""
     import drivers
+
     from anystep.data.datasets import DATASETS
     from anystep.methods import METHODS
 

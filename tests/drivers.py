@@ -169,7 +169,9 @@ def fit_tiny(fabric, path):
     torch.manual_seed(0)
     model = create_model(**TINY_MODEL["options"], name="vgg_snn", num_classes=CLASSES, input_size=SIZE, neuron="lif")
     plan = Plan(epochs=3, batch_size=16, lr=0.01, grad_clip=1.0)
-    state = fit(start(model, plan), tiny_set(64, 1), method=METHODS["tks"](), plan=plan, validation=tiny_set(24, 2), fabric=fabric)
+    state = fit(
+        start(model, plan), tiny_set(64, 1), method=METHODS["tks"](), plan=plan, validation=tiny_set(24, 2), fabric=fabric
+    )
     if fabric.is_global_zero:
         torch.save({"model": model.state_dict(), "history": state.history}, path)
 

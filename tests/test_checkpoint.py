@@ -57,7 +57,9 @@ def test_a_truncated_network_is_refused_with_its_path_and_a_way_out(file, size):
         load_model(file)
     (file.parent / "config.yaml").touch()
     (file.parent / "scores.json").touch()
-    with pytest.raises(ValueError, match=r"delete model.safetensors and scores.json, then go on with: anystep train --resume /"):
+    with pytest.raises(
+        ValueError, match=r"delete model.safetensors and scores.json, then go on with: anystep train --resume /"
+    ):
         load_model(file)
 
 

@@ -104,7 +104,10 @@ def test_overrides_read_every_kind_of_value():
         (["--train.epochs"], "--train.epochs needs a value"),
         (["--seed", "1", "--seed.x", "2"], "--seed.x: 'seed' has been given a value of its own"),
         (["--seed", "[1"], r"--seed: '\[1' is not a YAML value: line 1: expected ',' or '\]'"),
-        (["--seed", "!!python/object:os.system x"], "--seed: .* is not a YAML value: line 1: could not determine a constructor"),
+        (
+            ["--seed", "!!python/object:os.system x"],
+            "--seed: .* is not a YAML value: line 1: could not determine a constructor",
+        ),
     ],
 )
 def test_a_bad_override_is_refused_with_its_flag(arguments, message):
@@ -188,7 +191,7 @@ def test_a_file_that_is_no_recipe_is_refused_on_one_line(recipe, text, message):
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no recipe"):
         load_recipe(tmp_path / "none.yaml")
-    with pytest.raises(ValueError, match="cannot read the recipe .*: Is a directory"):
+    with pytest.raises(ValueError, match=r"cannot read the recipe .*: Is a directory"):
         load_recipe(tmp_path)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ValueError, match="binary is not a YAML recipe: 'utf-8' codec"):

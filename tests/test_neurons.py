@@ -64,7 +64,7 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "triton"])
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{type(r.surrogate).__name__}-{r.v_reset}-{r.detach_reset}")
 def test_a_scan_and_its_gradients_equal_a_slow_loop_over_floats(rule, backend):
     rng = random.Random(0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import drivers
@@ -58,20 +58,44 @@ def test_a_killed_worker_ends_the_other_and_the_run_goes_on(tmp_path, tiny_rows,
     assert largest_difference(*weights) < 1e-5
 
 
+def assert_can_go_on(folder, last_line, epochs):
+    """The last words say how; the checkpoint is there; and the run comes to its end."""
+    assert last_line == f"anystep train: interrupted; go on with: anystep train --resume {folder}"
+    assert 2 <= load_training(folder / "checkpoints" / "last.pt")["epoch"] < epochs
+    assert main(["train", "--resume", str(folder)]) == 0
+    assert len((folder / "log.jsonl").read_text().splitlines()) == epochs
+    assert (folder / "scores.json").exists()
+
+
 def test_ctrl_c_leaves_a_run_that_goes_on_and_says_how(tmp_path, tiny_rows):
     recipe = drivers.write_recipe(tmp_path, train={"epochs": 60, "batch_size": 16, "lr": 0.01})
+    folder, output = tmp_path / "run", tmp_path / "output.txt"
+    output.touch()
+    process = drivers.Command("train", recipe, "--out", folder, output=output)
+    process.start()
+    while process.is_alive() and "epoch 2/" not in output.read_text():
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130, output.read_text()
+    assert "Traceback" not in output.read_text()
+    assert_can_go_on(folder, output.read_text().splitlines()[-1], 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["all", "first"])
+def test_ctrl_c_stops_two_processes_together(tmp_path, tiny_rows, whom):
+    """A terminal interrupts all processes; `kill -INT` only the first, which then has to stop the others."""
+    recipe = drivers.write_recipe(
+        tmp_path, train={"epochs": 200, "batch_size": 16, "lr": 0.01}, engine={"accelerator": "cpu", "devices": 2}
+    )
     folder = tmp_path / "run"
     command = [sys.executable, drivers.__file__, "train", str(recipe), "--out", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True) as process:
-        lines = iter(process.stderr.readline, "")
-        assert any("epoch 2/" in line for line in lines)
-        os.killpg(process.pid, signal.SIGINT)
-        rest = process.stderr.read()
-        assert process.wait(60) == 130
-    assert rest.splitlines()[-1] == f"anystep train: interrupted; go on with: anystep train --resume {folder}"
-    assert "Traceback" not in rest
-    assert 2 <= load_training(folder / "checkpoints" / "last.pt")["epoch"] < 60
-    assert main(["train", "--resume", str(folder)]) == 0
-    assert len((folder / "log.jsonl").read_text().splitlines()) == 60
-    assert len(json.loads((folder / "scores.json").read_text())["prefix_top1"]) == 3
+        assert any("epoch 2/" in line for line in iter(process.stderr.readline, ""))
+        (os.killpg if whom == "all" else os.kill)(process.pid, signal.SIGINT)
+        rest = process.stderr.read()  # ends when the last process that could write there has ended
+        assert process.wait(60) == 130, rest
+    assert f"go on with: anystep train --resume {folder}" in rest
+    assert not (folder / "scores.json").exists()  # the workers did not train on to the end

@@ -144,7 +144,10 @@ def interrupted_once(monkeypatch, target, name, *, call, after=False):
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("name", "call"),
-    [("write_json", 1), ("load_splits", 1), ("save_training", 1), ("save_training", 3), ("save_training", 4), ("save_model", 1), ("_test", 1)],
+    [
+        *(("write_json", 1), ("load_splits", 1), ("save_training", 1), ("save_training", 3), ("save_training", 4)),
+        *(("save_model", 1), ("_test", 1)),
+    ],
 )
 def test_a_run_stopped_beside_any_write_is_made_whole(tmp_path, record, monkeypatch, name, call, after):
     run_record(record, tmp_path / "whole")
@@ -158,9 +161,7 @@ def test_a_run_stopped_beside_any_write_is_made_whole(tmp_path, record, monkeypa
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4])
 def test_a_run_of_two_phases_stopped_in_any_epoch_goes_on_to_the_same_bits(tmp_path, record, monkeypatch, call):
-    record = replace(
-        record, method=replace(record.method, name="pair"), train=replace(record.train, epochs=4), select="best"
-    )
+    record = replace(record, method=replace(record.method, name="pair"), train=replace(record.train, epochs=4), select="best")
     run_record(record, tmp_path / "whole")
     with monkeypatch.context() as patch:
         interrupted_once(patch, train, "validate", call=call)

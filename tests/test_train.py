@@ -192,7 +192,8 @@ def test_a_teacher_is_a_frozen_copy_that_training_does_not_move():
 
 
 def test_a_loss_that_is_no_longer_finite_stops_with_its_parts_and_a_way_out():
-    with pytest.raises(FloatingPointError, match=r"no longer finite \(\{'ce': (inf|nan)\}\): lower train.lr or set train.grad_clip"):
+    message = r"no longer finite \(\{'ce': (inf|nan)\}\): lower train.lr or set train.grad_clip"
+    with pytest.raises(FloatingPointError, match=message):
         trained(method=Recorder(weight=float("inf")))
 
 

@@ -1,4 +1,8 @@
-"""Fused neurons: one scan over time with the reference's signature and results, a file a backend."""
+"""Fused neurons: one scan over time with the reference's signature and results, a file a backend.
+
+`cpu` (numba) and `cuda` (Triton) hold the kernels; `fused` what they share (autograd, the op of a trace); `layout` how steps
+lie in memory.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The scan of `anystep.neurons`, fused over time and compiled with numba, for float32 and float64 on the CPU.
 
 Forward reads x and writes spikes. Backward reads x and the spikes' gradient, recomputes the membrane and writes the gradient
-of x: 20 bytes a float32 element in all, and only x and the first membrane are kept in between. The machine code is cached next
-to this file, or in the user's cache folder if that is read-only, and compiled once a process where neither can be written.
+of x: 20 bytes a float32 element in all; only x and the first membrane are kept in between. The machine code is cached next to
+this file, or in the user's cache folder if that is read-only, and compiled once a process where neither can be written.
 
 A tensor `(T, N, ...)` is seen as T rows of M elements. Rows are cut into blocks that stay in cache over all T steps; the grid
 of blocks depends on the shape alone, so the thread count does not change a bit of the result.
@@ -23,21 +23,14 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anystep.kernels import Rule
-from anystep.surrogate import SURROGATES, Arctan, QuadraticGate, Rectangle, Sigmoid, Surrogate, Triangle
+from anystep.kernels.fused import SLOPES, Coefficient, Reach
+from anystep.kernels.layout import Strides, empty_like, empty_step, rows, step_strides
 
-Strides = tuple[int, ...]
-
+KINDS = ("tent", "box", "bell", "logistic")  # of slopes: see `fused.SLOPES`
 TENT, BOX, BELL, LOGISTIC = range(4)
-_SLOPES: dict[type[Surrogate], Callable[[Any], tuple[int, float, float, float]]] = {
-    QuadraticGate: lambda s: (TENT, s.alpha, s.alpha**2, 1.0),
-    Triangle: lambda s: (TENT, s.width, 1.0, 1 / s.width**2),
-    Rectangle: lambda s: (BOX, s.width / 2, 0.0, 1 / s.width),
-    Arctan: lambda s: (BELL, s.alpha / 2, math.pi / 2 * s.alpha, 0.0),
-    Sigmoid: lambda s: (LOGISTIC, s.alpha, 0.0, 0.0),
-}
 BLOCK = 2048  # elements of a row in flight: the membrane stays in the first cache
 BUFFER = 256 * 1024  # bytes of recomputed membranes (T, block) in backward: they stay in the second cache
 ALONE = 256 * 1024  # elements below which waking a thread (about 50 us) costs more than it saves
@@ -213,141 +206,63 @@ def _run(kernel: Callable[..., Any], arguments: tuple[Any, ...], *, elements: in
         future.result()
 
 
-def _step_strides(x: Tensor) -> Strides:
-    """The strides of one step of x if its elements lie without a gap in any order, else those of a contiguous copy."""
-    shape = x.shape[1:]
-    expected = 1
-    for size, stride in sorted(zip(shape, x.stride()[1:], strict=True), key=lambda pair: pair[1]):
-        if size == 1:
-            continue
-        if stride != expected:
-            return torch.empty(shape, device="meta").stride()
-        expected *= size
-    return x.stride()[1:]
+def _flat(x: Tensor, strides: Strides) -> tuple[Any, int]:
+    """`layout.rows` for numba."""
+    flat, row = rows(x, strides)
+    return flat.numpy(), row
 
 
-def _empty_like(x: Tensor, strides: Strides) -> Tensor:
-    return torch.empty_strided(x.shape, (math.prod(x.shape[1:]), *strides), dtype=x.dtype, device=x.device)
-
-
-def _empty_step(x: Tensor, strides: Strides) -> Tensor:
-    return torch.empty_strided(x.shape[1:], strides, dtype=x.dtype, device=x.device)
-
-
-def _rows(x: Tensor, strides: Strides) -> tuple[Any, int]:
-    """`x (T, ...)` as a flat array and the distance of two steps in it (0 if all are the same).
-
-    A view where each step lies in memory as `strides` say, else a view of a copy.
-    """
-    if any(size > 1 and a != b for size, a, b in zip(x.shape[1:], x.stride()[1:], strides, strict=True)):
-        x = _empty_like(x, strides).copy_(x)
-    row = x.stride(0)
-    span = (x.shape[0] - 1) * row + math.prod(x.shape[1:])
-    return x.as_strided((span,), (1,)).numpy(), row
-
-
-def _described(x: Tensor, decay: float, gain: float, rule: Rule) -> tuple[Any, tuple[int, bool, bool, bool]]:
+def _described(x: Tensor, decay: Coefficient, gain: Coefficient, rule: Rule) -> tuple[Any, tuple[int, bool, bool, bool]]:
     """(constants, modes) of a kernel. numpy rounds to the dtype of x just as torch rounds a Python number."""
-    code, p, q, r = _SLOPES[type(rule.surrogate)](rule.surrogate)
+    kind, p, q, r = SLOPES[type(rule.surrogate)](rule.surrogate)
     soft = rule.v_reset is None
-    values = [decay, gain, rule.v_threshold, 0.0 if rule.v_reset is None else rule.v_reset, p, q, r, 1.0]
+    values = [_number(decay), _number(gain), rule.v_threshold, 0.0 if rule.v_reset is None else rule.v_reset, p, q, r, 1.0]
     dtype = np.float32 if x.dtype == torch.float32 else np.float64
-    return np.array(values, dtype), (code, soft, rule.detach_reset, rule.fire_at_threshold)
+    return np.array(values, dtype), (KINDS.index(kind), soft, rule.detach_reset, rule.fire_at_threshold)
 
 
-def _number(coefficient: float | Tensor) -> float:
+def _number(coefficient: Coefficient) -> float:
     return coefficient.detach().item() if isinstance(coefficient, Tensor) else coefficient
 
 
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, v: Tensor, decay: float | Tensor, gain: float | Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
-        strides = _step_strides(x)
-        spikes, last = _empty_like(x, strides), _empty_step(x, strides)
-        if x.numel():
-            x_flat, row = _rows(x, strides)
-            constants, modes = _described(x, _number(decay), _number(gain), rule)
-            flat = [_rows(tensor, strides)[0] for tensor in (v[None], spikes, last[None])]
-            block = _block(x.shape[0], x.element_size())
-            _run(_forward, (x_flat, row, *flat, constants, modes), elements=x.numel(), size=v.numel(), block=block)
-        return spikes, last
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, v, decay, gain, ctx.rule = inputs
-        ctx.coefficients = _number(decay), _number(gain)
-        ctx.kinds = [c.dtype if isinstance(c, Tensor) else None for c in (decay, gain)]
-        ctx.save_for_backward(x, v)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, d_spikes: Tensor | None, d_last: Tensor | None) -> tuple[Tensor | None, ...]:
-        learnt = any(ctx.needs_input_grad[2:4])
-        dx, dv, sums = _Back.apply(*ctx.saved_tensors, d_spikes, d_last, (*ctx.coefficients, ctx.rule, learnt))
-        shares = zip(sums, ctx.kinds, ctx.needs_input_grad[2:4], strict=True)
-        return dx, dv, *(share.to(kind) if wanted else None for share, kind, wanted in shares), None
+def forward(x: Tensor, v: Tensor, decay: Coefficient, gain: Coefficient, rule: Rule) -> tuple[Tensor, Tensor]:
+    """Spikes (T, N, ...) and the last membrane (N, ...), in memory as the steps of x. No gradient: see `fused`."""
+    strides = step_strides(x)
+    spikes, last = empty_like(x, strides), empty_step(x, strides)
+    if x.numel():
+        x_flat, row = _flat(x, strides)
+        flat = [_flat(tensor, strides)[0] for tensor in (v[None], spikes, last[None])]
+        block = _block(x.shape[0], x.element_size())
+        arguments = x_flat, row, *flat, *_described(x, decay, gain, rule)
+        _run(_forward, arguments, elements=x.numel(), size=v.numel(), block=block)
+    return spikes, last
 
 
-class _Back(torch.autograd.Function):
-    """The backward of `_Scan`; a Function of its own, so that `torch.func.grad` works and a second derivative is refused."""
-
-    @staticmethod
-    def forward(
-        x: Tensor, v: Tensor, d_spikes: Tensor | None, d_last: Tensor | None, how: tuple[float, float, Rule, bool]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of x, of v, and of (decay, gain) if `how` asks for them. An absent gradient is a row of zeros."""
-        decay, gain, rule, learnt = how
-        strides, block = _step_strides(x), _block(x.shape[0], x.element_size())
-        dx, dv = _empty_like(x, strides), _empty_step(x, strides)
-        totals = np.zeros((-(-v.numel() // block) if learnt else 0, 2))
-        if x.numel():
-            zeros = torch.zeros_like(dv)[None]
-            x_flat, x_row = _rows(x, strides)
-            d_flat, d_row = _rows(zeros.expand(x.shape) if d_spikes is None else d_spikes, strides)
-            d_last_flat, _ = _rows(zeros if d_last is None else d_last[None], strides)
-            inputs = x_flat, _rows(v[None], strides)[0], d_flat, d_last_flat
-            outputs = _rows(dx, strides)[0], _rows(dv[None], strides)[0]
-            arguments = inputs, (x_row, d_row), outputs, totals, *_described(x, decay, gain, rule)
-            _run(_backward, arguments, elements=x.numel(), size=v.numel(), block=block)
-        return dx, dv, torch.from_numpy(totals.sum(0))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        raise RuntimeError("backend 'numba' has no second derivative: make the neuron with backend='reference'")
+def backward(
+    x: Tensor,
+    v: Tensor,
+    d_spikes: Tensor | None,
+    d_last: Tensor | None,
+    decay: Coefficient,
+    gain: Coefficient,
+    rule: Rule,
+    learnt: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, of v, and of (decay, gain) if they are learnt, else zeros. An absent gradient is one of zeros."""
+    strides, block = step_strides(x), _block(x.shape[0], x.element_size())
+    dx, dv = empty_like(x, strides), empty_step(x, strides)
+    totals = np.zeros((-(-v.numel() // block) if learnt else 0, 2))
+    if x.numel():
+        zeros = torch.zeros_like(dv)[None]
+        x_flat, x_row = _flat(x, strides)
+        d_flat, d_row = _flat(zeros.expand(x.shape) if d_spikes is None else d_spikes, strides)
+        d_last_flat, _ = _flat(zeros if d_last is None else d_last[None], strides)
+        inputs = x_flat, _flat(v[None], strides)[0], d_flat, d_last_flat
+        outputs = _flat(dx, strides)[0], _flat(dv[None], strides)[0]
+        arguments = inputs, (x_row, d_row), outputs, totals, *_described(x, decay, gain, rule)
+        _run(_backward, arguments, elements=x.numel(), size=v.numel(), block=block)
+    return dx, dv, torch.from_numpy(totals.sum(0))
 
 
-def refusal(x: Tensor, decay: float | Tensor, gain: float | Tensor, rule: Rule) -> str | None:
-    """Why this scan cannot run on these arguments, or None if it can."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return f"backend 'numba' runs float32 and float64 on the CPU, got {x.dtype} on {x.device}"
-    if type(x) not in (Tensor, nn.Parameter):
-        return f"backend 'numba' runs plain tensors, got {type(x).__name__}"
-    if type(rule.surrogate) not in _SLOPES:
-        known = ", ".join(SURROGATES)
-        return f"backend 'numba' has no kernel for the surrogate {type(rule.surrogate).__name__}. Known: {known}"
-    for name, value in (("decay", decay), ("gain", gain)):
-        if isinstance(value, Tensor) and (value.dim() or not value.is_floating_point() or value.device.type != "cpu"):
-            kind = f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
-            return f"backend 'numba': {name} must be a number or a floating point tensor of shape () on the CPU, got {kind}"
-    return None
-
-
-def scan(x: Tensor, v: Tensor, decay: float | Tensor, gain: float | Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
-    """Charge, fire, reset for every step of `x (T, N, ...)` from the membrane `v (N, ...)`; see `anystep.neurons.scan`.
-
-    Spikes and membrane lie in memory as the steps of x do (channels_last stays so). The membrane is recomputed in backward,
-    so second derivatives are refused. `ValueError` for what `refusal` names and for a membrane unlike a step of x.
-    """
-    if (reason := refusal(x, decay, gain, rule)) is not None:
-        raise ValueError(reason)
-    if x.dim() < 1 or x.shape[0] < 1:
-        raise ValueError(f"backend 'numba': x must be (T, ...) with T >= 1, got shape {tuple(x.shape)}")
-    if v.shape != x.shape[1:] or v.dtype != x.dtype or v.device != x.device:
-        raise ValueError(
-            f"backend 'numba': v must be {tuple(x.shape[1:])} {x.dtype}, like a step of x, got {tuple(v.shape)} {v.dtype}"
-        )
-    return _Scan.apply(x, v, decay, gain, rule)
+_REACH = Reach("numba", "cpu", (torch.float32, torch.float64))
+refusal, scan = _REACH.refusal, _REACH.scan

@@ -1,20 +1,26 @@
-"""The fused scan against the reference: outputs, state, every gradient, any memory layout, any number of threads."""
+"""The fused scans against the reference: outputs, state, every gradient, any memory layout, what is refused.
+
+A session without a GPU holds numba to it; where there is one, Triton too. With TRITON_INTERPRET=1 it is Triton's interpreter
+on the CPU: see `test_triton_contract.py`, which starts such a session.
+"""
 
 from __future__ import annotations
 
 import os
-import threading
-import time
 from dataclasses import dataclass
+from importlib import import_module
 
-import numba.core.caching
-import numpy as np
 import pytest
 import torch
 
-from anystep.kernels import Rule, cpu
+from anystep.kernels import Rule
+from anystep.kernels.layout import rows, step_strides
 from anystep.neurons import LIF, PLIF, scan, scan_for
 from anystep.surrogate import SURROGATES, QuadraticGate, Surrogate, Triangle, surrogate_of
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+HOMES = {"numba": "anystep.kernels.cpu", "triton": "anystep.kernels.cuda"}
+DEVICES = {"triton": "cpu"} if INTERPRETED else {"numba": "cpu"} | ({"triton": "cuda"} if torch.cuda.is_available() else {})
 
 RULES = [
     Rule(surrogate_of(name), 0.45, v_reset, detach, at)
@@ -32,24 +38,45 @@ RULES = [
     ]
 ]
 TKS = RULES[0]
-SHAPES = [(1, 3, 5, 7), (3, 3, 5, 7), (63, 2, 3), (3, 1), (2, 5000)]
+SHAPES = [(1, 3, 5, 7), (3, 3, 5, 7), (63, 2, 3), (3, 1), (2, 2, 1100), (2, 5000)]
+# The interpreter takes seconds for what takes numba microseconds: every rule at one odd shape, one rule at the others.
+CASES = [(rule, shape) for rule in RULES for shape in SHAPES]
+if INTERPRETED:
+    CASES = [(rule, (3, 3, 5, 7)) for rule in RULES] + [(RULES[9], shape) for shape in SHAPES[:-1]]
+
+
+def rule_name(value):
+    return f"{type(value.surrogate).__name__}-{value.v_reset}-{value.detach_reset}" if isinstance(value, Rule) else str(value)
+
+
+@pytest.fixture(params=DEVICES)
+def backend(request):
+    """A backend's name, while tensors are made where it runs."""
+    with torch.device(DEVICES[request.param]):
+        yield request.param
+
+
+@pytest.fixture
+def kernels(backend):
+    return import_module(HOMES[backend])
 
 
 def draw(*shape, dtype=torch.float32, seed=0):
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.8 + 0.4
+    generator = torch.Generator("cpu").manual_seed(seed)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu") * 0.8 + 0.4
     x.view(-1)[::5] = 0.45 / 0.7  # membranes at or a rounding away from the threshold
-    return x.to(dtype)
+    return x.to(torch.get_default_device(), dtype)
 
 
 def everything(run, x, v, *, rule=TKS, decay=0.6, gain=0.7, learnt=True, with_last=True, dtype=None):
-    """(spikes, v) and the gradients of x, v (and of decay and gain) under random weights."""
-    dtype = dtype or x.dtype
+    """(spikes, v) and the gradients of x, v (and of decay and gain) under random weights, computed in `dtype`."""
+    own, dtype = x.dtype, dtype or x.dtype
     x, v = x.detach().to(dtype).requires_grad_(), v.detach().to(dtype).requires_grad_()
-    coefficients = [torch.tensor(c, dtype=dtype, requires_grad=True) for c in (decay, gain)] if learnt else [decay, gain]
+    coefficients = [torch.tensor(c, dtype=own).to(dtype).requires_grad_() for c in (decay, gain)] if learnt else [decay, gain]
     inputs = [x, v, *coefficients] if learnt else [x, v]
     spikes, last = run(x, v, *coefficients, rule)
     outputs = [spikes, last] if with_last else [spikes]
-    weights = [draw(*output.shape, seed=8 + i).to(dtype) for i, output in enumerate(outputs)]
+    weights = [draw(*output.shape, seed=8 + i).to(own).to(dtype) for i, output in enumerate(outputs)]
     return (spikes.detach(), last.detach()), torch.autograd.grad(outputs, inputs, weights)
 
 
@@ -63,20 +90,19 @@ def assert_same(got, expected, *, rtol, exact=True):
         assert (ours.double() - theirs.double()).abs().le(limit).all()
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{type(r.surrogate).__name__}-{r.v_reset}-{r.detach_reset}")
-def test_outputs_are_bit_identical_and_every_gradient_agrees(rule, shape):
+@pytest.mark.parametrize(("rule", "shape"), CASES, ids=rule_name)
+def test_outputs_are_bit_identical_and_every_gradient_agrees(kernels, rule, shape):
     x, v = draw(*shape), draw(*shape[1:], seed=1)
-    assert_same(everything(cpu.scan, x, v, rule=rule), everything(scan, x, v, rule=rule), rtol=1e-5)
-    double = everything(cpu.scan, x.double(), v.double(), rule=rule)
+    assert_same(everything(kernels.scan, x, v, rule=rule), everything(scan, x, v, rule=rule), rtol=1e-5)
+    double = everything(kernels.scan, x.double(), v.double(), rule=rule)
     assert_same(double, everything(scan, x.double(), v.double(), rule=rule), rtol=1e-12)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{type(r.surrogate).__name__}-{r.v_reset}-{r.detach_reset}")
-def test_float32_gradients_are_those_of_a_float64_reference(rule):
+@pytest.mark.parametrize("rule", RULES, ids=rule_name)
+def test_float32_gradients_are_those_of_a_float64_reference(kernels, rule):
     x, v = draw(4, 6, 50), draw(6, 50, seed=1)
     x[x == x[0, 0, 0]] += 0.01  # at a tie the two precisions may fire differently: no gradient to compare
-    ours = everything(cpu.scan, x, v, rule=rule)
+    ours = everything(kernels.scan, x, v, rule=rule)
     exact = everything(scan, x, v, rule=rule, dtype=torch.float64)
     assert torch.equal(ours[0][0].double(), exact[0][0])
     assert_same(ours, exact, rtol=1e-5, exact=False)
@@ -84,23 +110,23 @@ def test_float32_gradients_are_those_of_a_float64_reference(rule):
 
 @pytest.mark.parametrize("learnt", [False, True])
 @pytest.mark.parametrize("with_last", [False, True])
-def test_any_subset_of_the_gradients_can_be_asked_for(learnt, with_last):
+def test_any_subset_of_the_gradients_can_be_asked_for(kernels, learnt, with_last):
     x, v = draw(3, 2, 9), draw(2, 9, seed=1)
-    ours = everything(cpu.scan, x, v, learnt=learnt, with_last=with_last)
+    ours = everything(kernels.scan, x, v, learnt=learnt, with_last=with_last)
     assert_same(ours, everything(scan, x, v, learnt=learnt, with_last=with_last), rtol=1e-5)
 
 
-def test_the_last_membrane_alone_can_be_differentiated():
+def test_the_last_membrane_alone_can_be_differentiated(kernels):
     x, v = draw(3, 2, 9).requires_grad_(), draw(2, 9, seed=1)
     rule = RULES[1]
-    ours = torch.autograd.grad(cpu.scan(x, v, 0.6, 0.7, rule)[1].sum(), x)[0]
+    ours = torch.autograd.grad(kernels.scan(x, v, 0.6, 0.7, rule)[1].sum(), x)[0]
     assert torch.allclose(ours, torch.autograd.grad(scan(x, v, 0.6, 0.7, rule)[1].sum(), x)[0], rtol=1e-5, atol=1e-6)
 
 
-def test_plif_learns_the_same_through_both():
+def test_plif_learns_the_same_through_both(backend):
     gradients = []
-    for backend in ("numba", "reference"):
-        neuron = PLIF(tau=3.0, backend=backend)
+    for name in (backend, "reference"):
+        neuron = PLIF(tau=3.0, backend=name)
         neuron(draw(5, 4, 30))[0].square().sum().backward()
         gradients.append(neuron.w.grad)
     assert gradients[0].dtype == torch.float32
@@ -108,10 +134,10 @@ def test_plif_learns_the_same_through_both():
 
 
 @pytest.mark.parametrize("shape", [(3, 0), (2, 0, 4), (1, 5, 0, 2)], ids=str)
-def test_an_empty_batch_works(shape):
+def test_an_empty_batch_works(kernels, shape):
     nothing, zero = torch.zeros(shape), torch.tensor(0.0)
     expected = (nothing, nothing[0]), (nothing, nothing[0], zero, zero)
-    assert_same(everything(cpu.scan, nothing, nothing[0]), expected, rtol=0)
+    assert_same(everything(kernels.scan, nothing, nothing[0]), expected, rtol=0)
 
 
 LAYOUTS = {
@@ -133,29 +159,29 @@ COPIED = {
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, *COPIED])
-def test_any_memory_layout_gives_the_same(layout):
+def test_any_memory_layout_gives_the_same(kernels, layout):
     x = {**LAYOUTS, **COPIED}[layout]()
     v = draw(*x.shape[1:], seed=1)
-    assert_same(everything(cpu.scan, x, v), everything(scan, x.contiguous(), v), rtol=1e-5)
+    assert_same(everything(kernels.scan, x, v), everything(scan, x.contiguous(), v), rtol=1e-5)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_step_without_gaps_is_read_in_place_and_its_layout_kept(layout):
+def test_a_step_without_gaps_is_read_in_place_and_its_layout_kept(kernels, layout):
     x = LAYOUTS[layout]()
-    flat, row = cpu._rows(x, cpu._step_strides(x))
-    assert flat.ctypes.data == x.data_ptr()
+    flat, row = rows(x, step_strides(x))
+    assert flat.data_ptr() == x.data_ptr()
     assert row == x.stride(0)
-    spikes, last = cpu.scan(x, torch.zeros(x.shape[1:]), 0.6, 0.7, TKS)
+    spikes, last = kernels.scan(x, torch.zeros(x.shape[1:]), 0.6, 0.7, TKS)
     assert spikes[0].stride() == last.stride() == x[0].stride()
 
 
-def test_a_contiguous_membrane_may_meet_a_channels_last_input():
+def test_a_contiguous_membrane_may_meet_a_channels_last_input(kernels):
     x, v = LAYOUTS["channels last, time folded"](), draw(4, 2, 5, 6, seed=1)
     assert x[0].stride() != v.stride()
-    assert torch.equal(cpu.scan(x, v, 0.6, 0.7, TKS)[1], scan(x, v, 0.6, 0.7, TKS)[1])
+    assert torch.equal(kernels.scan(x, v, 0.6, 0.7, TKS)[1], scan(x, v, 0.6, 0.7, TKS)[1])
 
 
-def test_gradients_of_any_layout_may_arrive():
+def test_gradients_of_any_layout_may_arrive(kernels):
     x = draw(3, 4, 2, 5, 6).requires_grad_()
     v = torch.zeros(4, 2, 5, 6)
     for weigh in (
@@ -163,110 +189,37 @@ def test_gradients_of_any_layout_may_arrive():
         lambda s: (s.mean(0) ** 2).sum(),
         lambda s: (s.transpose(0, 1) * draw(4, 3, 2, 5, 6)).sum(),
     ):
-        ours, theirs = (torch.autograd.grad(weigh(run(x, v, 0.6, 0.7, TKS)[0]), x)[0] for run in (cpu.scan, scan))
+        ours, theirs = (torch.autograd.grad(weigh(run(x, v, 0.6, 0.7, TKS)[0]), x)[0] for run in (kernels.scan, scan))
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-def test_memory_full_of_nan_does_not_leak(monkeypatch):
+def test_memory_full_of_nan_does_not_leak(kernels, monkeypatch):
     fresh = torch.empty_strided
     monkeypatch.setattr(torch, "empty_strided", lambda *a, **k: fresh(*a, **k).fill_(float("nan")))
     x, v = draw(3, 3, 5, 7), draw(3, 5, 7, seed=1)
     for source in (x, x.transpose(1, 3).contiguous().transpose(1, 3)):
-        assert_same(everything(cpu.scan, source, v), everything(scan, x, v), rtol=1e-5)
+        assert_same(everything(kernels.scan, source, v), everything(scan, x, v), rtol=1e-5)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{type(r.surrogate).__name__}-{r.v_reset}-{r.detach_reset}")
-def test_nan_and_infinity_go_where_the_reference_sends_them(rule):
+@pytest.mark.parametrize("rule", RULES, ids=rule_name)
+def test_nan_and_infinity_go_where_the_reference_sends_them(kernels, rule):
     x, v = draw(4, 40), draw(40, seed=1)
     x[1, 3], x[2, 5], x[1, 7], v[9] = float("nan"), float("inf"), -float("inf"), float("nan")
-    ours, theirs = everything(cpu.scan, x, v, rule=rule, learnt=False), everything(scan, x, v, rule=rule, learnt=False)
+    ours, theirs = everything(kernels.scan, x, v, rule=rule, learnt=False), everything(scan, x, v, rule=rule, learnt=False)
     for a, b in zip((*ours[0], *ours[1]), (*theirs[0], *theirs[1]), strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
     assert ours[0][1][[3, 9]].isnan().all()
 
 
-@pytest.fixture
-def many_blocks(monkeypatch):
-    """Small tensors are cut and shared as if they were large."""
-    monkeypatch.setattr(cpu, "BLOCK", 64)
-    monkeypatch.setattr(cpu, "ALONE", 0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(threads)
-
-
-def bits(result):
-    return [tensor.numpy().tobytes() for tensor in (*result[0], *result[1])]
-
-
-def test_the_thread_count_does_not_change_a_bit(many_blocks):
-    x, v = draw(5, 7, 143), draw(7, 143, seed=1)
-    results = []
-    for threads in (1, 2, 3, 16):
-        torch.set_num_threads(threads)
-        results.append(bits(everything(cpu.scan, x, v, rule=RULES[8])))
-    assert results[0] == results[1] == results[2] == results[3]
-    assert_same(everything(cpu.scan, x, v, rule=RULES[8]), everything(scan, x, v, rule=RULES[8]), rtol=1e-5)
-
-
-def test_a_long_sequence_shrinks_its_blocks_to_stay_in_cache():
-    for steps, itemsize in ((1, 4), (500, 4), (500, 8), (1_000_000, 8)):
-        block = cpu._block(steps, itemsize)
-        assert block >= 16
-        assert block % 16 == 0
-        assert block == 16 or block * steps * itemsize <= cpu.BUFFER
-    x, v = draw(600, 301), draw(301, seed=1)
-    assert_same(everything(cpu.scan, x, v), everything(scan, x, v), rtol=1e-5)
-
-
-def test_threads_may_scan_at_once(many_blocks):
-    inputs = [(draw(4, 500 + i, seed=i), draw(500 + i, seed=9)) for i in range(4)]
-    expected = [bits(everything(cpu.scan, *pair)) for pair in inputs]
-    wrong = []
-
-    def work(i):
-        wrong.extend(i for _ in range(15) if bits(everything(cpu.scan, *inputs[i])) != expected[i])
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_scans_after_its_parent_did(many_blocks):
-    x, v = draw(4, 500), torch.zeros(500)
-    expected = cpu.scan(x, v, 0.6, 0.7, TKS)[0].numpy()
-    assert cpu._pool is not None
-    child = os.fork()
-    if child == 0:
-        same = cpu._pool is None and np.array_equal(cpu.scan(x, v, 0.6, 0.7, TKS)[0].numpy(), expected)
-        os._exit(0 if same else 1)
-    for _ in range(600):
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            break
-        time.sleep(0.05)
-    else:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        pytest.fail("the child hangs")
-    assert os.waitstatus_to_exitcode(status) == 0
-
-
-def test_backward_keeps_the_input_and_the_first_membrane_only():
+def test_backward_keeps_the_input_and_the_first_membrane_only(kernels):
     kept = []
     x, v = draw(6, 2, 9).requires_grad_(), draw(2, 9, seed=1)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
-        cpu.scan(x, v, 0.6, 0.7, TKS)
+        kernels.scan(x, v, 0.6, 0.7, TKS)
     assert kept == [x.data_ptr(), v.data_ptr()]
 
 
-def test_torch_func_grad_works_and_a_second_derivative_is_refused():
+def test_torch_func_grad_works_and_a_second_derivative_is_refused(kernels, backend):
     x, v = draw(3, 2, 9), torch.zeros(2, 9)
     leak = torch.tensor(0.6)
 
@@ -275,12 +228,12 @@ def test_torch_func_grad_works_and_a_second_derivative_is_refused():
 
     for argument in (0, 1):
         ours, theirs = (
-            torch.func.grad(lambda *a, run=run: loss(run, *a), argnums=argument)(leak, x) for run in (cpu.scan, scan)
+            torch.func.grad(lambda *a, run=run: loss(run, *a), argnums=argument)(leak, x) for run in (kernels.scan, scan)
         )
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     x.requires_grad_()
-    gradient = torch.autograd.grad(loss(cpu.scan, leak, x), x, create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="no second derivative"):
+    gradient = torch.autograd.grad(loss(kernels.scan, leak, x), x, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match=f"{backend!r} has no second derivative"):
         gradient.sum().backward()
 
 
@@ -301,20 +254,20 @@ class Own(Surrogate):
 
 
 @pytest.mark.parametrize("surrogate", [Steep(), Own()])
-def test_a_surrogate_of_your_own_runs_by_itself_and_is_refused_if_numba_is_named(surrogate):
+def test_a_surrogate_of_your_own_runs_by_itself_and_is_refused_if_a_kernel_is_named(backend, surrogate):
     x = draw(3, 2, 9)
-    auto, reference = (LIF(surrogate=surrogate, backend=backend) for backend in ("auto", "reference"))
+    auto, reference = (LIF(surrogate=surrogate, backend=name) for name in ("auto", "reference"))
     gradients = [
         torch.autograd.grad(neuron(leaf := x.clone().requires_grad_())[0].sum(), leaf)[0] for neuron in (auto, reference)
     ]
     assert torch.equal(*gradients)
     with pytest.raises(ValueError, match=f"no kernel for the surrogate {type(surrogate).__name__}. Known: quadratic_gate"):
-        LIF(surrogate=surrogate, backend="numba")(x)
+        LIF(surrogate=surrogate, backend=backend)(x)
 
 
-def test_every_surrogate_of_the_table_has_a_kernel():
+def test_every_surrogate_of_the_table_has_a_kernel(kernels):
     for kind in SURROGATES.values():
-        assert cpu.refusal(draw(2, 2), 0.5, 0.5, Rule(kind(), 0.5, 0.0, True, False)) is None
+        assert kernels.refusal(draw(2, 2), 0.5, 0.5, Rule(kind(), 0.5, 0.0, True, False)) is None
 
 
 class Tagged(torch.Tensor):
@@ -322,46 +275,55 @@ class Tagged(torch.Tensor):
 
 
 @pytest.mark.parametrize(
-    ("x", "decay", "message"),
+    ("make", "decay", "message"),
     [
-        (torch.zeros(2, 3, dtype=torch.float16), 0.5, "runs float32 and float64 on the CPU, got torch.float16 on cpu"),
-        (torch.zeros(2, 3, device="meta"), 0.5, "runs float32 and float64 on the CPU, got torch.float32 on meta"),
-        (torch.zeros(2, 3), torch.ones(3), "decay must be a number or a floating point tensor of shape ()"),
-        (torch.zeros(2, 3).as_subclass(Tagged), 0.5, "runs plain tensors, got Tagged"),
+        (lambda: torch.zeros(2, 3, dtype=torch.float8_e4m3fn), 0.5, "devices, got torch.float8_e4m3fn on"),
+        (lambda: torch.zeros(2, 3, device="meta"), 0.5, "devices, got torch.float32 on meta"),
+        (lambda: torch.zeros(2, 3), torch.ones(3), "decay must be a number or a floating point tensor of shape ()"),
+        (lambda: torch.zeros(2, 3), torch.ones((), device="meta"), "got torch.float32 of shape () on meta"),
+        (lambda: torch.zeros(2, 3).as_subclass(Tagged), 0.5, "runs plain tensors, got Tagged"),
     ],
 )
-def test_what_numba_cannot_run_is_refused_by_name_and_left_to_the_reference_by_auto(x, decay, message):
+def test_what_a_kernel_cannot_run_is_refused_by_name_and_left_to_the_reference_by_auto(kernels, backend, make, decay, message):
+    x = make()
     assert scan_for("auto", x, decay, 0.5, TKS) is scan
-    with pytest.raises(ValueError, match="backend 'numba'") as error:
-        cpu.scan(x, x[0], decay, 0.5, TKS)
+    with pytest.raises(ValueError, match=f"backend {backend!r}") as error:
+        kernels.scan(x, x[0], decay, 0.5, TKS)
     assert message in str(error.value)
 
 
-def test_a_named_backend_is_the_one_that_runs_and_auto_takes_numba_on_the_cpu():
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_float32_rounded_once_or_refused_by_name(kernels, backend, dtype):
+    x, v = draw(7, 3, 50, dtype=dtype), draw(3, 50, dtype=dtype, seed=1)
+    if backend == "numba":
+        with pytest.raises(ValueError, match=f"'numba' runs float32 and float64 on CPU devices, got {dtype} on cpu"):
+            kernels.scan(x, v, 0.6, 0.7, TKS)
+        return
+    once = torch.finfo(dtype).eps / (1 if INTERPRETED else 2)  # the interpreter cuts bfloat16 off instead of rounding it
+    for rule in (TKS, RULES[3], RULES[6]):
+        ours, theirs = everything(kernels.scan, x, v, rule=rule), everything(scan, x, v, rule=rule, dtype=torch.float32)
+        assert [result.dtype for result in (*ours[0], *ours[1])] == [dtype] * 6
+        assert torch.equal(ours[0][0].float(), theirs[0][0])
+        for rounded, exact in zip((ours[0][1], *ours[1]), (theirs[0][1], *theirs[1]), strict=True):
+            assert ((rounded.double() - exact.double()).abs() <= once * exact.abs() + 1e-6).all()
+
+
+def test_a_named_backend_is_the_one_that_runs_and_auto_takes_the_one_of_the_device(kernels, backend):
     x = draw(2, 3)
     assert scan_for("reference", x, 0.5, 0.5, TKS) is scan
-    assert scan_for("numba", x, 0.5, 0.5, TKS) is scan_for("auto", x, 0.5, 0.5, TKS) is cpu.scan
+    assert scan_for(backend, x, 0.5, 0.5, TKS) == kernels.scan
+    assert INTERPRETED or scan_for("auto", x, 0.5, 0.5, TKS) == kernels.scan
 
 
 @pytest.mark.parametrize(
     ("x", "v", "message"),
     [
-        (torch.zeros(2, 3), torch.zeros(4), r"v must be \(3,\) torch.float32, like a step of x, got \(4,\)"),
-        (torch.zeros(2, 3), torch.zeros(3).double(), r"got \(3,\) torch.float64"),
-        (torch.zeros(0, 3), torch.zeros(3), r"x must be \(T, ...\) with T >= 1, got shape \(0, 3\)"),
+        ((2, 3), torch.zeros(4), r"v must be \(3,\) torch.float32 on \w+, like a step of x, got \(4,\)"),
+        ((2, 3), torch.zeros(3).double(), r"got \(3,\) torch.float64"),
+        ((2, 3), torch.zeros(3, device="meta"), r"got \(3,\) torch.float32 on meta"),
+        ((0, 3), torch.zeros(3), r"x must be \(T, ...\) with T >= 1, got shape \(0, 3\)"),
     ],
 )
-def test_a_membrane_unlike_a_step_is_refused_before_memory_is_touched(x, v, message):
+def test_a_membrane_unlike_a_step_is_refused_before_memory_is_touched(kernels, x, v, message):
     with pytest.raises(ValueError, match=message):
-        cpu.scan(x, v, 0.5, 0.5, Rule(Triangle(), 0.5, 0.0, True, False))
-
-
-def test_where_no_cache_can_be_written_a_kernel_is_compiled_all_the_same(monkeypatch):
-    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
-
-    def twice(x):
-        return 2 * x
-
-    with pytest.raises(RuntimeError, match="cannot cache"):
-        numba.njit(twice, cache=True)
-    assert cpu._compiled(twice)(21) == 42
+        kernels.scan(torch.zeros(x), v, 0.5, 0.5, Rule(Triangle(), 0.5, 0.0, True, False))
