@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -114,9 +115,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes what `_Loader` would not read as text."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
 
 
 def parse_value(text: str) -> Any:
@@ -215,9 +221,17 @@ def record_from(tree: Mapping[str, Any]) -> Record:
     _check_tree(tree)
     parser = record_parser()
     try:
-        return Record(**vars(parser.instantiate(parser.parse_object(dict(tree)))))
+        values = vars(parser.instantiate(parser.parse_object(deepcopy(dict(tree)))))
     except ArgumentError as error:
         raise ValueError(_readable(str(error))) from None
+    return Record(**{name: _as_written(value, tree.get(name, {})) for name, value in values.items()})
+
+
+def _as_written(section: Any, given: Any) -> Any:
+    """The section with its free mappings as the recipe has them: jsonargparse reads text in them as YAML, again."""
+    if not is_dataclass(section) or isinstance(section, type):
+        return section
+    return replace(section, **{name: dict(value) for name, value in given.items() if isinstance(value, Mapping)})
 
 
 def _readable(message: str) -> str:
@@ -260,4 +274,4 @@ def overrides_from(arguments: Sequence[str]) -> Tree:
 
 def to_yaml(record: Record) -> str:
     """The record as YAML that `load_recipe` reads back."""
-    return yaml.safe_dump(asdict(record), sort_keys=False, width=120)
+    return yaml.dump(asdict(record), Dumper=_Dumper, sort_keys=False, width=120)

@@ -203,13 +203,26 @@ def test_anchors_and_merge_keys_of_yaml_work(recipe):
     assert tree["other"] == {"epochs": 3, "lr": 0.2}
 
 
+def test_text_in_quotes_stays_text(recipe):
+    tree = load_recipe(recipe("model: {options: {a: '1', b: 'null', c: {d: '[1]'}}, neuron: {name: lif, backend: '1'}}"))
+    before = repr(tree)
+    model = record_from(tree).model
+    assert model.options == {"a": "1", "b": "null", "c": {"d": "[1]"}}
+    assert model.neuron == {"name": "lif", "backend": "1"}
+    assert repr(tree) == before
+
+
 @settings(max_examples=40)
 @given(
     name=st.text(min_size=1),
     seed=st.integers(0, 2**31),
     lr=st.floats(1e-9, 10, allow_nan=False),
     clip=st.none() | st.floats(1e-6, 1e6),
-    options=st.dictionaries(st.text(min_size=1), st.none() | st.booleans() | st.integers() | st.text(), max_size=3),
+    options=st.dictionaries(
+        st.text(min_size=1),
+        st.none() | st.booleans() | st.integers() | st.text() | st.sampled_from(["1", "1e-3", "null", "True", "[1]", "a: 1"]),
+        max_size=3,
+    ),
 )
 def test_a_record_comes_back_from_its_yaml(tmp_path_factory, name, seed, lr, clip, options):
     record = Record(name=name, seed=seed, train=Plan(lr=lr, grad_clip=clip))
