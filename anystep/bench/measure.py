@@ -67,13 +67,13 @@ def measure(contenders: Sequence[Contender], setup: Setup, *, against: Sequence[
             {
                 "group": contender.group,
                 "name": contender.name,
-                **{"median_ms": _digits(median), "q1_ms": _digits(q1), "q3_ms": _digits(q3)},
-                "min_ms": _digits(milliseconds[:, i].min()),
+                **{"median_ms": digits(median), "q1_ms": digits(q1), "q3_ms": digits(q3)},
+                "min_ms": digits(milliseconds[:, i].min()),
                 "minor_faults": int(np.median(taken[:, i, 1])),
                 "major_faults": int(taken[:, i, 2].sum()),
                 "rounds": rounds,
                 "ratio_to": {
-                    name: _digits(np.median(milliseconds[:, i] / milliseconds[:, others[name]]))
+                    name: digits(np.median(milliseconds[:, i] / milliseconds[:, others[name]]))
                     for name in against
                     if name in others
                 },
@@ -89,7 +89,7 @@ def median_of(rows: Sequence[dict[str, Any]], name: str, group: str = "") -> flo
 
 def matmul(setup: Setup) -> tuple[Contender, float]:
     """(a large square product, its operations): what this machine does at best."""
-    n = 512 if setup.quick else 4096 if setup.device.type == "cuda" else 2048
+    n = 1024 if setup.quick else 4096 if setup.device.type == "cuda" else 2048
     a, b = (torch.rand(n, n, device=setup.device) for _ in range(2))
     return Contender(f"matmul {n}", lambda: a @ b), 2.0 * n**3
 
@@ -118,6 +118,6 @@ def _once(contender: Contender, device: torch.device) -> tuple[float, int, int]:
     return seconds, after[0] - minor, after[1] - major
 
 
-def _digits(value: float) -> float:
+def digits(value: float) -> float:
     """Five digits are more than a clock is worth."""
     return float(f"{value:.5g}")

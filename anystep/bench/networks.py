@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anystep._lookup import choose
-from anystep.bench.measure import Contender, Setup, matmul, measure, median_of
+from anystep.bench.measure import Contender, Setup, digits, matmul, measure, median_of
 from anystep.bench.peers import Factory, find_peers, peer_versions
 from anystep.bench.selfcheck import backends_here, check_backends
 from anystep.fuse import fuse_model
@@ -80,8 +80,9 @@ def _first_over_last(rows: list[dict[str, Any]], steps: list[int], names: list[s
     """What one step costs of all, by name, and against what it costs of the twin."""
     first, last = f"T={steps[0]}", f"T={steps[-1]}"
     shares = {name: median_of(rows, name, first) / median_of(rows, name, last) for name in names}
-    beside = {name: share / shares[TWIN] for name, share in shares.items()}
-    return {"steps": [steps[0], steps[-1]], "first_over_last": shares, "first_over_last_to_twin": beside}
+    beside = {name: digits(share / shares[TWIN]) for name, share in shares.items()}
+    told = {name: digits(share) for name, share in shares.items()}
+    return {"steps": [steps[0], steps[-1]], "first_over_last": told, "first_over_last_to_twin": beside}
 
 
 def _frames(setup: Setup) -> Tensor:
@@ -155,8 +156,8 @@ def _share(row: dict[str, Any], flops: float, rate: float) -> dict[str, float]:
     """The part of the best matrix product's speed that a network reaches."""
     if row["name"].startswith("matmul"):
         return {}
-    return {"share_of_matmul": round(flops / row["median_ms"] / rate, 4)}
+    return {"share_of_matmul": digits(flops / row["median_ms"] / rate)}
 
 
 def _speed(flops: float, rate: float) -> dict[str, float]:
-    return {"gflop": round(flops / 1e9, 4), "matmul_gflops": round(rate / 1e6, 2)}
+    return {"gflop": digits(flops / 1e9), "matmul_gflops": digits(rate / 1e6)}
