@@ -68,9 +68,13 @@ def make_fabric(
     strategy = "ddp_spawn" if devices > 1 else "auto"
     options = {"accelerator": accelerator, "devices": devices, "precision": precision, "strategy": strategy}
     try:
-        return fabric.Fabric(**options, callbacks=list(callbacks))
+        made = fabric.Fabric(**options, callbacks=list(callbacks))
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"engine: {error}") from error
+    if made.device.type == "cpu" and "16" in precision:
+        text = f"engine.precision {precision} on a CPU is usually slower than 32-true: few CPUs compute in 16 bits"
+        warnings.warn(text, AnystepWarning, stacklevel=2)
+    return made
 
 
 def fit(

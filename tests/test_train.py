@@ -301,3 +301,12 @@ def test_a_state_goes_on_from_where_it_was_saved():
         ends.append(state.model.state_dict())
     assert all(torch.equal(whole[key], ends[0][key]) for key in whole)
     assert not torch.equal(whole["classifier.weight"], ends[1]["classifier.weight"])
+
+
+def test_sixteen_bits_on_a_cpu_are_said_to_be_slow_and_train_all_the_same():
+    with pytest.warns(AnystepWarning, match="slower than 32-true"):
+        fabric = make_fabric(accelerator="cpu", precision="bf16-mixed")
+    state = trained(Plan(epochs=4, batch_size=16, lr=0.01), fabric=fabric)
+    losses = [row["train_loss"] for row in state.history]
+    assert losses[-1] < losses[0] / 2
+    assert {value.dtype for value in state.model.state_dict().values()} == {torch.float32, torch.int64}
