@@ -1,7 +1,7 @@
 """Train a spiking network once with many time steps, deploy it at any step.
 
-The names below load their module when they are first used, so that `import anystep` and the command line's help are fast
-and a runtime without torch can import its own parts.
+The names below, and modules like `anystep.losses`, are loaded when they are first used, so that `import anystep` and the
+command line's help are fast and a runtime without torch can import its own parts.
 """
 
 from __future__ import annotations
@@ -35,12 +35,15 @@ _HOMES = {
     "surrogate": ("SURROGATES",),
     "train": ("TrainState", "fit", "start"),
 }
+_MODULES = ("data", "losses", "methods", "metrics", "models", "neurons", "readout", "surrogate")
 _HOME_OF = {name: f"anystep.{home}" for home, names in _HOMES.items() for name in names}
 
 __all__ = ["AnystepWarning", "__version__", *_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"anystep.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'anystep' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME_OF[name]), name)

@@ -47,6 +47,15 @@ from anystep.train import TrainState as TrainState
 from anystep.train import fit as fit
 from anystep.train import start as start
 
+from . import data as data
+from . import losses as losses
+from . import methods as methods
+from . import metrics as metrics
+from . import models as models
+from . import neurons as neurons
+from . import readout as readout
+from . import surrogate as surrogate
+
 __version__: str
 
 __all__ = [

@@ -23,7 +23,8 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
     from anystep.run import default_folder, read_record, run_record
 
     if arguments.resume:
-        if arguments.recipe or overrides or arguments.out:
+        flags = [getattr(arguments, key) for key in ("recipe", "out", *ENGINE_FLAGS)]
+        if overrides or any(flag is not None for flag in flags):
             raise ValueError("--resume RUN goes on with that run as it is: no recipe, no --out and no overrides with it")
         folder = Path(arguments.resume)
         record = read_record(folder)
@@ -53,6 +54,8 @@ def compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str
     record = _record(arguments, overrides)
     if arguments.seeds < 1:
         raise ValueError(f"--seeds must be >= 1, got {arguments.seeds}")
+    if any(flag.partition("=")[0] == "--seed" for flag in overrides):
+        raise ValueError("compare runs the seeds 0..N-1 of --seeds N; --seed is for train")
     folder = Path(arguments.out or Path("runs") / record.name)
     result = compare_methods(record, arguments.methods.split(","), range(arguments.seeds), folder)
     scores = result["runs"][0]["scores"]
@@ -123,6 +126,7 @@ def bench(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
     return result
 
 
+ENGINE_FLAGS = ("devices", "precision")
 COMMANDS = {
     "train": train,
     "evaluate": evaluate,
@@ -148,6 +152,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("recipe", nargs="?", help="a YAML recipe")
     add.add_argument("--out", help="run folder (default: runs/NAME-METHOD-seedN)")
     add.add_argument("--resume", metavar="RUN", help="go on with this run folder")
+    _engine_flags(add)
     add = command("evaluate")
     add.add_argument("run", help="a finished run folder")
     add = command("compare", epilog=OVERRIDES)
@@ -155,6 +160,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("--methods", required=True, help="names with commas between: ce,tks")
     add.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)")
     add.add_argument("--out", help="folder of run folders (default: runs/NAME)")
+    _engine_flags(add)
     add = command("report")
     add.add_argument("runs", nargs="+", metavar="RUN", help="finished run folders, or folders of them")
     add.add_argument("--out", default="report.html", help="the page to write (default: report.html)")
@@ -197,7 +203,15 @@ def _record(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
 
     if not arguments.recipe:
         raise ValueError("name a recipe, or go on with a run: --resume RUN")
-    return record_from(merge(load_recipe(arguments.recipe), overrides_from(overrides)))
+    engine = {key: getattr(arguments, key) for key in ENGINE_FLAGS if getattr(arguments, key) is not None}
+    tree = merge(load_recipe(arguments.recipe), overrides_from(overrides))
+    return record_from(merge(tree, {"engine": engine}))
+
+
+def _engine_flags(parser: argparse.ArgumentParser) -> None:
+    """Short for --engine.devices and --engine.precision."""
+    parser.add_argument("--devices", type=int, metavar="N", help="processes, one a device (engine.devices)")
+    parser.add_argument("--precision", metavar="NAME", help="like 32-true or bf16-mixed (engine.precision)")
 
 
 def _runs_in(place: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from anystep._files import write_json
 from anystep.config import MethodConfig, Record
+from anystep.console import say
 from anystep.run import check, run_record
 
 
@@ -32,6 +33,8 @@ def compare_methods(record: Record, methods: Sequence[str], seeds: Sequence[int]
     runs = []
     for each in records:
         place = folder / f"{each.method.name}-seed{each.seed}"
+        if (place / "scores.json").exists():
+            say(f"{place.name}: finished already, kept; another --out trains it anew")
         try:
             scores = run_record(each, place, resume=(place / "config.yaml").exists())
         except KeyboardInterrupt:
@@ -79,7 +82,7 @@ def table_cells(table: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[s
     steps = sorted({row["t"] for row in table})
     cells = {(row["method"], row["t"]): cell(row) for row in table}
     methods = dict.fromkeys(row["method"] for row in table)
-    return ["method", *(f"t = {t}" for t in steps)], [[m, *(cells[m, t] for t in steps)] for m in methods]
+    return ["method", *(f"t = {t}" for t in steps)], [[m, *(cells.get((m, t), "") for t in steps)] for m in methods]
 
 
 def markdown_table(table: Iterable[dict[str, Any]]) -> str:

@@ -202,7 +202,16 @@ def _check_tree(tree: Mapping[str, Any]) -> None:
             section = section.get(key, {})
         if not isinstance(section, Mapping):
             raise ValueError(f"{place} must be a mapping, got {section!r}")
+        for key in section if not place else ():
+            _point_into_sections(key)
         check_keys(section, [f.name for f in fields(kind)], "key", place or "the recipe")
+
+
+def _point_into_sections(key: str) -> None:
+    """Refuse a key that is at home one level lower, by its whole name."""
+    homes = [place for place, kind in _sections() if place and key in [f.name for f in fields(kind)]]
+    if homes and key not in [f.name for f in fields(Record)]:
+        raise ValueError(f"unknown key {key!r} in the recipe. Did you mean {' or '.join(f'{h}.{key}' for h in homes)}?")
 
 
 def record_parser() -> Any:

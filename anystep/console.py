@@ -12,6 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 
+def say(text: str) -> None:
+    """A line for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def epoch_line(row: dict[str, Any], *, epochs: int) -> str:
     """One epoch on one line: `epoch 3/8 train_loss 0.1234 train_acc 96.50 ...`; the same words as in `log.jsonl`."""
     parts = " ".join(f"{name} {value:.4f}" for name, value in row["parts"].items())
@@ -39,7 +44,7 @@ class EpochLines:
 
     def show(self, row: dict[str, Any]) -> None:
         """One epoch, a row of `log.jsonl`."""
-        print(epoch_line(row, epochs=self.epochs), file=sys.stderr, flush=True)
+        say(epoch_line(row, epochs=self.epochs))
         if self.writer is not None:
             scalars = {key: value for key, value in row.items() if isinstance(value, float)}
             for key, value in (scalars | {f"parts/{name}": value for name, value in row["parts"].items()}).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -12,19 +13,27 @@ from typing import Any
 PACKAGES = ("anystep", "torch", "numpy", "numba", "lightning", "scikit-learn")
 
 
-def describe_environment(*, seed: int) -> dict[str, Any]:
-    """What `env.json` holds. Outside a git checkout `commit` and `dirty` are null."""
+def describe_environment(*, seed: int, device: Any = "cpu") -> dict[str, Any]:
+    """What `env.json` holds, for work on the torch `device`. Outside a git checkout `commit` and `dirty` are null."""
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {
         **_git_state(),
         "versions": {"python": platform.python_version(), **_versions()},
-        "device": device,
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else _processor(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "seed": seed,
-        "command": ["anystep", *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def _processor() -> str:
+    """The CPU's name as the system tells it."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(encoding="utf-8", errors="replace").splitlines() if listing.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:

@@ -51,7 +51,7 @@ def collect(
     """
     if len(dataset) == 0:
         raise ValueError("the data set to evaluate is empty")
-    device = next(model.parameters()).device
+    weight = next(model.parameters())
     kept = _Features(features)
     handle = model.get_submodule("classifier").register_forward_pre_hook(kept) if features else None
     modes, logits, labels = {module: module.training for module in model.modules()}, [], []
@@ -59,7 +59,7 @@ def collect(
     try:
         with torch.inference_mode(), firing_rates(model) as rates:
             for x, y in load_batches(dataset, in_order(len(dataset), batch_size=batch_size), workers=workers):
-                logits.append(model(x[frames].to(device)).float().cpu().numpy())
+                logits.append(model(x[frames].to(weight.device, weight.dtype)).float().cpu().numpy())
                 labels.append(y.numpy())
     finally:
         for module, mode in modes.items():  # each its own: a part that was frozen in eval mode stays so

@@ -41,8 +41,8 @@ def label_smoothing(logits: Tensor, labels: Tensor, *, epsilon: float = 0.1) -> 
 
         mean_n -sum_c r_nc log softmax(obar)_nc,  r = (1 - epsilon) onehot(y) + epsilon / C
 
-    logits (T, N, C), labels (N,) -> scalar. Mean over T inside the softmax, sum over C, mean over N. Szegedy et al. 2016,
-    eq. 3. TKS's tables do not state their epsilon.
+    logits (T, N, C), labels (N,) -> scalar. Mean over T inside the softmax, sum over C, mean over N. Szegedy et al. 2016.
+    TKS's tables do not state their epsilon.
     """
     check_step_logits(logits, labels)
     if not 0 <= epsilon < 1:
@@ -55,7 +55,7 @@ def step_ce(logits: Tensor, labels: Tensor) -> Tensor:
 
         (1/T) sum_t mean_n -log softmax(o_t)_{n, y_n}
 
-    logits (T, N, C), labels (N,) -> scalar. Mean over T and N. TET eq. 9 without its regulariser.
+    logits (T, N, C), labels (N,) -> scalar. Mean over T and N. TET (Deng et al. 2022) without its regulariser.
     """
     check_step_logits(logits, labels)
     return F.cross_entropy(logits.flatten(0, 1), labels.repeat(logits.shape[0]))
@@ -71,11 +71,17 @@ def tet(logits: Tensor, labels: Tensor, *, lamb: float = 1e-3, phi: float = 1.0)
 
         (1 - lamb) (1/T) sum_t CE(o_t, y) + lamb mean_{t,n,c} (o_tnc - phi)^2
 
-    logits (T, N, C), labels (N,) -> scalar. Mean over T and N; the second term also over C. Deng et al. 2022, eq. 10;
-    `lamb` as in the released code (the paper's CIFAR value is recalled as 0.05, unverified).
+    logits (T, N, C), labels (N,) -> scalar. Mean over T and N; the second term also over C. Deng et al. 2022;
+    `lamb` and `phi` as in the released code.
     """
+    parts = tet_parts(logits, labels, lamb=lamb, phi=phi)
+    return parts["step_ce"] + parts["distance"]
+
+
+def tet_parts(logits: Tensor, labels: Tensor, *, lamb: float = 1e-3, phi: float = 1.0) -> dict[str, Tensor]:
+    """The two weighted terms of `tet`, apart: "step_ce" and "distance", scalars."""
     check_unit("lamb", lamb)
-    return (1 - lamb) * step_ce(logits, labels) + lamb * distance_to(logits, phi)
+    return {"step_ce": (1 - lamb) * step_ce(logits, labels), "distance": lamb * distance_to(logits, phi)}
 
 
 def check_unit(name: str, value: float) -> None:
@@ -153,16 +159,33 @@ def tks(
 
         (1 - alpha) CE(obar, y) + alpha temperature^2 (1/T) sum_t mean_n H(q_n, softmax(o_tn)),  q = tks_teacher(...)
 
-    logits (T, N, C), labels (N,) -> scalar. Mean over T and N, sum over C. arXiv 2304.06540, eqs. 4-7, read through the
+    logits (T, N, C), labels (N,) -> scalar. Mean over T and N, sum over C. arXiv 2304.06540 (q: eq. 5), read through the
     authors' code, whose choices are the defaults: the teacher is a *sum* over the right steps, the temperature is on the
     teacher only, the soft part is multiplied by temperature squared, the teacher is not detached. The paper's text says
     "averaged" (`pool="mean_correct"`) and leaves the last two open; `detach=True` stops the gradient through the teacher.
     Needs hard labels. The ramp of `alpha` over epochs is the method's (`anystep.methods.TKS`).
     """
+    parts = tks_parts(logits, labels, alpha=alpha, temperature=temperature, pool=pool, detach=detach)
+    return parts["ce"] + parts["tks"]
+
+
+def tks_parts(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    pool: str = "sum_correct",
+    detach: bool = False,
+) -> dict[str, Tensor]:
+    """The two weighted terms of `tks`, apart: "ce" and "tks", scalars."""
     check_unit("alpha", alpha)
     teacher = tks_teacher(logits, labels, temperature=temperature, pool=pool)
     teacher = teacher.detach() if detach else teacher
-    return (1 - alpha) * ce(logits, labels) + alpha * tks_soft(logits, teacher, temperature=temperature)
+    return {
+        "ce": (1 - alpha) * ce(logits, labels),
+        "tks": alpha * tks_soft(logits, teacher, temperature=temperature),
+    }
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {

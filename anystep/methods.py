@@ -15,17 +15,7 @@ import torch
 from torch import Tensor
 
 from anystep._lookup import check_arguments, choose
-from anystep.losses import (
-    LOSSES,
-    POOLS,
-    ce,
-    check_temperature,
-    check_unit,
-    distance_to,
-    step_ce,
-    tks_soft,
-    tks_teacher,
-)
+from anystep.losses import LOSSES, POOLS, check_temperature, check_unit, tet_parts, tks_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +87,7 @@ class TET(Method):
         check_unit("lamb", self.lamb)
 
     def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
-        logits = outputs["student"]
-        return {
-            "step_ce": (1 - self.lamb) * step_ce(logits, labels),
-            "distance": self.lamb * distance_to(logits, self.phi),
-        }
+        return tet_parts(outputs["student"], labels, lamb=self.lamb, phi=self.phi)
 
 
 @dataclass(frozen=True)
@@ -126,14 +112,9 @@ class TKS(Method):
         choose({"linear": 0, "static": 0}, self.ramp, "ramp")
 
     def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
+        alpha = self.alpha * (progress if self.ramp == "linear" else 1.0)
         logits = outputs["student"]
-        weight = self.alpha * (progress if self.ramp == "linear" else 1.0)
-        teacher = tks_teacher(logits, labels, temperature=self.temperature, pool=self.pool)
-        teacher = teacher.detach() if self.detach else teacher
-        return {
-            "ce": (1 - weight) * ce(logits, labels),
-            "tks": weight * tks_soft(logits, teacher, temperature=self.temperature),
-        }
+        return tks_parts(logits, labels, alpha=alpha, temperature=self.temperature, pool=self.pool, detach=self.detach)
 
 
 def _loss_methods() -> dict[str, Callable[..., Method]]:
@@ -143,7 +124,7 @@ def _loss_methods() -> dict[str, Callable[..., Method]]:
 METHODS: dict[str, Callable[..., Method]] = {**_loss_methods(), "tet": TET, "tks": TKS}
 
 
-def create_method(name: str, **options: Any) -> Method:
+def create_method(name: str, /, **options: Any) -> Method:
     """A method of `METHODS`, or a loss of `LOSSES` even if its row is newer than `METHODS`, by name.
 
     Unknown names and arguments are refused with the nearest one.

@@ -87,7 +87,7 @@ def e_aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
 
 
 def ece(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15) -> float:
-    """Expected calibration error: sum_b (n_b / N) |accuracy_b - confidence_b| over equal-width bins (Guo et al. 2017, eq. 3).
+    """Expected calibration error: sum_b (n_b / N) |accuracy_b - confidence_b| over equal-width bins (Guo et al. 2017).
 
     `confidence` must be probabilities. The bins are those of torchmetrics, which TKS used: bin b holds confidences in
     [b/bins, (b+1)/bins), and a confidence of exactly 1 has a bin of its own.

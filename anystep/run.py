@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> d
     fabric = make_fabric(
         accelerator=engine.accelerator, devices=engine.devices, precision=engine.precision, callbacks=[ProgressBar()]
     )
-    open_folder(record, folder)
+    open_folder(record, folder, device=fabric.device)
     _launch(fabric, record, method, folder)
     return json.loads((folder / "scores.json").read_text())
 
@@ -77,7 +78,15 @@ def check(record: Record) -> Method:
     method = create_method(record.method.name, **record.method.options)
     data, size, devices = record.data, record.train.batch_size, record.engine.devices
     make_binning(data.binning)
+    _refuse(data.options, ("binning", "cache", "workers"), "data.options")
+    _refuse(record.model.options, ("name", "num_classes", "in_planes", "input_size", "neuron", "norm"), "model.options")
     check_arguments(choose(DATASETS, data.name, "dataset"), data.options, f"dataset {data.name}")
+    epochs = [phase_epochs(phase, record.train) for phase in method.phases()]
+    if sum(epochs) != record.train.epochs:
+        shares = " + ".join(map(str, epochs))
+        raise ValueError(f"train.epochs {record.train.epochs} cannot be shared by the phases of {record.method.name}: {shares}")
+    if record.engine.precision == "16-mixed":
+        raise ValueError("engine.precision 16-mixed has a loss scale that a checkpoint does not hold: use bf16-mixed")
     if devices < 1 or size % devices:
         raise ValueError(f"engine.devices must be >= 1 and share train.batch_size {size} equally, got {devices}")
     for phase in method.phases():
@@ -85,6 +94,13 @@ def check(record: Record) -> Method:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             create_model(record.model.name, num_classes=2, input_size=64, neuron=neuron, **model_options(record))
     return method
+
+
+def _refuse(options: Mapping[str, Any], decided: Sequence[str], where: str) -> None:
+    """Refuse options that something else decides: the data, or a key of their own."""
+    for key in decided:
+        if key in options:
+            raise ValueError(f"{where}: {key!r} is not an option, the data or another key of the recipe decide it")
 
 
 def model_options(record: Record) -> dict[str, Any]:
@@ -96,11 +112,8 @@ def make_binning(spec: str | dict[str, Any]) -> Binning:
     """A binning from its name and arguments."""
     name, options = name_and_options(spec)
     kind = choose(BINNINGS, name, "binning")
-    check_arguments(kind, options, f"binning {name}")
-    try:
-        return kind(**options)
-    except TypeError as error:
-        raise ValueError(f"binning {name}: {str(error).partition('() ')[2]}") from error
+    check_arguments(kind, options, f"binning {name}", complete=True)
+    return kind(**options)
 
 
 def load_splits(record: Record) -> Splits:
@@ -124,15 +137,22 @@ def is_finished(record: Record, folder: Path, *, resume: bool) -> bool:
     return (folder / "scores.json").exists()
 
 
-def open_folder(record: Record, folder: Path) -> None:
-    """Make the run folder, or clear what a killed process left half-written. `config.yaml` comes last: it makes a run."""
-    config = folder / "config.yaml"
+def open_folder(record: Record, folder: Path, *, device: torch.device) -> None:
+    """Make the run folder, or clear what a killed process left half-written. `config.yaml` comes last: it makes a run.
+
+    A run that is taken up again says so in `env.json`, with the commit, versions and device it goes on with.
+    """
+    config, env = folder / "config.yaml", folder / "env.json"
+    now = describe_environment(seed=record.seed, device=device)
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         for part in (*folder.glob(".*.part"), *folder.glob("checkpoints/.*.part")):
             part.unlink()
+        if config.exists() and env.exists():
+            first = json.loads(env.read_text())
+            now = {**first, "resumed": [*first.get("resumed", []), now]}
+        write_json(env, now)
         if not config.exists():
-            write_json(folder / "env.json", describe_environment(seed=record.seed))
             write_text(config, to_yaml(record))
     except OSError as error:
         raise ValueError(f"cannot write the run folder {folder}: {error.strerror}") from error
@@ -246,7 +266,7 @@ def _test(model: StepModel, splits: Splits, phase: Phase, folder: Path, record: 
     outputs = collect(
         model, splits.test, batch_size=plan.batch_size, workers=plan.workers, frames=phase.frames, features=FEATURES
     )
-    example = np.asarray(splits.test[0][0])[phase.frames]
+    recording = np.asarray(splits.test[0][0])
     with atomic_path(folder / "outputs.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
@@ -254,19 +274,25 @@ def _test(model: StepModel, splits: Splits, phase: Phase, folder: Path, record: 
             labels=outputs.labels,
             ids=np.asarray(getattr(splits.test, "ids", np.arange(len(outputs.labels)))),
             features=outputs.features,
-            example_frames=example,
+            example_frames=recording[phase.frames],
             example_index=0,
         )
-    write_json(folder / "scores.json", scores_of(outputs, splits))
+    write_json(folder / "scores.json", scores_of(outputs, splits, range(len(recording))[phase.frames]))
 
 
-def scores_of(outputs: Outputs, splits: Splits) -> dict[str, Any]:
-    """`evaluate.score` with what a number must carry: protocol, its hash, the classes, and what a prefix means."""
+def scores_of(outputs: Outputs, splits: Splits, seen: Sequence[int]) -> dict[str, Any]:
+    """`evaluate.score` with what a number must carry: protocol, its hash, the classes, and what a prefix means.
+
+    `seen` are the frames of the recording that the network was shown, from 0. Step t of a network that is shown the second
+    half of a recording is not what a device has seen after t frames, and `prefix` says so.
+    """
+    late = f", from frame {seen[0] + 1}" if seen[0] else ""
     return {
         "protocol": splits.protocol,
         "protocol_hash": splits.protocol_hash,
         "classes": list(splits.classes),
-        "prefix": "live" if splits.causal else "hindsight bins",
+        "prefix": ("live" if splits.causal else "hindsight bins") + late,
+        "frames": list(seen),
         "binning": splits.binning,
         **score(outputs),
     }
@@ -281,7 +307,7 @@ def evaluate_run(folder: Path | str) -> dict[str, Any]:
     phase = check(record).phases()[-1]
     plan = record.train
     outputs = collect(model, splits.test, batch_size=plan.batch_size, workers=plan.workers, frames=phase.frames)
-    return scores_of(outputs, splits)
+    return scores_of(outputs, splits, range(len(splits.test[0][0]))[phase.frames])
 
 
 def read_record(folder: Path) -> Record:

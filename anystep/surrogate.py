@@ -35,7 +35,7 @@ class Surrogate:
 class QuadraticGate(Surrogate):
     """ds/du = max(0, alpha - alpha^2 |u|): a tent of height alpha over |u| < 1/alpha.
 
-    The gate of TKS (BrainCog's `QGateGrad`, alpha = 2), after Bi-Real Net (Liu et al. 2018, eq. 7).
+    The gate of TKS (BrainCog's `QGateGrad`, alpha = 2), after Bi-Real Net (Liu et al. 2018).
     """
 
     alpha: float = 2.0
@@ -56,7 +56,7 @@ class Triangle(Surrogate):
 
 @dataclass(frozen=True)
 class Rectangle(Surrogate):
-    """ds/du = 1[|u| < width / 2] / width. STBP (Wu et al. 2018, eq. 24), NDA."""
+    """ds/du = 1[|u| < width / 2] / width. STBP (Wu et al. 2018), NDA."""
 
     width: float = 1.0
 

@@ -8,6 +8,7 @@ import resource
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from anystep._extras import need
 from anystep._warnings import AnystepWarning
 from anystep.data.loader import derive_seed, epoch_order, load_batches
-from anystep.energy import firing_rates
+from anystep.energy import FiringRates, firing_rates
 from anystep.evaluate import collect
 from anystep.methods import Method, Phase
 from anystep.metrics import accuracy_by_step
@@ -66,6 +67,8 @@ def make_fabric(
     """
     fabric = need("lightning.fabric", extra="train", purpose="training")
     strategy = "ddp_spawn" if devices > 1 else "auto"
+    if accelerator == "auto":  # not Fabric's: metrics are summed in float64, which Apple's devices do not have
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     options = {"accelerator": accelerator, "devices": devices, "precision": precision, "strategy": strategy}
     try:
         made = fabric.Fabric(**options, callbacks=list(callbacks))
@@ -153,32 +156,46 @@ class _Engine:
     seed: int
 
     def epoch(self, state: TrainState, dataset: Any, *, progress: float) -> Metrics:
-        """One pass over the data; sums stay on the device until its end, so that no update waits for the host."""
+        """One pass over the data."""
         self.model.train()
-        rank, world = self.fabric.global_rank, self.fabric.world_size
         order = epoch_order(len(dataset), batch_size=self.plan.batch_size, seed=self.seed, epoch=state.epoch)
+        self._tell("on_epoch_start", title=f"{state.phase.name} epoch {state.epoch + 1}", updates=len(order))
+        try:
+            totals, correct, rates = self._pass(state, dataset, order, progress)
+        finally:
+            self._tell("on_epoch_end")  # whatever happened: a bar must give the terminal back
+        summary = self._summary(totals, correct, len(order))  # refuses what is not finite, so it comes before the warnings
+        if self.fabric.is_global_zero:
+            _warn_of_extremes(rates.mean())
+        return summary
+
+    def _tell(self, event: str, **what: Any) -> None:
+        """Fabric's callbacks, in the first process only: there is one terminal."""
+        if self.fabric.is_global_zero:
+            self.fabric.call(event, **what)
+
+    def _pass(
+        self, state: TrainState, dataset: Any, order: list[list[int]], progress: float
+    ) -> tuple[dict[str, Tensor], Tensor, FiringRates]:
+        """All updates of an epoch: sums of the loss parts and of the accuracy, which stay on the device so that no update
+        waits for the host, and the firing rates of the last update."""
+        rank, world = self.fabric.global_rank, self.fabric.world_size
         totals: dict[str, Tensor] = {}
         correct = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
-        self.fabric.call("on_epoch_start", title=f"{state.phase.name} epoch {state.epoch + 1}", updates=len(order))
         mine = load_batches(dataset, [batch[rank::world] for batch in order], workers=self.plan.workers)
         for index, (x, labels) in enumerate(mine):
             _check_labels(labels, state.model)
             x, labels = x.to(self.fabric.device), labels.to(self.fabric.device)
             seed = derive_seed(self.seed, "views", state.phase.name, state.epoch, index)
             views = self.method.views(x, state.phase, torch.Generator().manual_seed(seed))
-            if index == len(order) - 1:
-                with firing_rates(state.model) as rates:
-                    parts, logits = self._update(state, views, labels, progress)
-            else:
+            watched = firing_rates(state.model) if index == len(order) - 1 else nullcontext(FiringRates())
+            with watched as rates:
                 parts, logits = self._update(state, views, labels, progress)
             correct += (logits.mean(0).argmax(-1) == labels).double().mean()
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0) + value.detach().double()
-            self.fabric.call("on_update_end")
-        self.fabric.call("on_epoch_end")
-        summary = self._summary(totals, correct, len(order))
-        _warn_of_extremes(rates.mean())  # of the last update; after the summary, which refuses what is not finite
-        return summary
+            self._tell("on_update_end")
+        return totals, correct, rates
 
     def _update(self, state: TrainState, views: dict[str, Tensor], labels: Tensor, progress: float) -> tuple:
         outputs = {"student": self.model(views["student"])}

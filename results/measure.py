@@ -1,7 +1,7 @@
 """Measure what the README quotes: `make results`. Finished runs in runs/results are kept, so it can be interrupted.
 
 Writes results/NAME.json (record, environment and scores of every run, and the table), docs/NAME.png, and the table
-between the markers in README.md. Nothing else in the project writes a number into a document.
+between the markers in README.md. A table in a document comes from a record, through `quote`, and from nowhere else.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ from anystep.config import load_recipe, record_from
 from anystep.report import accuracy_png, write_report
 
 ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
 MEASURED = {"digits_demo": (["ce", "tks"], range(3))}
 
 
-def quote(readme: str, name: str, table: str) -> str:
-    """The README with the table of `name` between its markers."""
+def quote(page: str, name: str, table: str) -> str:
+    """The page with the table of `name` between its markers. Error: not exactly one pair of markers."""
     block = f"<!-- results/{name}.json -->\n{table}<!-- end -->"
-    changed, count = re.subn(rf"<!-- results/{name}\.json -->.*?<!-- end -->", lambda _: block, readme, flags=re.DOTALL)
+    changed, count = re.subn(rf"<!-- results/{name}\.json -->.*?<!-- end -->", lambda _: block, page, flags=re.DOTALL)
     if count != 1:
-        raise ValueError(f"README.md must have one block for results/{name}.json, found {count}")
+        raise ValueError(f"the page must have one block <!-- results/{name}.json --> ... <!-- end -->, found {count}")
     return changed
 
 
 def main() -> None:
+    for name in MEASURED:
+        quote(README.read_text(encoding="utf-8"), name, "")  # no markers: say so before training, not after
     for name, (methods, seeds) in MEASURED.items():
         record = record_from(load_recipe(ROOT / "recipes" / f"{name}.yaml"))
         folder = ROOT / "runs" / "results" / name
@@ -37,8 +40,7 @@ def main() -> None:
         write_report(runs, folder / "report.html")
         accuracy_png(runs, ROOT / "docs" / f"{name}.png")
         write_json(ROOT / "results" / f"{name}.json", result)
-        readme = ROOT / "README.md"
-        write_text(readme, quote(readme.read_text(encoding="utf-8"), name, markdown_table(result["table"])))
+        write_text(README, quote(README.read_text(encoding="utf-8"), name, markdown_table(result["table"])))
         print(f"results/{name}.json, docs/{name}.png, {folder / 'report.html'}", file=sys.stderr)
 
 

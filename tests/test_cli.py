@@ -129,6 +129,15 @@ def test_data_list_and_keys_name_what_there_is(terminal):
         (["--data.binning.steps", "0"], "fixed_duration: steps must be a whole number >= 1, got 0"),
         (["--data.binning.steps", "ten"], "fixed_duration: steps must be int, got 'ten'"),
         (["--data.name", "digit-dvs"], "unknown dataset 'digit-dvs'. Did you mean 'digits-dvs'?"),
+        (["--model.options.input_size", "40"], "model.options: 'input_size' is not an option"),
+        (["--model.options.norm", "bn"], "model.options: 'norm' is not an option"),
+        (["--model.options.name", "x"], "model.options: 'name' is not an option"),
+        (["--data.options.cache", "x"], "data.options: 'cache' is not an option"),
+        (["--method.options.name", "x"], "unknown argument 'name' in method tks"),
+        (["--workers", "2"], "unknown key 'workers' in the recipe. Did you mean train.workers?"),
+        (["--precision", "16-mixed"], "engine.precision 16-mixed has a loss scale"),
+        (["--devices", "3"], "share train.batch_size 16 equally, got 3"),
+        (["--engine.accelerator", "abacus"], "engine: "),
         (["--data.options.flaw", "labels"], "labels must be in 0..3, got 7..10 in a batch"),
         (["--data.options.flaw", "planes"], "a sample must be frames (T, P, H, W), the first one is (2, 12, 12)"),
         (["--data.options.flaw", "width"], "frames must be (T, N, 2, 12, 12) with T >= 1, got (3, 16, 2, 12, 14)"),
@@ -185,6 +194,7 @@ def test_an_unfinished_run_is_not_judged_and_says_how_to_finish_it(terminal, rec
 def test_compare_is_refused_by_name(terminal, recipe):
     assert "unknown method 'tkss'. Did you mean 'tks'?" in terminal.refused("compare", recipe, "--methods", "ce,tkss")
     assert "--seeds must be >= 1, got 0" in terminal.refused("compare", recipe, "--methods", "ce", "--seeds", "0")
+    assert "--seed is for train" in terminal.refused("compare", recipe, "--methods", "ce", "--seed", "5")
     assert "some methods are named twice: ce, ce" in terminal.refused("compare", recipe, "--methods", "ce,ce")
 
 

@@ -39,6 +39,11 @@ def test_the_table_has_mean_and_sample_deviation_by_hand():
     )
 
 
+def test_a_method_that_sees_fewer_steps_has_empty_cells():
+    table = table_of([scored("ce", 0, [80.0, 90.0]), scored("half", 0, [70.0])])
+    assert markdown_table(table).splitlines()[2:] == ["| ce | 80.0 | 90.0 |", "| half | 70.0 |  |"]
+
+
 def test_every_method_runs_with_every_seed_and_only_those_differ(tmp_path, record):
     result = compare_methods(record, ["ce", "tks"], [0, 1], tmp_path / "out")
     names = ["ce-seed0", "ce-seed1", "tks-seed0", "tks-seed1"]

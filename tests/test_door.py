@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -21,7 +23,7 @@ NAMES = sorted(set(anystep.__all__) - {"__version__"})
 
 def homes_in_the_stub() -> dict[str, str]:
     """name -> module, as `__init__.pyi` says."""
-    imports = [node for node in STUB.body if isinstance(node, ast.ImportFrom)]
+    imports = [node for node in STUB.body if isinstance(node, ast.ImportFrom) and not node.level]
     return {alias.asname or alias.name: str(node.module) for node in imports for alias in node.names}
 
 
@@ -49,6 +51,14 @@ def test_no_name_is_there_twice_and_dir_shows_all():
 def test_no_name_of_the_door_hides_a_module():
     modules = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert not modules & set(anystep.__all__)
+
+
+def test_a_room_is_open_after_importing_the_house_alone():
+    rooms = [alias.name for node in STUB.body if isinstance(node, ast.ImportFrom) and node.level for alias in node.names]
+    code = f"import anystep; [getattr(anystep, room) for room in {rooms}]; print(anystep.losses.tks.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "tks"
+    assert rooms == list(anystep._MODULES)
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():

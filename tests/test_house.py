@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,9 +67,9 @@ FREE_OF_TORCH = (
 
 # The command line is a promise to other people's scripts.
 COMMANDS = {
-    "train": ["recipe", "--out", "--resume"],
+    "train": ["recipe", "--out", "--resume", "--devices", "--precision"],
     "evaluate": ["run"],
-    "compare": ["recipe", "--methods", "--seeds", "--out"],
+    "compare": ["recipe", "--methods", "--seeds", "--out", "--devices", "--precision"],
     "report": ["runs", "--out"],
     "data": ["action"],
     "keys": [],
@@ -308,6 +309,18 @@ def test_only_the_command_line_and_the_console_print(source):
 def test_nothing_is_left_for_later(source):
     text = SOURCES[source].read_text(encoding="utf-8")
     assert not [word for word in ("TODO", "FIXME", "XXX", "NotImplementedError") if word in text]
+
+
+def test_every_module_of_the_package_is_named_in_the_tree_of_the_readme():
+    """And every file that the tree puts there is there: a tree that is nearly right sends people to the wrong place."""
+    tree = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").partition("\nanystep/\n")[2].partition("\nrecipes/")[0]
+    files = set(re.findall(r"\w+\.(?:html\.j2|py)\b", tree))
+    rooms = set(re.findall(r"^  (\w+/)", tree, re.MULTILINE))
+    here = {path.name for path in PACKAGE.iterdir() if path.suffix in (".py", ".j2")} - {"__init__.py"}
+    packages = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    within = {path.name for path in PACKAGE.glob("*/*.py")}
+    assert not sorted((here | packages) - files - rooms), "give each a word in the tree of README.md"
+    assert not sorted((files - here - within) | (rooms - packages)), "the tree of README.md names what is not there"
 
 
 def test_no_room_is_called_utils():

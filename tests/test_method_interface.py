@@ -180,6 +180,8 @@ def test_a_two_phase_method_runs_from_its_record_to_its_scores(tmp_path, monkeyp
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [(row["phase"], row["epoch"]) for row in rows] == [("ann", 1), ("ann", 2), ("snn", 1), ("snn", 2)]
     assert [sorted(row["parts"]) for row in rows] == [["ce"]] * 2 + [["ce", "pull"]] * 2
+    assert scores["frames"] == [5, 6, 7, 8, 9]
+    assert scores["prefix"].endswith(", from frame 6")  # what a device has seen by t = 1 is six frames
     assert scores["steps"] == 5  # the last phase's frames are what the network is judged on
     assert scores["prefix_top1"][-1] > 80
     assert any(type(module).__name__ == "LIF" for module in anystep.load_model(tmp_path / "run").modules())

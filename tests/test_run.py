@@ -56,7 +56,7 @@ def test_a_run_folder_holds_all_of_a_run(tmp_path, record):
     assert record_from(load_recipe(folder / "config.yaml")) == replace(record, tensorboard=True, seed=3)
     assert json.loads((folder / "scores.json").read_text()) == scores
     environment = json.loads((folder / "env.json").read_text())
-    assert set(environment) == {"commit", "dirty", "versions", "device", "threads", "seed", "command"}
+    assert set(environment) == {"commit", "dirty", "versions", "device", "cores", "threads", "seed", "command"}
     assert environment["seed"] == 3
     assert environment["versions"]["torch"] == torch.__version__
 
@@ -187,7 +187,7 @@ def test_a_folder_with_another_run_is_refused_and_left_alone(tmp_path, record):
 
 
 def test_a_folder_with_this_run_unfinished_says_how_to_go_on(tmp_path, record):
-    open_folder(record, tmp_path / "run")
+    open_folder(record, tmp_path / "run", device=torch.device("cpu"))
     with pytest.raises(ValueError, match=r"holds this run, unfinished: go on with: anystep train --resume .*run$"):
         run_record(record, tmp_path / "run")
 
@@ -229,7 +229,7 @@ def test_a_folder_left_half_begun_can_be_used(tmp_path, record):
         ("data", {"options": {"flow": ""}}, r"unknown argument 'flow' in dataset tiny\. Did you mean 'flaw'\?"),
         ("data", {"binning": {"name": "fixed", "steps": 3}}, r"unknown binning 'fixed'\. Did you mean 'fixed_\w+'\?"),
         ("data", {"binning": {"name": "equal_time", "steps": 0}}, r"equal_time: steps must be a whole number >= 1, got 0"),
-        ("data", {"binning": {"name": "equal_time"}}, r"binning equal_time: missing .* 'steps'"),
+        ("data", {"binning": {"name": "equal_time"}}, r"binning equal_time: steps is required"),
         ("data", {"binning": {"steps": 3}}, r"unknown binning ''"),
         ("engine", {"devices": 3}, "engine.devices must be >= 1 and share train.batch_size 16 equally, got 3"),
         ("engine", {"accelerator": "abacus"}, "engine: "),
@@ -297,3 +297,11 @@ def test_a_finished_checkpoint_holds_the_network_of_every_phase(tmp_path, record
     run_record(other(other(record, "method", name="pair"), "train", epochs=2), tmp_path / "run")
     saved = load_training(tmp_path / "run" / "checkpoints" / "last.pt")
     assert (saved["phase"], set(saved["networks"])) == (2, {"ann", "snn"})
+
+
+def test_a_run_that_is_taken_up_again_says_with_what(tmp_path, record):
+    for _ in range(3):
+        open_folder(record, tmp_path / "run", device=torch.device("cpu"))
+    environment = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert len(environment["resumed"]) == 2
+    assert {each["device"] for each in environment["resumed"]} == {environment["device"]}

@@ -6,6 +6,7 @@ import copy
 import random
 import warnings
 from itertools import pairwise
+from typing import ClassVar
 
 import drivers
 import numpy as np
@@ -303,10 +304,30 @@ def test_a_state_goes_on_from_where_it_was_saved():
     assert not torch.equal(whole["classifier.weight"], ends[1]["classifier.weight"])
 
 
-def test_sixteen_bits_on_a_cpu_are_said_to_be_slow_and_train_all_the_same():
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_sixteen_bits_on_a_cpu_are_said_to_be_slow_and_train_all_the_same(precision):
     with pytest.warns(AnystepWarning, match="slower than 32-true"):
-        fabric = make_fabric(accelerator="cpu", precision="bf16-mixed")
-    state = trained(Plan(epochs=4, batch_size=16, lr=0.01), fabric=fabric)
-    losses = [row["train_loss"] for row in state.history]
-    assert losses[-1] < losses[0] / 2
-    assert {value.dtype for value in state.model.state_dict().values()} == {torch.float32, torch.int64}
+        fabric = make_fabric(accelerator="cpu", precision=precision)
+    plan = Plan(epochs=4, batch_size=16, lr=0.01)
+    rows = trained(plan, fabric=fabric, validation=drivers.tiny_set(24, 2)).history
+    assert rows[-1]["train_loss"] < 0.8 * rows[0]["train_loss"]
+    assert np.isfinite(rows[-1]["val_loss"])
+
+
+def test_a_bar_gives_the_terminal_back_when_training_fails():
+    class Bar:
+        said: ClassVar = []
+
+        def on_epoch_start(self, **what):
+            self.said.append("start")
+
+        def on_epoch_end(self):
+            self.said.append("end")
+
+    class Failing(Recorder):
+        def loss(self, outputs, labels, progress):
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        trained(method=Failing(), fabric=make_fabric(accelerator="cpu", callbacks=[Bar()]))
+    assert Bar.said == ["start", "end"]

@@ -53,7 +53,7 @@ def run_bench(
     torch.set_num_threads(threads or before)
     setup = Setup(torch.device(device), tuple(tuple(shape) for shape in shapes), repeats, quick, model)
     try:
-        environment = describe_environment(seed=0)
+        environment = describe_environment(seed=0, device=device)
         found = bench(setup)
     finally:
         torch.set_num_threads(before)

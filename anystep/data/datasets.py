@@ -162,7 +162,7 @@ def digits_dvs(
     """The 1,797 handwritten digits of scikit-learn, each filmed by a simulated event camera; nothing is downloaded.
 
     A digit (8 x 8, 17 grey levels; Alpaydin and Kaynak 1998) is enlarged to 22 x 22 and moves over a 34 x 34 sensor for 300
-    ms: `closed_loop` (a circle of radius 3 pixels, twice round: about 12,000 events) or `saccade` (a triangle 4.8 pixels wide
+    ms: `closed_loop` (a circle of radius 3 pixels, twice round: about 13,000 events) or `saccade` (a triangle 4.8 pixels wide
     and high, the motion of N-MNIST: about 5,000). The camera is `Camera()`: contrast threshold 0.2 with 3 % mismatch, light
     floor 0.2, 1 Hz of background events a pixel (350 of the events), samples every 1 ms.
 

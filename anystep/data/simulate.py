@@ -2,7 +2,7 @@
 
 A pixel sees the logarithm of its light, L = log(I + floor), and remembers a reference level R, at first L(0). Whenever
 L rises by the threshold above R it sends an on event and R goes up by that threshold; whenever L falls by the threshold
-below R it sends an off event and R goes down (Lichtsteiner et al. 2008; Rebecq et al. 2018, ESIM, sec. 3.1). L is sampled
+below R it sends an off event and R goes down (Lichtsteiner et al. 2008; Rebecq et al. 2018, ESIM). L is sampled
 every `substep_us` and is a straight line in between, so a crossing has a time of its own. Thresholds differ from pixel to
 pixel, and background events are a Poisson process in time and space. There is no refractory period and no low-pass filter.
 """
@@ -130,7 +130,7 @@ def closed_loop(duration_us: int = 300_000, *, radius: float = 3.0, loops: int =
 def saccade(duration_us: int = 300_000, *, size: float = 4.8) -> Trajectory:
     """Three straight legs of a third of `duration_us` each round a triangle `size` pixels wide and high.
 
-    Right and down, right and up, back to the left: the motion that made N-MNIST (Orchard et al. 2015, sec. 2.3). The last
+    Right and down, right and up, back to the left: the motion that made N-MNIST (Orchard et al. 2015). The last
     leg is along a row, so edges along rows are silent in it; the thirds of a recording are not alike.
     """
     if duration_us < 3 or size < 0:

@@ -1,0 +1,190 @@
+"""What is measured is what is written: every record of results/ agrees with its recipe, its table and the documents."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import drivers
+import pytest
+
+import anystep
+from anystep.compare import markdown_table, table_of
+from anystep.config import Record, load_recipe, record_from
+from anystep.run import load_splits, run_record
+
+ROOT = Path(anystep.__file__).parent.parent
+RESULTS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("results/*.json"))}
+TABLES = [name for name, result in RESULTS.items() if "table" in result]
+RATES = [name for name, result in RESULTS.items() if "means" in result]
+BENCHES = [name for name in RESULTS if name.startswith("bench_")]
+
+
+@pytest.fixture
+def script(monkeypatch) -> Iterator[Any]:
+    """A script of results/ as a module, by name; nothing of it stays."""
+    monkeypatch.syspath_prepend(str(ROOT / "results"))
+    before = set(sys.modules)
+
+    def load(name: str) -> ModuleType:
+        return import_module(name)
+
+    yield load
+    for name in {"measure", "choose_lr"} - before:
+        sys.modules.pop(name, None)
+
+
+def block(page: str, name: str) -> str:
+    """What stands between the markers of `name`, which a page has once."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    _, begin, rest = text.partition(f"<!-- results/{name}.json -->\n")
+    inside, end, after = rest.partition("<!-- end -->")
+    assert begin, f"{page} has no block for results/{name}.json"
+    assert end, f"the block for results/{name}.json in {page} does not end"
+    assert f"results/{name}.json -->" not in after
+    return inside
+
+
+def test_every_record_is_of_a_kind_that_is_guarded_here():
+    assert {"digits_demo", "digits_demo_lr"} <= set(RESULTS)
+    assert sorted(RESULTS) == sorted([*TABLES, *RATES, *BENCHES])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_what_its_runs_say(name):
+    assert RESULTS[name]["table"] == table_of(RESULTS[name]["runs"])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_readme_quotes_the_table(name):
+    assert block("README.md", name) == markdown_table(RESULTS[name]["table"])
+
+
+@pytest.mark.parametrize("name", [*TABLES, *RATES])
+def test_every_run_was_made_by_committed_code(name):
+    result = RESULTS[name]
+    environments = [run["env"] for run in result["runs"]] if name in TABLES else [result["environment"]]
+    assert environments
+    assert all(each["dirty"] is False and len(each["commit"]) == 40 for each in environments)
+
+
+@pytest.mark.parametrize("name", [*TABLES, *RATES])
+def test_the_recipe_is_still_the_one_that_was_measured(name):
+    """Apart from seed and method, which a comparison sets for every run."""
+    stored = RESULTS[name]["record"]
+    recipe = json.loads(json.dumps(asdict(record_from(load_recipe(ROOT / "recipes" / f"{stored['name']}.yaml")))))
+    assert {**recipe, "seed": 0, "method": None} == {**stored, "seed": 0, "method": None}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_run_was_judged_on_the_same_split_and_each_seed_once(name):
+    runs = RESULTS[name]["runs"]
+    assert len({(run["method"]["name"], run["seed"]) for run in runs}) == len(runs)
+    assert len({(run["scores"]["protocol_hash"], run["scores"]["samples"], run["scores"]["steps"]) for run in runs}) == 1
+
+
+def test_the_demo_shows_what_it_claims():
+    mean = {(row["method"], row["t"]): row["top1_mean"] for row in RESULTS["digits_demo"]["table"]}
+    assert mean["tks", 1] >= mean["ce", 1] + 7
+    assert mean["tks", 10] >= 96
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_the_lab_log_quotes_the_rates(name, script):
+    assert block("docs/log.md", name) == script("choose_lr").table(RESULTS[name]["runs"])
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_the_recipe_has_the_rate_that_plain_training_chose(name, script):
+    choose_lr, result = script("choose_lr"), RESULTS[name]
+    assert result["record"]["method"]["name"] == "ce"
+    assert sorted((run["lr"], run["seed"]) for run in result["runs"]) == [
+        (lr, seed) for lr in choose_lr.RATES for seed in choose_lr.SEEDS
+    ]
+    for row in result["means"]:
+        for key in ("val_acc", "val_acc_first"):
+            assert row[key] == pytest.approx(sum(run[key] for run in result["runs"] if run["lr"] == row["lr"]) / 3)
+    assert result["chosen"] == choose_lr.choose_rate(result["means"], result["val_samples"]) == result["record"]["train"]["lr"]
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_a_bench_says_where_it_ran_and_how(name):
+    result = RESULTS[name]
+    assert result["environment"]["versions"]["torch"]
+    assert result["settings"]
+    assert result["rows"]
+
+
+def test_of_rates_that_tie_at_the_last_step_the_best_at_the_first_is_chosen(script):
+    rows = [
+        {"lr": 0.1, "val_acc": 95.0, "val_acc_first": 90.0},
+        {"lr": 0.2, "val_acc": 96.8, "val_acc_first": 80.0},
+        {"lr": 0.3, "val_acc": 97.2, "val_acc_first": 70.0},
+    ]
+    choose_rate = script("choose_lr").choose_rate
+    assert choose_rate(rows, 179) == 0.2  # one standard error of 97.2 % of 179 is 1.2 points
+    assert choose_rate(rows, 100_000) == 0.3  # 0.05 points: nothing ties
+    assert choose_rate(rows, 20) == 0.1  # 3.7 points: all tie
+
+
+def test_a_row_of_the_rates_by_hand(script):
+    runs = [{"lr": 0.5, "seed": seed, "val_acc": 96.0 + seed, "val_acc_first": 70.0} for seed in range(2)]
+    assert script("choose_lr").table(runs).splitlines()[2:] == ["| 0.5 | 96.0, 97.0 | 96.5 | 70.0, 70.0 | 70.0 |"]
+
+
+def tiny_record() -> Record:
+    return record_from(drivers.RECIPE | {"method": {"name": "ce"}})
+
+
+def test_a_rate_is_tried_as_a_run_trains(script, tmp_path, tiny_rows):
+    splits = replace(load_splits(tiny_record()), test=[])
+    last = script("choose_lr").train_once(tiny_record(), splits)
+    run_record(tiny_record(), tmp_path / "run")
+    expected = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    for key in ("epoch", "train_loss", "val_loss", "val_acc", "val_acc_first"):
+        assert last[key] == expected[key]
+
+
+def test_the_rates_are_compared_without_a_test_split(script, tmp_path, monkeypatch, tiny_rows):
+    """`measure` hands over data from which the test recordings are gone."""
+    choose_lr, seen = script("choose_lr"), []
+
+    def fake(record, splits):
+        seen.append((record.train.lr, record.seed, record.method.name, len(splits.test)))
+        return {"val_acc": 50.0, "val_acc_first": 40.0}
+
+    splits = load_splits(tiny_record())
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.setattr(choose_lr, "ROOT", tmp_path)
+    monkeypatch.setattr(choose_lr, "train_once", fake)
+    monkeypatch.setattr(choose_lr, "load_splits", lambda record: splits)
+    monkeypatch.setattr(choose_lr, "describe_environment", lambda **_: {"commit": "one"})
+    result = choose_lr.measure("digits_demo")
+    assert seen == [(lr, seed, "ce", 0) for lr in choose_lr.RATES for seed in choose_lr.SEEDS]
+    assert choose_lr.measure("digits_demo") == result
+    assert len(seen) == 12  # the second time everything was kept
+    monkeypatch.setattr(choose_lr, "describe_environment", lambda **_: {"commit": "two"})
+    choose_lr.measure("digits_demo")
+    assert len(seen) == 24  # what other code has trained is not kept
+
+
+@pytest.mark.parametrize("page", ["no markers", "<!-- results/digits_demo.json --><!-- end -->\n" * 2])
+def test_a_page_without_its_one_pair_of_markers_is_refused_before_anything_is_trained(page, script, tmp_path, monkeypatch):
+    measure = script("measure")
+    readme = tmp_path / "README.md"
+    readme.write_text(page)
+    monkeypatch.setattr(measure, "README", readme)
+    monkeypatch.setattr(measure, "compare_methods", lambda *args: pytest.fail("it trained"))
+    with pytest.raises(ValueError, match="one block <!-- results/digits_demo"):
+        measure.main()
+
+
+def test_a_quote_changes_the_block_of_its_name_only(script):
+    page = "a\n<!-- results/one.json -->\nold\n<!-- end -->\n<!-- results/two.json -->\nkept\n<!-- end -->\nb\n"
+    assert script("measure").quote(page, "one", "new \\1\n") == page.replace("old", "new \\1")
