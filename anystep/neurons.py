@@ -137,9 +137,13 @@ class Neuron(nn.Module):
 
     def rest(self, n: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
         """The membrane `(n, *shape)` before the first step."""
+        return self.shared_rest(n, dtype=dtype, device=device).clone(memory_format=torch.contiguous_format)
+
+    def shared_rest(self, n: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+        """`rest(n)` as one number that all elements share: nobody may write to it, and a fused scan need not read it."""
         if self.shape is None:
             raise ValueError(f"{type(self).__name__}: rest(n) needs shape=(...), the membrane of one sample, when it is made")
-        return torch.full((n, *self.shape), self.v_init, dtype=dtype, device=device)
+        return torch.full((), self.v_init, dtype=dtype, device=device).expand(n, *self.shape)
 
     def forward(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
         name = type(self).__name__
@@ -149,14 +153,14 @@ class Neuron(nn.Module):
             raise ValueError(f"{name}: x must be floating point, got {x.dtype}")
         if v is not None and torch.is_autocast_enabled(x.device.type):
             x = x.to(v.dtype)  # in mixed precision the membrane, which adds up over time, keeps its own
-        if v is None:
-            v = torch.full_like(x[0], self.v_init)
-        elif v.shape != x.shape[1:] or v.dtype != x.dtype:
+        if v is not None and (v.shape != x.shape[1:] or v.dtype != x.dtype):
             raise ValueError(
                 f"{name}: the membrane must be {tuple(x.shape[1:])} {x.dtype}, like a step of x, got {tuple(v.shape)} {v.dtype}"
             )
         decay, gain = self.coefficients()
         run = scan_for(self.backend, x, decay, gain, self.rule)
+        if v is None:  # the reference computes in the memory format of its membrane
+            v = torch.full_like(x[0], self.v_init) if run is scan else x.new_full((), self.v_init).expand(x.shape[1:])
         return run(x, v, decay, gain, self.rule)
 
     def extra_repr(self) -> str:
@@ -191,7 +195,7 @@ class LIF(Neuron):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class PLIF(Neuron):
-    """LIF whose 1/tau = sigmoid(w) is learnt, one scalar a layer, starting from `tau` (Fang et al. 2021, eq. 8)."""
+    """LIF whose 1/tau = sigmoid(w) is learnt, one scalar a layer, starting from `tau` (Fang et al. 2021)."""
 
     tau: float = 2.0
     decay_input: bool = True

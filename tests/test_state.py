@@ -53,6 +53,24 @@ def test_two_rests_share_no_memory():
     assert (second[0] == 0).all()
 
 
+def test_a_rest_may_be_written_to_and_a_call_does_not_notice():
+    model = small().eval()
+    before, state = model(frames()), model.rest(2)
+    state[0][1] += 0.25
+    assert (state[0][0] == 0).all()
+    assert (state[0][1] == 0.25).all()
+    assert torch.equal(model(frames()), before)
+
+
+def test_a_neuron_may_share_one_number_among_all_its_membranes_at_rest():
+    neuron = LIF(shape=(3, 4), v_init=0.25)
+    shared = neuron.shared_rest(2, dtype=torch.float64)
+    assert shared.stride() == (0, 0, 0)
+    assert torch.equal(shared, neuron.rest(2, dtype=torch.float64))
+    x = torch.rand(5, 2, 3, 4, dtype=torch.float64)
+    assert all(torch.equal(*pair) for pair in zip(neuron(x, shared), neuron(x, shared.clone()), strict=True))
+
+
 def test_a_network_without_memory_has_no_state():
     assert small(neuron="relu").rest(3) == ()
 

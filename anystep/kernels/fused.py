@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 from anystep.kernels import Rule
 from anystep.kernels.layout import empty_like, empty_step, step_strides
@@ -54,7 +55,7 @@ class Reach:
             *most, last = (str(dtype).removeprefix("torch.") for dtype in self.dtypes)
             known = f"{', '.join(most)} and {last} on {self.device.upper()} devices"
             return f"{backend} runs {known}, got {x.dtype} on {x.device}"
-        if not _traced() and type(x) not in (Tensor, nn.Parameter):
+        if type(x) not in (Tensor, nn.Parameter) and not _traced():
             return f"{backend} runs plain tensors, got {type(x).__name__}"
         if type(rule.surrogate) not in SLOPES:
             known = ", ".join(SURROGATES)
@@ -76,7 +77,20 @@ class Reach:
             raise ValueError(f"backend {self.backend!r}: v must be {expected}, like a step of x, got {got}")
         if _traced():
             return torch.ops.anystep.scan(x, v, *_packed(self.backend, decay, gain, rule))
+        if not _differentiated(x, v, decay, gain):
+            return _home(self.backend).forward(x, v, decay, gain, rule)
         return _Scan.apply(x, v, decay, gain, (self.backend, rule))
+
+
+def _differentiated(*arguments: Coefficient) -> bool:
+    """Whether autograd or a transform of `torch.func` may have to know of the scan. Without them it is a plain call: an
+    `autograd.Function` takes 40 microseconds to look at its own signature."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    tensors = [each for each in arguments if isinstance(each, Tensor)]
+    if torch.is_grad_enabled() and any(each.requires_grad for each in tensors):
+        return True
+    return any(unpack_dual(each).tangent is not None for each in tensors)
 
 
 def _traced() -> bool:

@@ -37,13 +37,25 @@ def empty_step(x: Tensor, strides: Strides) -> Tensor:
     return torch.empty_strided(x.shape[1:], strides, dtype=x.dtype, device=x.device)
 
 
+def in_order(x: Tensor, strides: Strides) -> Tensor:
+    """A step, or a sequence of steps, whose elements lie as `strides` say: `x` itself, or a copy."""
+    first = x.dim() - len(strides)
+    if any(size > 1 and a != b for size, a, b in zip(x.shape[first:], x.stride()[first:], strides, strict=True)):
+        return (empty_like(x, strides) if first else empty_step(x[None], strides)).copy_(x)
+    return x
+
+
+def is_uniform(x: Tensor) -> bool:
+    """Whether all elements are one and the same memory."""
+    return not any(stride and size > 1 for size, stride in zip(x.shape, x.stride(), strict=True))
+
+
 def rows(x: Tensor, strides: Strides) -> tuple[Tensor, int]:
     """`x (T, ...)`, T >= 1 and not empty, as a flat tensor, and the distance of two steps in it (0 if all are the same).
 
     A view where each step lies in memory as `strides` say, else a view of a copy.
     """
-    if any(size > 1 and a != b for size, a, b in zip(x.shape[1:], x.stride()[1:], strides, strict=True)):
-        x = empty_like(x, strides).copy_(x)
+    x = in_order(x, strides)
     row = x.stride(0)
     span = (x.shape[0] - 1) * row + math.prod(x.shape[1:])
     return x.as_strided((span,), (1,)), row

@@ -39,9 +39,11 @@ class StepModel(nn.Module):
 
     def rest(self, n: int) -> State:
         """The state of `n` samples before their first frame."""
+        return tuple(rest(n, **self._kind()) for rest in (cast(Any, layer).rest for _, layer in stateful_modules(self)))
+
+    def _kind(self) -> dict[str, Any]:
         weight = next(self.parameters())
-        options = {"dtype": weight.dtype, "device": weight.device}
-        return tuple(cast(Any, layer).rest(n, **options) for _, layer in stateful_modules(self))
+        return {"dtype": weight.dtype, "device": weight.device}
 
     def advance(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
         """Go on from `state` by the steps in `frames (t, N, P, H, W)`: `(step logits (t, N, C), state)`.
@@ -54,7 +56,10 @@ class StepModel(nn.Module):
         return self.network(frames, carry), carry.done()
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.advance(frames, self.rest(frames.shape[1] if frames.dim() > 1 else 0))[0]
+        n, kind = frames.shape[1] if frames.dim() > 1 else 0, self._kind()
+        layers: list[Any] = [layer for _, layer in stateful_modules(self)]
+        state = tuple(getattr(layer, "shared_rest", layer.rest)(n, **kind) for layer in layers)  # seen by no one who may write
+        return self.advance(frames, state)[0]
 
     def _check(self, frames: Tensor, state: State, layers: list[tuple[str, nn.Module]]) -> None:
         name, weight = type(self).__name__, next(self.parameters())

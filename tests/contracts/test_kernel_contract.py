@@ -181,6 +181,46 @@ def test_a_contiguous_membrane_may_meet_a_channels_last_input(kernels):
     assert torch.equal(kernels.scan(x, v, 0.6, 0.7, TKS)[1], scan(x, v, 0.6, 0.7, TKS)[1])
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels last, time folded", "samples first"])
+def test_one_number_for_all_membranes_is_the_same_as_a_membrane_full_of_it(kernels, layout):
+    x = {**LAYOUTS, **COPIED}[layout]()
+    v = torch.tensor(0.3).expand(x.shape[1:])
+    shared, dense = (everything(kernels.scan, x, each) for each in (v, v.contiguous()))
+    for ours, theirs in zip((*shared[0], *shared[1]), (*dense[0], *dense[1]), strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(kernels.scan(x, v, 0.6, 0.7, TKS)[1], scan(x, v.contiguous(), 0.6, 0.7, TKS)[1])
+    assert (v == 0.3).all()
+
+
+def test_without_a_gradient_the_scan_is_a_plain_call_and_says_the_same(kernels):
+    x, v = draw(3, 2, 9).requires_grad_(), draw(2, 9, seed=1)
+    expected = kernels.scan(x, v, 0.6, 0.7, TKS)
+    assert all(result.requires_grad for result in expected)
+    for quiet in (torch.no_grad, torch.inference_mode):
+        with quiet():
+            results = kernels.scan(x, v, 0.6, 0.7, TKS)
+        assert not any(result.requires_grad for result in results)
+        assert all(torch.equal(*pair) for pair in zip(results, expected, strict=True))
+
+
+def test_a_transform_sees_the_scan_though_the_gradient_is_off_around_it(kernels):
+    x, v = draw(3, 2, 9), torch.zeros(2, 9)
+    with torch.no_grad():
+        ours, theirs = (
+            torch.func.grad(lambda x, run=run: run(x, v, 0.6, 0.7, TKS)[0].sum())(x) for run in (kernels.scan, scan)
+        )
+    assert theirs.abs().max() > 0
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_a_forward_gradient_is_refused_and_not_lost(kernels):
+    with torch.autograd.forward_ad.dual_level(), torch.no_grad():
+        x = torch.autograd.forward_ad.make_dual(draw(3, 9), torch.ones(3, 9))
+        with pytest.raises(NotImplementedError, match="jvp"):
+            kernels.scan(x, torch.zeros(9), 0.6, 0.7, TKS)
+
+
 def test_gradients_of_any_layout_may_arrive(kernels):
     x = draw(3, 4, 2, 5, 6).requires_grad_()
     v = torch.zeros(4, 2, 5, 6)
