@@ -22,7 +22,6 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from llvmlite import ir
 from numba import extending, types
 from torch import Tensor
 
@@ -50,9 +49,10 @@ intrinsic: Any = extending.intrinsic  # what it makes is called without the cont
 def _claim(context: Any, task: Any, counter: Any) -> Any:
     """The next number, from 0, of one of the task's counters: no two threads get the same."""
 
-    def build(_: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        counters = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", builder.gep(counters, [arguments[1]]), ir.IntType(64)(1), "monotonic")
+    def build(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        counters = builder.bitcast(arguments[0], target.get_value_type(types.CPointer(types.int64)))
+        one = target.get_constant(types.int64, 1)
+        return builder.atomic_rmw("add", builder.gep(counters, [arguments[1]]), one, "monotonic")
 
     return types.int64(task, types.int64), build
 
