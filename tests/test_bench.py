@@ -214,7 +214,7 @@ def test_neurons_has_a_floor_and_every_backend_and_counts_what_is_saved(neurons)
     assert "anystep numba arctan" in backends
     assert behind == ["linear alone", *backends]
     assert all(row.keys() >= ROW for row in neurons["rows"])
-    assert alone["anystep numba"]["saved_bytes"] == round(4 + 4 / LAYER[0], 2)  # the input, and the first membrane
+    assert 4 <= alone["anystep numba"]["saved_bytes"] < 4.1  # the input; of a membrane at rest one value stands for all
     assert alone["anystep reference"]["saved_bytes"] > 7
     assert set(alone["anystep numba"]["ratio_to"]) == {"floor", "anystep reference"}
     assert neurons["checked"] == [name for name in BACKENDS if f"anystep {name} arctan" in backends]
