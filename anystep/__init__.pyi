@@ -22,7 +22,6 @@ from anystep.evaluate import Outputs as Outputs
 from anystep.evaluate import collect as collect
 from anystep.evaluate import score as score
 from anystep.fuse import fuse_model as fuse_model
-from anystep.layers import NORMS as NORMS
 from anystep.layers import direct_encoding as direct_encoding
 from anystep.losses import LOSSES as LOSSES
 from anystep.methods import METHODS as METHODS
@@ -37,6 +36,7 @@ from anystep.neurons import IF as IF
 from anystep.neurons import LIF as LIF
 from anystep.neurons import NEURONS as NEURONS
 from anystep.neurons import PLIF as PLIF
+from anystep.norms import NORMS as NORMS
 from anystep.readout import prefix_mean as prefix_mean
 from anystep.report import write_report as write_report
 from anystep.run import evaluate_run as evaluate_run

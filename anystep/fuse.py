@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from anystep.layers import BatchNorm, is_stateful
+from anystep.layers import is_stateful
 from anystep.models.base import StepModel
+from anystep.norms import BatchNorm
 
 Model = TypeVar("Model", bound=StepModel)
 

@@ -14,10 +14,11 @@ from anystep import fuse
 from anystep.data.datasets import FrameSet
 from anystep.evaluate import collect
 from anystep.fuse import fuse_model
-from anystep.layers import BatchNorm, direct_encoding, fold, stateful_modules
+from anystep.layers import direct_encoding, fold, stateful_modules
 from anystep.models import create_model
 from anystep.models.base import StepModel
 from anystep.neurons import ACTIVATIONS, LIF, NEURONS, Neuron
+from anystep.norms import BatchNorm
 
 every_neuron = pytest.mark.parametrize("neuron", [*NEURONS, *ACTIVATIONS])
 

@@ -25,9 +25,10 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOU
 FLOORS = (
     ("_extras", "_files", "_lookup", "_warnings"),
     ("data", "readout", "schedule", "surrogate"),
-    ("kernels",),
+    ("activations", "kernels"),
     ("losses", "metrics", "neurons"),
     ("energy", "layers"),
+    ("norms",),
     ("models",),
     ("fuse",),
     ("methods",),

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from anystep.layers import NORMS, BatchNorm, direct_encoding, fold
+from anystep.layers import direct_encoding, fold
+from anystep.norms import NORMS, BatchNorm
 
 
 def sequence(steps=3, samples=4, channels=2, size=5, *, seed=0):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from anystep.layers import BatchNorm
 from anystep.models import create_model, name_and_options
 from anystep.models.base import StepModel
 from anystep.neurons import LIF, PLIF, ReLU
+from anystep.norms import BatchNorm
 
 
 def small(**options):

@@ -9,9 +9,10 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anystep import layers
-from anystep.layers import BatchNorm, direct_encoding, fold, is_static
+from anystep.layers import direct_encoding, fold, is_static
 from anystep.models import create_model
 from anystep.neurons import ACTIVATIONS, NEURONS
+from anystep.norms import BatchNorm
 
 T, N = 5, 4
 TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-12}

@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 
 from anystep._lookup import check_arguments, choose
-from anystep.layers import NORMS
 from anystep.models.base import StepModel
 from anystep.models.vgg import VGGSNN
 from anystep.neurons import neuron_factory
+from anystep.norms import NORMS
 
 MODELS: dict[str, Callable[..., StepModel]] = {"vgg_snn": VGGSNN}
 

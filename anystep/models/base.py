@@ -37,6 +37,10 @@ class StepModel(nn.Module):
         """The topology: frames (t, N, P, H, W) -> step logits (t, N, C), every neuron and norm called through `carry`."""
         raise TypeError(f"{type(self).__name__} defines no network(frames, carry)")
 
+    def through(self, block: nn.Module, x: Tensor, carry: Carry) -> Tensor:
+        """`block(x, carry)`: how a topology calls a block of several layers, `forward(x, carry) -> y`."""
+        return block(x, carry)
+
     def rest(self, n: int) -> State:
         """The state of `n` samples before their first frame."""
         return tuple(rest(n, **self._kind()) for rest in (cast(Any, layer).rest for _, layer in stateful_modules(self)))

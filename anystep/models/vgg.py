@@ -73,7 +73,7 @@ class VGGSNN(StepModel):
         x = frames
         for stage in self.stages:
             for block in cast(nn.ModuleList, stage):
-                x = block(x, carry)
+                x = self.through(block, x, carry)
             x = fold(self.pool, x)
         return self.classifier(x.flatten(2))
 
