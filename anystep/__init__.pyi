@@ -1,5 +1,6 @@
 # What type checkers and editors see of the lazy door in __init__.py; tests/test_door.py keeps the two alike.
 from anystep._warnings import AnystepWarning as AnystepWarning
+from anystep.activations import ACTIVATIONS as ACTIVATIONS
 from anystep.checkpoint import load_model as load_model
 from anystep.checkpoint import save_model as save_model
 from anystep.compare import compare_methods as compare_methods
@@ -31,7 +32,6 @@ from anystep.methods import create_method as create_method
 from anystep.models import MODELS as MODELS
 from anystep.models import create_model as create_model
 from anystep.models.base import StepModel as StepModel
-from anystep.neurons import ACTIVATIONS as ACTIVATIONS
 from anystep.neurons import IF as IF
 from anystep.neurons import LIF as LIF
 from anystep.neurons import NEURONS as NEURONS

@@ -29,7 +29,7 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
         folder = Path(arguments.resume)
         record = read_record(folder)
     else:
-        record = _record(arguments, overrides)
+        record = _record(arguments.recipe, arguments, overrides)
         folder = Path(arguments.out) if arguments.out else default_folder(record)
     scores = run_record(record, folder, resume=bool(arguments.resume))
     _print_scores(scores)
@@ -47,22 +47,49 @@ def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[st
 
 
 def compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train several methods with several seeds on identical data and budget; finished runs are kept."""
-    from anystep.compare import compare_methods, table_cells
+    """Train several methods of one recipe, or several recipes, with several seeds; finished runs are kept."""
+    from anystep.compare import compare_methods, compare_recipes, table_cells
     from anystep.console import print_table
 
-    record = _record(arguments, overrides)
-    if arguments.seeds < 1:
-        raise ValueError(f"--seeds must be >= 1, got {arguments.seeds}")
-    if any(flag.partition("=")[0] == "--seed" for flag in overrides):
-        raise ValueError("compare runs the seeds 0..N-1 of --seeds N; --seed is for train")
-    folder = Path(arguments.out or Path("runs") / record.name)
-    result = compare_methods(record, arguments.methods.split(","), range(arguments.seeds), folder)
+    several = len(arguments.recipe) > 1
+    if several and arguments.methods:
+        raise ValueError("--methods is for one recipe; of several recipes each has its own method")
+    if not several and not arguments.methods:
+        raise ValueError("one recipe needs --methods, like --methods ce,tks; or name several recipes")
+    seeds = _seeds(arguments, overrides)
+    records = [_record(recipe, arguments, overrides) for recipe in arguments.recipe]
+    folder = Path(arguments.out or Path("runs") / ("compare" if several else records[0].name))
+    if several:
+        result = compare_recipes(records, seeds, folder)
+    else:
+        result = compare_methods(records[0], arguments.methods.split(","), seeds, folder)
     scores = result["runs"][0]["scores"]
     header, rows = table_cells(result["table"])
-    title = f"top-1 in percent, prefix of t {scores['prefix']} steps, {scores['protocol']} ({scores['protocol_hash']}), test"
+    prefix = "of t steps as each row says" if "prefix" in result["table"][0] else f"of t {scores['prefix']} steps"
+    title = (
+        f"top-1 in percent, prefix {prefix}, {scores['protocol']} ({scores['protocol_hash']}), {scores.get('split', 'test')}"
+    )
     print_table(title, header, rows)
     return {"out": str(folder), "table": result["table"]}
+
+
+def sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
+    """Train with several numbers of time steps and judge each network after every step; finished runs are kept."""
+    from anystep.console import print_table
+    from anystep.sweep import PICTURES, sweep_cells, sweep_steps
+
+    if any(flag.partition("=")[0] == "--train.steps" for flag in overrides):
+        raise ValueError("sweep sets train.steps itself: name them in --train-steps")
+    seeds, lengths = _seeds(arguments, overrides), _whole_numbers(arguments.train_steps, "--train-steps", "1,2,4,10")
+    record = _record(arguments.recipe, arguments, overrides)
+    methods = arguments.methods.split(",") if arguments.methods else [record.method.name]
+    folder = Path(arguments.out or Path("runs") / f"{record.name}-sweep")
+    result = sweep_steps(record, lengths, methods, seeds, folder)
+    scores = result["runs"][0]["scores"]
+    prefix = " / ".join(dict.fromkeys(matrix["prefix"] for matrix in result["matrices"].values()))
+    title = f"top-1 in percent after t steps, {prefix}, {scores['protocol']} ({scores['protocol_hash']}), {record.judge}"
+    print_table(title, *sweep_cells(result["matrices"]))
+    return {"out": str(folder), "pictures": [str(folder / name) for name in PICTURES], "matrices": result["matrices"]}
 
 
 def report(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
@@ -109,7 +136,7 @@ def bench(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
         raise ValueError(f"--save: no folder {str(Path(arguments.save).parent)!r} to write to")
     result = run_bench(
         arguments.kind,
-        shapes=[_shape(text) for text in arguments.shape],
+        shapes=[_whole_numbers(text, "--shape", "10,16,64,48,48") for text in arguments.shape],
         repeats=arguments.repeats,
         threads=arguments.threads,
         quick=arguments.quick,
@@ -131,6 +158,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "sweep": sweep,
     "report": report,
     "data": data,
     "keys": keys,
@@ -156,10 +184,17 @@ def make_parser() -> argparse.ArgumentParser:
     add = command("evaluate")
     add.add_argument("run", help="a finished run folder")
     add = command("compare", epilog=OVERRIDES)
-    add.add_argument("recipe", help="a YAML recipe")
-    add.add_argument("--methods", required=True, help="names with commas between: ce,tks")
+    add.add_argument("recipe", nargs="+", metavar="RECIPE", help="a YAML recipe, with --methods; or several, a row each")
+    add.add_argument("--methods", help="of one recipe: names with commas between: ce,tks")
     add.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)")
-    add.add_argument("--out", help="folder of run folders (default: runs/NAME)")
+    add.add_argument("--out", help="folder of run folders (default: runs/NAME, or runs/compare of several recipes)")
+    _engine_flags(add)
+    add = command("sweep", epilog=OVERRIDES)
+    add.add_argument("recipe", help="a YAML recipe")
+    add.add_argument("--train-steps", required=True, metavar="T,...", help="numbers of time steps to train with: 1,2,4,10")
+    add.add_argument("--methods", help="names with commas between (default: the recipe's)")
+    add.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)")
+    add.add_argument("--out", help="folder of run folders (default: runs/NAME-sweep)")
     _engine_flags(add)
     add = command("report")
     add.add_argument("runs", nargs="+", metavar="RUN", help="finished run folders, or folders of them")
@@ -198,14 +233,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _record(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
+def _record(recipe: str | None, arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
     from anystep.config import load_recipe, merge, overrides_from, record_from
 
-    if not arguments.recipe:
+    if not recipe:
         raise ValueError("name a recipe, or go on with a run: --resume RUN")
     engine = {key: getattr(arguments, key) for key in ENGINE_FLAGS if getattr(arguments, key) is not None}
-    tree = merge(load_recipe(arguments.recipe), overrides_from(overrides))
+    tree = merge(load_recipe(recipe), overrides_from(overrides))
     return record_from(merge(tree, {"engine": engine}))
+
+
+def _seeds(arguments: argparse.Namespace, overrides: Sequence[str]) -> range:
+    if arguments.seeds < 1:
+        raise ValueError(f"--seeds must be >= 1, got {arguments.seeds}")
+    if any(flag.partition("=")[0] == "--seed" for flag in overrides):
+        raise ValueError(f"{arguments.command} runs the seeds 0..N-1 of --seeds N; --seed is for train")
+    return range(arguments.seeds)
 
 
 def _engine_flags(parser: argparse.ArgumentParser) -> None:
@@ -225,11 +268,11 @@ def _no_overrides(overrides: Sequence[str]) -> None:
         raise ValueError(f"unknown argument {overrides[0]!r}")
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def _whole_numbers(text: str, flag: str, like: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise ValueError(f"--shape: whole numbers with commas between, like 10,16,64,48,48, got {text!r}") from None
+        raise ValueError(f"{flag}: whole numbers with commas between, like {like}, got {text!r}") from None
 
 
 def _print_scores(scores: dict[str, Any]) -> None:
@@ -238,7 +281,8 @@ def _print_scores(scores: dict[str, Any]) -> None:
     columns = ("prefix_top1", "prefix_top5", "step_top1", "aurc_softmax", "aurc_max_logit")
     steps = range(scores["steps"])
     rows = [[str(t + 1), *(f"{scores[name][t]:.2f}" for name in columns), f"{scores['ece'][t]:.3f}"] for t in steps]
-    title = f"{scores['samples']} test samples, {scores['protocol']} ({scores['protocol_hash']}), prefix: {scores['prefix']}"
+    judged = f"{scores['samples']} {scores.get('split', 'test')} samples"
+    title = f"{judged}, {scores['protocol']} ({scores['protocol_hash']}), prefix: {scores['prefix']}"
     print_table(title, ["t", "top-1 prefix", "top-5 prefix", "top-1 step", "AURC softmax", "AURC logit", "ECE"], rows)
 
 

@@ -23,7 +23,8 @@ class DataConfig:
 
     Args:
         name: a row of DATASETS.
-        binning: a row of BINNINGS and its arguments.
+        binning: a row of ENCODINGS and its arguments: a binning of events, or "direct" for images.
+        frames: the part [first, stop] of every recording's frames that there is at all, counted from 0; null takes all.
         cache: folder for frames; null takes the user's cache folder.
         options: further arguments of the data set.
     """
@@ -32,6 +33,7 @@ class DataConfig:
     binning: dict[str, Any] = field(
         default_factory=lambda: {"name": "fixed_duration", "steps": 10, "duration_us": 30_000}
     )
+    frames: list[int] | None = None
     cache: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -74,11 +76,13 @@ class EngineConfig:
         accelerator: cpu, gpu or auto.
         devices: processes, one a device.
         precision: as Lightning Fabric names it, like 32-true or bf16-mixed.
+        recompute: keep less for the backward pass and compute it again: less memory, more time.
     """
 
     accelerator: str = "auto"
     devices: int = 1
     precision: str = "32-true"
+    recompute: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,8 @@ class Record:
     Args:
         name: what the run folder is called.
         seed: of weights, order and views.
+        teacher: the run folder whose network teaches, for methods that learn from another run.
+        judge: the split that the finished run is judged on; val while you tune, so that test chooses nothing.
         select: the network of the last epoch, or of the best one on the validation split.
         tensorboard: also write TensorBoard events into the run folder.
     """
@@ -99,6 +105,8 @@ class Record:
     method: MethodConfig = field(default_factory=MethodConfig)
     train: Plan = field(default_factory=Plan)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    teacher: str | None = None
+    judge: Literal["test", "val"] = "test"
     select: Literal["last", "best"] = "last"
     tensorboard: bool = True
 

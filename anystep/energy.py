@@ -13,7 +13,10 @@ from anystep.neurons import Neuron
 
 
 class FiringRates:
-    """Running mean of the spikes of each neuron layer: spikes / (elements x steps), between 0 and 1."""
+    """Running mean of the spikes of each neuron layer: spikes / (elements x steps), between 0 and 1.
+
+    A spike is an output that is not 0, whatever it is worth (see `Neuron.spike_height`).
+    """
 
     def __init__(self) -> None:
         self._spikes: dict[str, Tensor] = {}
@@ -21,7 +24,7 @@ class FiringRates:
 
     def add(self, name: str, spikes: Tensor) -> None:
         """Count the spikes of one call of the layer `name`."""
-        self._spikes[name] = self._spikes.get(name, 0) + spikes.detach().sum(dtype=torch.float64)
+        self._spikes[name] = self._spikes.get(name, 0) + torch.count_nonzero(spikes.detach())
         self._elements[name] = self._elements.get(name, 0) + spikes.numel()
 
     def mean(self) -> dict[str, float]:

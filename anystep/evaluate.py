@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from anystep.data.loader import in_order, load_batches
+from anystep.data.loader import in_order, load_batches, to_device
 from anystep.energy import firing_rates
 from anystep.metrics import accuracy_by_step, aurc, confusion, ece, per_class_accuracy, softmax
 from anystep.readout import prefix_mean
@@ -59,7 +59,7 @@ def collect(
     try:
         with torch.inference_mode(), firing_rates(model) as rates:
             for x, y in load_batches(dataset, in_order(len(dataset), batch_size=batch_size), workers=workers):
-                logits.append(model(x[frames].to(weight.device, weight.dtype)).float().cpu().numpy())
+                logits.append(model(to_device(x[frames], weight.device, weight.dtype)).float().cpu().numpy())
                 labels.append(y.numpy())
     finally:
         for module, mode in modes.items():  # each its own: a part that was frozen in eval mode stays so

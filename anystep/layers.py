@@ -7,10 +7,12 @@ other module has `forward(x) -> y`. `Carry` is the only place that knows the dif
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 State = tuple[Tensor, ...]
 
@@ -114,8 +116,65 @@ class Carry:
         self._after.append(after)
         return y
 
+    def lend(self, block: nn.Module) -> tuple[list[tuple[str, nn.Module]], State]:
+        """A block's stateful layers and their states, for a `Carry` of its own; `take_back` what that one has at the end."""
+        layers = list(stateful_modules(block))
+        lent = [self._waiting.pop() for _ in layers[: len(self._waiting)]]
+        if [layer for (_, layer), _ in lent] != [layer for _, layer in layers]:
+            raise RuntimeError(f"stateful layers must be used once, in the order in which they were made: {block}")
+        return layers, tuple(before for _, before in lent)
+
+    def take_back(self, after: State) -> None:
+        """The states of a block that was lent out."""
+        self._after.extend(after)
+
     def done(self) -> State:
         """The state after the last step; a layer that was not used raises."""
         if self._waiting:
             raise RuntimeError(f"the model did not use {self._waiting[-1][0][0]!r}")
         return tuple(self._after)
+
+
+def recomputed(block: nn.Module, x: Tensor, carry: Carry) -> Tensor:
+    """`block(x, carry)`, of which only `x` and the states before it are kept for backward: there the block runs a second time.
+
+    Same value, gradients, states and buffers to the last bit: the second run sees the random numbers, the autocast and the
+    buffers of the first, and leaves the buffers alone, so that running statistics move once. Its hooks see both runs.
+
+    Blocks are recomputed, and never stretches of time: batch statistics are over all T steps, so a stretch of them alone
+    would have others. Chen et al. 2016 (Training Deep Nets with Sublinear Memory Cost), with a segment a block.
+
+    `torch.compile` leaves it out of its graphs, an error with `fullgraph=True`: it has a way of its own to keep less
+    (`torch._functorch.config.activation_memory_budget`).
+    """
+    if torch.compiler.is_compiling():
+        raise RuntimeError("recompute=True cannot be compiled: torch.compile itself decides what it keeps for backward")
+    layers, before = carry.lend(block)
+    buffers = _BuffersOf(block)
+
+    def run(x: Tensor, *before: Tensor) -> State:
+        inner = Carry(layers, before)
+        return block(x, inner), *inner.done()
+
+    y, *after = cast(State, checkpoint(run, x, *before, use_reentrant=False, context_fn=lambda: (nullcontext(), buffers)))
+    carry.take_back(tuple(after))
+    return y
+
+
+class _BuffersOf:
+    """A context, for any number of times, in which a block's buffers are copies of what they were when this was made. What
+    is written to them is lost at the end."""
+
+    def __init__(self, block: nn.Module) -> None:
+        owners = [(module, name) for module in block.modules() for name, _ in module.named_buffers(recurse=False)]
+        self._kept = [(module._buffers, name, module.get_buffer(name).clone()) for module, name in owners]
+        self._own: list[Tensor | None] = []
+
+    def __enter__(self) -> None:
+        self._own = [buffers[name] for buffers, name, _ in self._kept]
+        for buffers, name, kept in self._kept:
+            buffers[name] = kept.clone()
+
+    def __exit__(self, *error: object) -> None:
+        for (buffers, name, _), own in zip(self._kept, self._own, strict=True):
+            buffers[name] = own

@@ -1,22 +1,30 @@
 """Losses: pure functions of step logits `(T, N, C)` and labels `(N,)`, each saying how it divides.
 
 To add one: a function here and a row in `LOSSES`. The contract suite then tests it, and `--method.name` trains with it.
+A function of step logits and another network's logits `(N, C)` is a row of `DISTILLATIONS`, with a contract of its own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from anystep._lookup import choose
 
 
-def check_step_logits(logits: Tensor, labels: Tensor) -> None:
-    """Refuse wrong shapes and, where looking is free (labels on the CPU), labels out of range."""
+def check_logits(logits: Tensor) -> None:
+    """Refuse logits that are not `(T, N, C)`."""
     if logits.dim() != 3:
         raise ValueError(f"logits must be step logits (T, N, C), got shape {tuple(logits.shape)}")
+
+
+def check_step_logits(logits: Tensor, labels: Tensor) -> None:
+    """Refuse wrong shapes and, where looking is free (labels on the CPU), labels out of range."""
+    check_logits(logits)
     if labels.shape != logits.shape[1:2]:
         raise ValueError(f"labels must be ({logits.shape[1]},) for logits {tuple(logits.shape)}, got {tuple(labels.shape)}")
     if labels.device.type == "cpu" and labels.numel():
@@ -96,22 +104,46 @@ def check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature must be > 0, got {temperature}")
 
 
-def _sum_correct(logits: Tensor, right: Tensor) -> Tensor:
-    return (logits * right).sum(0)
+def check_teacher(logits: Tensor, teacher: Tensor) -> None:
+    """Refuse a teacher that is not `(N, C)`: one that would broadcast is a mistake."""
+    if teacher.shape != logits.shape[1:]:
+        raise ValueError(f"the teacher must be (N, C) = {tuple(logits.shape[1:])}, got {tuple(teacher.shape)}")
 
 
-def _mean_correct(logits: Tensor, right: Tensor) -> Tensor:
+def check_weight(name: str, value: float) -> None:
+    """Refuse a weight that is negative."""
+    if not value >= 0:
+        raise ValueError(f"{name} must be >= 0, got {value}")
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 where a step has its label on top, (T, N, 1); of equal logits the lowest class is on top."""
+    return (logits.argmax(-1) == labels).unsqueeze(-1).to(logits.dtype)
+
+
+def _sum_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits * _right(logits, labels)).sum(0)
+
+
+def _mean_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    right = _right(logits, labels)
     return (logits * right).sum(0) / right.sum(0).clamp(min=1)
 
 
-def _mean_all(logits: Tensor, right: Tensor) -> Tensor:
+def _mean_all(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.mean(0)
+
+
+def _label(logits: Tensor, labels: Tensor) -> Tensor:
+    other = F.one_hot(labels, logits.shape[2]) == 0
+    return torch.zeros_like(logits[0]).masked_fill(other, -math.inf)  # logits of certainty: one-hot at every temperature
 
 
 POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sum_correct": _sum_correct,
     "mean_correct": _mean_correct,
     "mean_all": _mean_all,
+    "label": _label,
 }
 
 
@@ -123,27 +155,43 @@ def tks_teacher(logits: Tensor, labels: Tensor, *, temperature: float, pool: str
     - `"sum_correct"`: sum_t m_t o_t, as released. k right steps act like the temperature temperature / k on their mean.
     - `"mean_correct"`: the mean of the right steps, the paper's wording ("averaged").
     - `"mean_all"`: the mean of all steps, right or wrong.
+    - `"label"`: no step teaches: q = onehot(y), which no temperature softens. A control.
 
     No step right: z = 0 and q is uniform, for both `*_correct` pools. The gradient flows through q into the pooled steps.
     """
     check_step_logits(logits, labels)
     check_temperature(temperature)
-    right = (logits.argmax(-1) == labels).unsqueeze(-1).to(logits.dtype)
-    return F.softmax(choose(POOLS, pool, "pool")(logits, right) / temperature, dim=-1)
+    return F.softmax(choose(POOLS, pool, "pool")(logits, labels) / temperature, dim=-1)
 
 
-def tks_soft(logits: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    r"""Cross-entropy of every step to one teacher.
+def _cross_entropy(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    return -(teacher * F.log_softmax(logits, dim=-1)).sum(-1)
 
-        temperature^2 (1/T) sum_t mean_n -sum_c q_nc log softmax(o_t)_nc
 
-    logits (T, N, C), teacher q (N, C) probabilities -> scalar. Sum over C, mean over T and N. As released: a cross-entropy,
-    not a divergence; the temperature squared is there; the student has no temperature of its own.
+def _kl(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    log_teacher = teacher.clamp(min=torch.finfo(teacher.dtype).tiny).log()  # 0 log 0 = 0, and so is its gradient
+    return (teacher * (log_teacher - F.log_softmax(logits / temperature, dim=-1))).sum(-1)
+
+
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "ce": _cross_entropy,
+    "kl": _kl,
+}
+
+
+def tks_soft(logits: Tensor, teacher: Tensor, *, temperature: float, divergence: str = "ce") -> Tensor:
+    r"""How far every step is from one teacher.
+
+        "ce":  temperature^2 (1/T) sum_t mean_n -sum_c q_nc log softmax(o_t)_nc
+        "kl":  temperature^2 (1/T) sum_t mean_n  sum_c q_nc (log q_nc - log softmax(o_t / temperature)_nc)
+
+    logits (T, N, C), teacher q (N, C) probabilities -> scalar. Sum over C, mean over T and N. `"ce"` is as released: a
+    cross-entropy, the temperature squared is there, the student has no temperature of its own. `"kl"` is usual logit
+    distillation: the student is softened like the teacher, and is done when it equals it.
     """
     check_temperature(temperature)
-    if teacher.shape != logits.shape[1:]:
-        raise ValueError(f"the teacher must be (N, C) = {tuple(logits.shape[1:])}, got {tuple(teacher.shape)}")
-    return -(temperature**2) * (teacher * F.log_softmax(logits, dim=-1)).sum(-1).mean()
+    check_teacher(logits, teacher)
+    return temperature**2 * choose(DIVERGENCES, divergence, "divergence")(logits, teacher, temperature).mean()
 
 
 def tks(
@@ -154,6 +202,7 @@ def tks(
     temperature: float,
     pool: str = "sum_correct",
     detach: bool = False,
+    divergence: str = "ce",
 ) -> Tensor:
     r"""Temporal knowledge sharing: the steps that are right teach all steps.
 
@@ -163,9 +212,10 @@ def tks(
     authors' code, whose choices are the defaults: the teacher is a *sum* over the right steps, the temperature is on the
     teacher only, the soft part is multiplied by temperature squared, the teacher is not detached. The paper's text says
     "averaged" (`pool="mean_correct"`) and leaves the last two open; `detach=True` stops the gradient through the teacher.
-    Needs hard labels. The ramp of `alpha` over epochs is the method's (`anystep.methods.TKS`).
+    With `pool="label"` the soft part is temperature^2 `step_ce`; for `divergence="kl"` see `tks_soft`. Needs hard labels.
+    The ramp of `alpha` over epochs is the method's (`anystep.methods.TKS`).
     """
-    parts = tks_parts(logits, labels, alpha=alpha, temperature=temperature, pool=pool, detach=detach)
+    parts = tks_parts(logits, labels, alpha=alpha, temperature=temperature, pool=pool, detach=detach, divergence=divergence)
     return parts["ce"] + parts["tks"]
 
 
@@ -177,6 +227,7 @@ def tks_parts(
     temperature: float,
     pool: str = "sum_correct",
     detach: bool = False,
+    divergence: str = "ce",
 ) -> dict[str, Tensor]:
     """The two weighted terms of `tks`, apart: "ce" and "tks", scalars."""
     check_unit("alpha", alpha)
@@ -184,8 +235,152 @@ def tks_parts(
     teacher = teacher.detach() if detach else teacher
     return {
         "ce": (1 - alpha) * ce(logits, labels),
-        "tks": alpha * tks_soft(logits, teacher, temperature=temperature),
+        "tks": alpha * tks_soft(logits, teacher, temperature=temperature, divergence=divergence),
     }
+
+
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda terms: terms.mean(),
+    "batchmean": lambda terms: terms.sum(-1).mean(),
+}
+
+
+def _kl_terms(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """p (log p - log q), p and q the softmax of logits (..., C) over the temperature; their sum over C is KL(p || q)."""
+    target = F.log_softmax(teacher / temperature, dim=-1)
+    return target.exp() * (target - F.log_softmax(student / temperature, dim=-1))
+
+
+def _distil(teacher: Tensor, student: Tensor, temperature: float, reduction: str) -> Tensor:
+    """temperature^2 KL from a constant teacher (N, C) to a student (..., N, C) -> scalar. Mean over all but C."""
+    check_temperature(temperature)
+    reduce = choose(REDUCTIONS, reduction, "reduction")
+    return temperature**2 * reduce(_kl_terms(teacher.detach(), student, temperature))
+
+
+def skd(logits: Tensor, teacher: Tensor, *, temperature: float = 10.0, reduction: str = "mean") -> Tensor:
+    r"""Step-wise distillation: every step is pulled towards the teacher.
+
+        temperature^2 (1/T) sum_t KL(softmax(teacher / temperature) || softmax(o_t / temperature))
+
+    logits (T, N, C), teacher (N, C) logits -> scalar. Mean over T. Over N and C as PyTorch's `KLDivLoss` of today: `"mean"`
+    divides by N C, as HSD's released code does, `"batchmean"` sums over C and divides by N, which is C times as much. The
+    teacher gets no gradient. HSD, arXiv 2409.12507: its loss is `ce` plus this; 10 is its released step-wise trainer's.
+    """
+    check_logits(logits)
+    check_teacher(logits, teacher)
+    return _distil(teacher, logits, temperature, reduction)
+
+
+def kd(logits: Tensor, teacher: Tensor, *, temperature: float = 10.0, reduction: str = "mean") -> Tensor:
+    r"""Distillation into the time mean, the ablation of `skd`.
+
+        temperature^2 KL(softmax(teacher / temperature) || softmax(obar / temperature)),  obar = (1/T) sum_t o_t
+
+    logits (T, N, C), teacher (N, C) logits -> scalar. Mean over T inside the softmax; N and C as in `skd`, which is never
+    smaller. The teacher gets no gradient. Hinton et al. 2015; in HSD (arXiv 2409.12507) beside `skd`. The default is `skd`'s
+    temperature, so that the two differ in one thing; 2 in the authors' time-mean trainer is inferred from code that cannot run.
+    """
+    check_logits(logits)
+    check_teacher(logits, teacher)
+    return _distil(teacher, logits.mean(0), temperature, reduction)
+
+
+DISTILLATIONS: dict[str, Callable[..., Tensor]] = {
+    "kd": kd,
+    "skd": skd,
+}
+
+
+def full_range(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    beta: float = 0.5,
+    temperature: float = 3.0,
+    pool: str = "mean_correct",
+    detach: bool = True,
+) -> Tensor:
+    r"""Temporal-decoupled distillation without its second network: every step learns the label and what the right steps say.
+
+        (1/T) sum_t CE(o_t, y) + beta temperature^2 (1/T) sum_t mean_n KL(q_n || softmax(o_tn / temperature))
+
+    logits (T, N, C), labels (N,) -> scalar. Mean over T and N, sum over C. q = `tks_teacher`: the *mean* of the right steps
+    at `temperature`, detached, uniform where no step is right. "Full-range timestep" logit distillation, ICML 2025. The
+    defaults are as in the released code and its read-me; the paper's text, as we know it, has the final vote for a teacher,
+    which is `pool="mean_all"`. That the divergence is from the teacher is how PyTorch's arguments read; `detach=False` is ours.
+    """
+    parts = full_range_parts(logits, labels, beta=beta, temperature=temperature, pool=pool, detach=detach)
+    return parts["step_ce"] + parts["self"]
+
+
+def full_range_parts(
+    logits: Tensor,
+    labels: Tensor,
+    teacher: Tensor | None = None,
+    *,
+    alpha: float = 0.2,
+    beta: float = 0.5,
+    temperature: float = 3.0,
+    pool: str = "mean_correct",
+    detach: bool = True,
+) -> dict[str, Tensor]:
+    """The weighted terms of `full_range`, apart: "step_ce" and "self", scalars.
+
+    `teacher` (N, C) logits, usually of an ANN, adds "teacher": alpha `skd(..., reduction="batchmean")` at the same
+    temperature. That is the whole published loss; alpha 0.2 and beta 0.5 stand in the authors' read-me; their code has 0.
+    """
+    check_weight("alpha", alpha)
+    check_weight("beta", beta)
+    own = tks_teacher(logits, labels, temperature=temperature, pool=pool)
+    own = own.detach() if detach else own
+    parts = {
+        "step_ce": step_ce(logits, labels),
+        "self": beta * tks_soft(logits, own, temperature=temperature, divergence="kl"),
+    }
+    if teacher is not None:
+        parts["teacher"] = alpha * skd(logits, teacher, temperature=temperature, reduction="batchmean")
+    return parts
+
+
+def step_confidence(logits: Tensor) -> Tensor:
+    """con(t) = mean_n max_c softmax(o_tn)_c: logits (T, N, C) -> (T,), without a gradient."""
+    return logits.detach().softmax(-1).amax(-1).mean(1)
+
+
+DIRECTIONS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "s2w": lambda confidence: (confidence.argmax(), confidence.argmin()),
+    "w2s": lambda confidence: (confidence.argmin(), confidence.argmax()),
+}
+
+
+def strong_weak(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    weight: float = 1.0,
+    temperature: float = 2.0,
+    direction: str = "s2w",
+    detach: bool = True,
+) -> Tensor:
+    r"""Of the surest and the least sure step of a batch, one teaches the other.
+
+        CE(obar, y) + weight mean_n KL(softmax(o_a / temperature)_n || softmax(o_b / temperature)_n)
+
+    logits (T, N, C), labels (N,) -> scalar. Mean over T inside the softmax of the first term; mean over N, sum over C. With
+    con(t) = mean_n max_c softmax(o_tn)_c, strong is the step of the largest con and weak that of the smallest (the earliest
+    of equals); a teaches b: `"s2w"` strong to weak, `"w2s"` weak to strong. The steps are chosen for the batch, not a sample,
+    so the loss is no mean of losses of samples. One step: plain `ce`. Strong2Weak and Weak2Strong, NeurIPS 2025, known from
+    summaries and not from code: weight 1 and temperature 2 are theirs; whether the teacher is detached they do not say, we
+    do. Nor is a factor temperature^2 in their formula, so there is none here; `weight=4` would be it.
+    """
+    check_step_logits(logits, labels)
+    check_weight("weight", weight)
+    check_temperature(temperature)
+    pair = torch.stack(choose(DIRECTIONS, direction, "direction")(step_confidence(logits)))
+    teacher, student = logits.index_select(0, pair).unbind(0)
+    terms = _kl_terms(teacher.detach() if detach else teacher, student, temperature)
+    return ce(logits, labels) + weight * REDUCTIONS["batchmean"](terms)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -194,4 +389,6 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "step_ce": step_ce,
     "tet": tet,
     "tks": tks,
+    "full_range": full_range,
+    "strong_weak": strong_weak,
 }

@@ -6,7 +6,7 @@ by its name already; a scheme with a ramp, a teacher or several phases is a clas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -15,7 +15,19 @@ import torch
 from torch import Tensor
 
 from anystep._lookup import check_arguments, choose
-from anystep.losses import LOSSES, POOLS, check_temperature, check_unit, tet_parts, tks_parts
+from anystep.losses import (
+    DISTILLATIONS,
+    DIVERGENCES,
+    LOSSES,
+    POOLS,
+    check_temperature,
+    check_unit,
+    full_range_parts,
+    tet_parts,
+    tks_parts,
+)
+
+OTHER_RUN = "run"  # a phase's teacher that no phase of this run makes: the network of the record's `teacher`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +35,9 @@ class Phase:
     """One stretch of training.
 
     `neuron`: the network's neuron (None: the record's own; "relu" makes the ANN twin). `start_from`: the earlier phase whose
-    weights it starts with. `teacher`: the earlier phase whose network, a frozen copy in eval mode, teaches. `share`: its
-    part of the run's epochs. `frames` and `teacher_frames`: the steps that student and teacher see.
+    weights it starts with. `teacher`: the earlier phase whose network, a frozen copy in eval mode, teaches, or "run" for the
+    network of another run. `share`: its part of the run's epochs; 0 trains nothing. `frames` and `teacher_frames`: the steps
+    that student and teacher see, counted from the first. `plan`: the keys of the plan that are others here, like lr.
     """
 
     name: str = "train"
@@ -34,10 +47,16 @@ class Phase:
     share: float = 1.0
     frames: slice = field(default_factory=lambda: slice(None))
     teacher_frames: slice = field(default_factory=lambda: slice(None))
+    plan: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Method:
-    """A training scheme. The default: one phase, the student sees everything."""
+    """A training scheme. The default: one phase, the student sees everything.
+
+    `neurons`: the neurons that it can train, by name; none named means any.
+    """
+
+    neurons: tuple[str, ...] = ()
 
     def phases(self) -> tuple[Phase, ...]:
         """The phases, in order; the last one's network is the run's model."""
@@ -104,24 +123,233 @@ class TKS(Method):
     pool: str = "sum_correct"
     detach: bool = False
     ramp: Literal["linear", "static"] = "linear"
+    divergence: str = "ce"
 
     def __post_init__(self) -> None:
         check_unit("alpha", self.alpha)
         check_temperature(self.temperature)
         choose(POOLS, self.pool, "pool")
+        choose(DIVERGENCES, self.divergence, "divergence")
         choose({"linear": 0, "static": 0}, self.ramp, "ramp")
 
     def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
         alpha = self.alpha * (progress if self.ramp == "linear" else 1.0)
-        logits = outputs["student"]
-        return tks_parts(logits, labels, alpha=alpha, temperature=self.temperature, pool=self.pool, detach=self.detach)
+        return tks_parts(
+            outputs["student"],
+            labels,
+            alpha=alpha,
+            temperature=self.temperature,
+            pool=self.pool,
+            detach=self.detach,
+            divergence=self.divergence,
+        )
+
+
+def _span(name: str, frames: Sequence[int | None]) -> slice:
+    """`[first, stop]` as a slice; either end may be None. Frames are counted from the first: nothing negative."""
+    first, stop = frames if isinstance(frames, Sequence) and len(frames) == 2 else (-1, -1)
+    numbers = [end for end in (first, stop) if end is not None]
+    if any(type(end) is not int or end < 0 for end in numbers) or sorted(set(numbers)) != numbers:
+        raise ValueError(f"{name} must be [first, stop], counted from 0, first below stop, either of them null; got {frames}")
+    return slice(first, stop)
+
+
+def _check_distillation(name: str, temperature: float, weight: float, label_loss: str) -> None:
+    check_temperature(temperature)
+    if not weight >= 0:
+        raise ValueError(f"method {name}: weight must be >= 0, got {weight}")
+    LossMethod(label_loss)
+
+
+def _distilled(logits: Tensor, labels: Tensor, teacher: Tensor | None, method: HSD | Distillation) -> dict[str, Tensor]:
+    """The labels' part and, where there is a teacher, its weighted part, by their names."""
+    parts = {method.label_loss: LOSSES[method.label_loss](logits, labels)}
+    if teacher is not None:
+        soft = DISTILLATIONS[method.distill]
+        pull = soft(logits, teacher, temperature=method.temperature, reduction=method.reduction)
+        parts[method.distill] = method.weight * pull
+    return parts
+
+
+def _taught_by(teacher: str, twin_share: float) -> tuple[Phase, ...]:
+    """The phases of a student with this teacher: "twin" is trained first, "run" comes from elsewhere, others are no network."""
+    if teacher == "twin":
+        return Phase(name="twin", neuron="relu", share=twin_share), Phase(name="snn", teacher="twin", share=1 - twin_share)
+    return (Phase(teacher=OTHER_RUN if teacher == OTHER_RUN else None),)
+
+
+def _check_share(what: str, share: float) -> None:
+    if not 0 < share < 1:
+        raise ValueError(f"{what} must be between 0 and 1, got {share}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullRange(Method):
+    """`losses.full_range`, whose parts are logged apart, and its ANN teacher if there is one, weighted by `alpha`.
+
+    `teacher`: "none", "twin" (the ReLU twin, trained first for `twin_share` of the epochs) or "run" (the run folder that the
+    record's `teacher` names).
+    """
+
+    teacher: str = "none"
+    alpha: float = 0.2
+    beta: float = 0.5
+    temperature: float = 3.0
+    pool: str = "mean_correct"
+    detach: bool = True
+    twin_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        choose({"none": 0, "twin": 0, OTHER_RUN: 0}, self.teacher, "teacher")
+        _check_share("method full_range: twin_share", self.twin_share)
+        self.loss({"student": torch.zeros(1, 1, 2)}, torch.zeros(1, dtype=torch.int64), 0.0)  # refuses wrong values
+
+    def phases(self) -> tuple[Phase, ...]:
+        return _taught_by(self.teacher, self.twin_share)
+
+    def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
+        student, teacher = outputs["student"], outputs.get("teacher")
+        return full_range_parts(
+            student,
+            labels,
+            None if teacher is None else teacher.mean(0),
+            alpha=self.alpha,
+            beta=self.beta,
+            temperature=self.temperature,
+            pool=self.pool,
+            detach=self.detach,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Method):
+    """Labels, and the soft labels of a teacher: at every step ("skd") or for the time mean ("kd").
+
+    `teacher`: "twin", the ANN twin (ReLU), trained first for `twin_share` of the epochs; "run", the network of the run
+    folder that the record's `teacher` names; "self", the student's own time mean, as a constant (with "skd" only).
+    """
+
+    distill: str
+    teacher: str = "twin"
+    temperature: float = 4.0
+    weight: float = 1.0
+    reduction: str = "batchmean"
+    label_loss: str = "ce"
+    twin_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        choose(DISTILLATIONS, self.distill, "distillation")
+        choose({"twin": 0, OTHER_RUN: 0, "self": 0}, self.teacher, "teacher")
+        _check_distillation(self.distill, self.temperature, self.weight, self.label_loss)
+        if self.teacher == "self" and self.distill != "skd":
+            raise ValueError("method kd: the time mean cannot learn from itself; teacher 'self' needs skd")
+        _check_share(f"method {self.distill}: twin_share", self.twin_share)
+
+    def phases(self) -> tuple[Phase, ...]:
+        return _taught_by(self.teacher, self.twin_share)
+
+    def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
+        student = outputs["student"]
+        if self.teacher == "self":
+            return _distilled(student, labels, student.mean(0).detach(), self)
+        teacher = outputs.get("teacher")
+        return _distilled(student, labels, None if teacher is None else teacher.mean(0), self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HSD(Method):
+    """Hybrid step-wise distillation: an ANN on one part of the frames becomes an SNN, and teaches it, on the other.
+
+    1. "ann": the QCFS twin of the network (`levels`, `gradient`, see `activations.QCFS`) learns the labels on `ann_frames`.
+    2. "snn": its weights, with IF neurons whose threshold is the learnt clip, are fine-tuned on `snn_frames`:
+
+        L = label_loss + weight * skd(o, z, temperature),   z = the time mean of the frozen ANN's logits on `teacher_frames`
+
+    `distill`: "skd", every step; "kd", the time mean (the paper's ablation); "none", labels alone. `teacher_frames` None: those
+    that the ANN learnt from. The ANN has `ann_share` of the epochs; `ann` and `snn` are keys of the plan that are others in
+    their phase, like {"lr": 1e-5}. The record's neuron must be "qcfs_if"; its `scale` is where the clip goes.
+
+    arXiv 2409.12507. Defaults: the authors' code, with its 'mean' reduction, which divides by C too, and temperature 10.
+    That code makes teacher and student one object and never puts it in eval mode; here the teacher is a frozen copy.
+    """
+
+    neurons = ("qcfs_if",)
+    distill: str = "skd"
+    temperature: float = 10.0
+    weight: float = 1.0
+    reduction: str = "mean"
+    label_loss: str = "ce"
+    levels: int = 4
+    gradient: str = "floor_first"
+    ann_frames: Sequence[int | None] = (0, 5)
+    snn_frames: Sequence[int | None] = (5, None)
+    teacher_frames: Sequence[int | None] | None = None
+    ann_share: float = 0.5
+    ann: Mapping[str, Any] = field(default_factory=dict)
+    snn: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        choose({**DISTILLATIONS, "none": 0}, self.distill, "distillation")
+        _check_distillation("hsd", self.temperature, self.weight, self.label_loss)
+        _check_share("method hsd: ann_share", self.ann_share)
+        self.phases()  # wrong frames are refused here, not in training
+
+    def phases(self) -> tuple[Phase, ...]:
+        own = _span("ann_frames", self.ann_frames)
+        shown = own if self.teacher_frames is None else _span("teacher_frames", self.teacher_frames)
+        ann = Phase(name="ann", neuron=self._twin(), share=self.ann_share, frames=own, plan=self.ann)
+        snn = Phase(
+            name="snn",
+            start_from="ann",
+            teacher=None if self.distill == "none" else "ann",
+            share=1 - self.ann_share,
+            frames=_span("snn_frames", self.snn_frames),
+            teacher_frames=shown,
+            plan=self.snn,
+        )
+        return ann, snn
+
+    def _twin(self) -> dict[str, Any]:
+        return {"name": "qcfs", "levels": self.levels, "gradient": self.gradient}
+
+    def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
+        teacher = outputs.get("teacher")
+        return _distilled(outputs["student"], labels, None if teacher is None else teacher.mean(0), self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QCFSConversion(Method):
+    """An ANN with QCFS activations learns the labels and becomes an SNN as it is (Bu et al. 2022): nothing is fine-tuned.
+
+    The record's neuron must be "qcfs_if". With as many steps as `levels` a layer's firing rate is its activation.
+    """
+
+    neurons = ("qcfs_if",)
+    levels: int = 4
+    gradient: str = "clip_first"
+
+    def phases(self) -> tuple[Phase, ...]:
+        twin = {"name": "qcfs", "levels": self.levels, "gradient": self.gradient}
+        return Phase(name="ann", neuron=twin), Phase(name="snn", start_from="ann", share=0.0)
+
+    def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
+        return {"ce": LOSSES["ce"](outputs["student"], labels)}
 
 
 def _loss_methods() -> dict[str, Callable[..., Method]]:
     return {name: partial(LossMethod, name) for name in LOSSES}
 
 
-METHODS: dict[str, Callable[..., Method]] = {**_loss_methods(), "tet": TET, "tks": TKS}
+METHODS: dict[str, Callable[..., Method]] = {
+    **_loss_methods(),
+    "tet": TET,
+    "tks": TKS,
+    "full_range": FullRange,
+    "kd": partial(Distillation, distill="kd"),
+    "skd": partial(Distillation, distill="skd"),
+    "hsd": HSD,
+    "qcfs": QCFSConversion,
+}
 
 
 def create_method(name: str, /, **options: Any) -> Method:
@@ -130,9 +358,9 @@ def create_method(name: str, /, **options: Any) -> Method:
     Unknown names and arguments are refused with the nearest one.
 
     >>> create_method("tks", alpha=0.3, temperature=5.0)
-    TKS(alpha=0.3, temperature=5.0, pool='sum_correct', detach=False, ramp='linear')
+    TKS(alpha=0.3, temperature=5.0, pool='sum_correct', detach=False, ramp='linear', divergence='ce')
     """
     kind = choose({**_loss_methods(), **METHODS}, name, "method")
-    if isinstance(kind, type):
+    if isinstance(kind, type) or getattr(kind, "func", None) is Distillation:
         check_arguments(kind, options, f"method {name}", complete=True)
     return kind(**options)

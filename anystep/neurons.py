@@ -1,6 +1,7 @@
 """Spiking neurons: the maths as step functions, sequences as a scan, state passed in and out.
 
 A neuron maps `x (T, N, ...)` and a membrane `v (N, ...)` to spikes `(T, N, ...)` and the membrane after the last step.
+A spike is 1, but for a neuron that says otherwise (`spike_height`).
 Charge, fire and reset are written once, here; `anystep.kernels` holds fused twins of `scan` with the same signature.
 
 Convention: the leak goes towards 0 and `decay = 1 - 1/tau`. SpikingJelly leaks towards `v_reset` instead; the two agree
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from anystep._extras import need
 from anystep._lookup import check_arguments, choose
+from anystep.activations import ACTIVATIONS
 from anystep.kernels import Rule
 from anystep.surrogate import Surrogate, spike, surrogate_of
 
@@ -102,7 +104,7 @@ def scan_for(backend: str, x: Tensor, decay: float | Tensor, gain: float | Tenso
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Neuron(nn.Module):
-    """What IF, LIF and PLIF share: a firing rule, an initial membrane, a scan. Calling it leaves nothing behind.
+    """What all neurons share: a firing rule, an initial membrane, a scan. Calling it leaves nothing behind.
 
     `forward(x (T, N, ...), v (N, ...) | None) -> (spikes (T, N, ...), v (N, ...))`; `v=None` starts at `v_init`.
     `rest(n)` is the state of n samples at rest; it needs the `shape` of one sample's membrane. The arguments are those
@@ -134,6 +136,11 @@ class Neuron(nn.Module):
     def coefficients(self) -> tuple[float | Tensor, float | Tensor]:
         """(decay, gain) of the charge h = decay v + gain x."""
         return 1.0, 1.0
+
+    @property
+    def spike_height(self) -> float | Tensor:
+        """What a spike is worth in the output: spikes are 0 or this."""
+        return 1.0
 
     def rest(self, n: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
         """The membrane `(n, *shape)` before the first step."""
@@ -211,21 +218,73 @@ class PLIF(Neuron):
         return 1 - leak, leak if self.decay_input else 1.0
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
-class ReLU(nn.Module):
-    """The ANN twin's activation: no membrane, no threshold, no time."""
+SCALES = ("output", "folded")
 
-    shape: tuple[int, ...] | None = None
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class ClippedIF(Neuron):
+    """The neuron that a trained `QCFS` becomes: IF in units of its clip, from half a threshold, with a soft reset.
+
+        h = v + x / clip,    s = 1[h > 1],    v' = h - s,    v_0 = 1/2
+
+    The textbook form has threshold `clip` and v_0 = clip / 2: the same spikes. For a constant x the rate over T = `levels`
+    steps is QCFS(x) / clip, exact ties x = (k - 1/2) clip / levels aside, where only `fire_at_threshold=True` agrees.
+
+    `clip` is a buffer, not trained, and loads from the twin's `clip` by its key. `scale` says where the factor clip of a
+    spike is:
+
+    - `"output"`: a spike is worth clip, the output is clip s, as in Bu et al. 2022;
+    - `"folded"`: the output is s, and the weights of the next layer hold the clip: see `fuse.fold_scales_`. The buffer
+      `folded` says whether they do; weights of a twin, which know of no such thing, set it to False.
+
+    Defaults are HSD's: `>`, surrogate ds/dx = triangle((v - clip) / clip) / clip, a reset that is not detached. Bu et al. fire
+    at the threshold, and their triangle has raw width 1 and is multiplied by clip.
+
+    Errors: `clip_init` not above 0 and finite, an unknown `scale`; when weights are loaded, a clip that is not above 0, or
+    weights that hold the clip where `scale="output"` would apply it again.
+    """
+
+    v_threshold: float = 1.0
+    v_reset: float | None = None
+    surrogate: Surrogate | str | dict[str, Any] = "triangle"
+    detach_reset: bool = False
+    v_init: float = 0.5
+    clip_init: float = 8.0
+    scale: str = "output"
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__post_init__()
+        if not (self.clip_init > 0 and math.isfinite(self.clip_init)):
+            raise ValueError(f"ClippedIF: clip_init must be > 0 and finite, got {self.clip_init}")
+        choose(dict.fromkeys(SCALES), self.scale, "scale")
+        self.clip = nn.Buffer(torch.tensor(float(self.clip_init)))
+        self.folded = nn.Buffer(torch.tensor(False))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x)
+    def coefficients(self) -> tuple[float | Tensor, float | Tensor]:
+        return 1.0, self.clip.reciprocal()
+
+    @property
+    def spike_height(self) -> float | Tensor:
+        return self.clip if self.scale == "output" else 1.0
+
+    def forward(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        spikes, v = super().forward(x, v)
+        return (self.clip * spikes if self.scale == "output" else spikes), v
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        clip = state_dict.get(f"{prefix}clip")
+        if clip is not None:
+            if not bool(clip > 0):
+                raise ValueError(f"ClippedIF: {prefix}clip must be > 0, got {float(clip)}: its QCFS twin is not well trained")
+            if bool(state_dict.setdefault(f"{prefix}folded", torch.tensor(False))) and self.scale == "output":
+                raise ValueError(f"ClippedIF: the weights after {prefix[:-1]!r} hold its clip: make it with scale='folded'")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, scale={self.scale!r}"
 
 
-NEURONS: dict[str, type[Neuron]] = {"if": IF, "lif": LIF, "plif": PLIF}
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": ReLU}
+NEURONS: dict[str, type[Neuron]] = {"if": IF, "lif": LIF, "plif": PLIF, "qcfs_if": ClippedIF}
 
 
 def neuron_factory(name: str, **options: Any) -> Callable[..., nn.Module]:

@@ -23,6 +23,7 @@ _SCORE_KEYS = (
     *("aurc_softmax", "aurc_max_logit", "ece", "per_class_top1", "confusion"),
 )
 _HARMLESS = ("data.cache", "train.workers")  # where frames are kept and who reads them change no number
+_LABELLED = ("train.steps",)  # what differs on purpose, and stands in the label of every row
 _LOG_KEYS = ("train_loss", "val_acc")
 _OUTPUT_KEYS = ("logits", "labels", "ids", "features", "example_frames", "example_index")
 
@@ -41,6 +42,21 @@ class RunRecord:
     @property
     def method(self) -> str:
         return str(self.config["method"]["name"])
+
+    @property
+    def train_steps(self) -> int:
+        """How many time steps of what there is of a recording it was trained with."""
+        return int(self.config["train"].get("steps") or self.skipped + self.steps)
+
+    @property
+    def first_frame(self) -> int:
+        """The first frame of the recording that the network is shown, from 0."""
+        return int((self.scores.get("frames") or [0])[0])
+
+    @property
+    def skipped(self) -> int:
+        """How many steps of what there is of a recording come before its first frame."""
+        return self.first_frame - int((self.config["data"].get("frames") or [0])[0])
 
     @property
     def seed(self) -> int:
@@ -111,9 +127,7 @@ def read_run(folder: str | os.PathLike[str], *, label: str | None = None) -> Run
         config=config,
         env=_check(_json(_text(folder / "env.json"), str(folder / "env.json")), _ENV_KEYS, folder / "env.json"),
         log=[_check(_json(*row), _LOG_KEYS, folder / "log.jsonl") for row in zip(lines, places, strict=True)],
-        scores=_check(
-            _json(_text(folder / "scores.json"), str(folder / "scores.json")), _SCORE_KEYS, folder / "scores.json"
-        ),
+        scores=_check(_json(_text(folder / "scores.json"), str(folder / "scores.json")), _SCORE_KEYS, folder / "scores.json"),
         outputs=_outputs(folder / "outputs.npz"),
     )
     _check_shapes(record, folder)
@@ -177,13 +191,14 @@ def _compared(record: RunRecord) -> dict[str, Any]:
         "protocol hash": scores["protocol_hash"],
         "steps T": scores["steps"],
         "prefix": scores["prefix"],
+        "judged on": scores.get("split", "test"),
         "test samples": scores["samples"],
     }
     for section in ("data", "model", "train"):
         facts |= _flat(record.config[section], section)
     if "select" in record.config:
         facts["select"] = record.config["select"]
-    return {key: value for key, value in facts.items() if key not in _HARMLESS}
+    return {key: value for key, value in facts.items() if key not in _HARMLESS + _LABELLED}
 
 
 def _unlike(records: Sequence[RunRecord], facts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -200,27 +215,62 @@ def _unlike(records: Sequence[RunRecord], facts: Sequence[Mapping[str, Any]]) ->
 
 
 def differences(records: Sequence[RunRecord]) -> list[str]:
-    """What makes a comparison of these runs unfair, a sentence each; empty when only method and seed differ.
+    """What makes a comparison of these runs unfair, a sentence each; empty when only what stands in the labels differs.
 
-    Compared over all runs: the protocol and its hash, the steps, the kind of prefix, the number of test samples, how the
-    epoch is selected, and every key of the data, model and train sections that can change a number. Within a method: its
-    options, and that no seed comes twice.
+    Compared over all runs: the protocol and its hash, the split that judges, the steps, the kind of prefix, the number of
+    test samples, how the epoch is selected, and every key of the data, model and train sections that can change a number. A
+    label (`grouped`) tells methods, their options, teachers and training lengths apart; within it, no seed may come twice.
     """
     found = _unlike(records, [_compared(record) for record in records])
-    for method, group in grouped(records).items():
-        found += _unlike(group, [_flat(record.config["method"].get("options") or {}, method) for record in group])
+    for label, group in grouped(records).items():
         seeds: dict[int, list[str]] = {}
         for record in group:
             seeds.setdefault(record.seed, []).append(record.label)
         for seed, names in seeds.items():
             if len(names) > 1:
-                found.append(f"{method} has seed {seed} more than once: {', '.join(names)}")
+                found.append(f"{label} has seed {seed} more than once: {', '.join(names)}")
     return found
 
 
-def grouped(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Runs by method, methods in the order given, seeds in rising order."""
+def _identity(record: RunRecord) -> dict[str, str]:
+    """What a label may have to say of a run besides its method, as text."""
+    facts = {"recipe": str(record.config.get("name", "")), "teacher": str(record.config.get("teacher"))}
+    options = record.config["method"].get("options") or {}
+    return facts | {key: json.dumps(value, default=str).strip('"') for key, value in options.items()}
+
+
+def lengths_differ(records: Iterable[RunRecord]) -> bool:
+    """Whether the recipes ask for more than one training length."""
+    return len({record.config["train"].get("steps") for record in records}) > 1
+
+
+def _told_apart(record: RunRecord, peers: Sequence[RunRecord]) -> list[str]:
+    """Of a run's options, recipe and teacher those that tell it from its method's other runs."""
+    own, others = _identity(record), [_identity(peer) for peer in peers]
+    said = []
+    for key in dict.fromkeys(key for each in others for key in each):
+        if len({each.get(key) for each in others}) > 1:
+            value = own.get(key)
+            said.append(f"{key} by default" if value is None else value if key == "recipe" else f"{key}={value}")
+    return said
+
+
+def grouped(records: Sequence[RunRecord], *, by_length: bool = True) -> dict[str, list[RunRecord]]:
+    """Runs by label, labels in the order given, seeds in rising order.
+
+    A label is the method; where runs of one method differ in its options, recipe or teacher, it says those too, and where
+    any runs differ in their first frame or, unless `by_length` is False, in their training length, it says that. Methods keep
+    their order then, and their lengths rise.
+    """
+    late = len({record.first_frame for record in records}) > 1
+    long = by_length and lengths_differ(records)
     groups: dict[str, list[RunRecord]] = {}
-    for record in records:
-        groups.setdefault(record.method, []).append(record)
-    return {method: sorted(group, key=lambda record: (record.seed, record.label)) for method, group in groups.items()}
+    methods = [record.method for record in records]
+    ordered = sorted(records, key=lambda each: (methods.index(each.method), each.train_steps)) if long else records
+    for record in ordered:
+        said = _told_apart(record, [each for each in records if each.method == record.method])
+        said += [f"from frame {record.first_frame + 1}"] if late and record.first_frame else []
+        said += [f"trained with T = {record.train_steps}"] if long else []
+        label = f"{record.method} ({', '.join(said)})" if said else record.method
+        groups.setdefault(label, []).append(record)
+    return {label: sorted(group, key=lambda record: (record.seed, record.label)) for label, group in groups.items()}

@@ -19,7 +19,7 @@ from anystep._extras import need
 from anystep._files import write_text
 from anystep.figures import accuracy_figure, mean_and_sd
 from anystep.metrics import risk_coverage, softmax
-from anystep.records import RunRecord, differences, grouped, read_run, read_runs
+from anystep.records import RunRecord, differences, grouped, lengths_differ, read_run, read_runs
 
 __all__ = ["RunRecord", "accuracy_figure", "differences", "read_run", "write_report"]
 
@@ -52,9 +52,9 @@ def _context(groups: Groups) -> str:
     said = next(iter(seeds.values())) if len(set(seeds.values())) == 1 else "; ".join(f"{m}: {s}" for m, s in seeds.items())
     many = len(records) > len(groups) or "," in said
     protocol = _distinct(f"{record.scores['protocol']} ({record.scores['protocol_hash']})" for record in records)
-    samples = _distinct(record.scores["samples"] for record in records)
+    samples = _distinct(f"{record.scores['samples']} {record.scores.get('split', 'test')}" for record in records)
     prefix = _distinct(record.scores["prefix"] for record in records)
-    return f"Protocol {protocol}, {samples} test samples, prefix: {prefix}, {'seeds' if many else 'seed'} {said}."
+    return f"Protocol {protocol}, {samples} samples, prefix: {prefix}, {'seeds' if many else 'seed'} {said}."
 
 
 # --- tables ------------------------------------------------------------------------------------------------------
@@ -70,12 +70,14 @@ def _cell(values: ArrayLike, digits: int = 2) -> str:
 
 def _accuracy_table(groups: Groups) -> dict[str, Any]:
     columns = _by_method(groups, "prefix_top1")
-    note = "Bold: highest mean." if len(groups) > 1 else ""
+    one_meaning = len({record.scores["prefix"] for group in groups.values() for record in group}) == 1
+    ranked = len(groups) > 1 and one_meaning  # t steps of other frames are no match
+    note = "Bold: highest mean." if ranked else ""
     rows = []
     for step in range(max(values.shape[1] for values in columns.values())):
         cells = [values[:, step] if step < values.shape[1] else [np.nan] for values in columns.values()]
         means = [float(mean_and_sd(cell)[0]) for cell in cells]
-        best = np.nanmax(means) if len(means) > 1 else np.inf
+        best = np.nanmax(means) if ranked else np.inf
         rows.append([(str(step + 1), False), *((_cell(c), m == best) for c, m in zip(cells, means, strict=True))])
     return _table("accuracy-table", "Top-1 accuracy (%) after t steps", ["t", *columns], rows, groups, note)
 
@@ -95,12 +97,12 @@ def _confidence_table(groups: Groups) -> dict[str, Any]:
 def _provenance_table(groups: Groups) -> dict[str, Any]:
     head = ["run", "method", "seed", "protocol", "test samples", "T", "prefix", "epochs", "commit", "versions"]
     rows = []
-    for record in (record for group in groups.values() for record in group):
+    for label, record in ((label, record) for label, group in groups.items() for record in group):
         scores, env = record.scores, record.env
         commit = f"{(env['commit'] or 'unknown')[:12]}{', with uncommitted changes' if env['dirty'] else ''}"
         versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
         protocol = f"{scores['protocol']} ({scores['protocol_hash']})"
-        row = [record.label, record.method, record.seed, protocol, scores["samples"], record.steps, scores["prefix"]]
+        row = [record.label, label, record.seed, protocol, scores["samples"], record.steps, scores["prefix"]]
         rows.append([(str(cell), False) for cell in (*row, len(record.log), commit, versions)])
     return _table("provenance-table", "Where every number comes from", head, rows, groups, "Epochs: those in the log.")
 
@@ -122,6 +124,23 @@ def _figure(name: str, title: str, draw: Callable[[], Any], groups: Groups, note
 def _by_step(groups: Groups, name: str, key: str, title: str, xlabel: str) -> dict[str, Any]:
     draw = partial(figures.by_step, _by_method(groups, key), xlabel=xlabel, ylabel="top-1 accuracy (%)")
     return _figure(name, title, draw, groups, _error_bars(groups))
+
+
+def _sweep_figure(groups: Groups) -> dict[str, Any] | None:
+    """The map of training length and test length, where the runs given differ in training length."""
+    records = [record for group in groups.values() for record in group]
+    if not lengths_differ(records):
+        return None
+    matrices = {name: _matrix(group) for name, group in grouped(records, by_length=False).items()}
+    note = "A row is one network, a column what it says after t steps. Mean over seeds, \u00b1 one standard deviation."
+    return _figure("sweep-figure", "Trained with T steps, tested at t", partial(figures.heat_maps, matrices), groups, note)
+
+
+def _matrix(runs: Sequence[RunRecord]) -> figures.Matrix:
+    lengths = sorted({run.train_steps for run in runs})
+    rows = [_padded([run.values("prefix_top1") for run in runs if run.train_steps == length]) for length in lengths]
+    means, sds = zip(*map(mean_and_sd, rows), strict=True)
+    return figures.Matrix(lengths, _padded(means), _padded(sds), runs[0].skipped)
 
 
 def _error_bars(groups: Groups) -> str:
@@ -157,13 +176,13 @@ def _confusion_figure(groups: Groups) -> dict[str, Any]:
 def _curves(run: RunRecord) -> figures.Curves:
     loss, accuracy = (np.array([line[key] for line in run.log], dtype=float) for key in ("train_loss", "val_acc"))
     phases = [line.get("phase") for line in run.log]
-    starts = [at + 1 for at in range(1, len(phases)) if phases[at] != phases[at - 1]]
+    starts = {at + 1: str(phases[at]) for at in range(1, len(phases)) if phases[at] != phases[at - 1]}
     return figures.Curves(loss, accuracy, starts)
 
 
 def _training_figure(groups: Groups) -> dict[str, Any]:
     draw = partial(figures.training, {method: [_curves(run) for run in group] for method, group in groups.items()})
-    note = "A line a seed. Validation accuracy is at t = T. Dotted: a later training phase starts."
+    note = "A line a seed. Validation accuracy is at t = T. Dotted: a later training phase starts, with another loss."
     return _figure("training-figure", "Loss and validation accuracy by epoch", draw, groups, note)
 
 
@@ -231,14 +250,15 @@ def _film_figure(groups: Groups) -> dict[str, Any] | None:
     shown = fitting[0]
     index = int(shown.outputs["example_index"])
     sample, label = shown.outputs["ids"][index], int(shown.outputs["labels"][index])
-    same = {run.label for run in fitting if run.steps == shown.steps}
+    same = {run.label for run in fitting if (run.steps, run.first_frame) == (shown.steps, shown.first_frame)}
     verdicts = {method: _verdicts(run, sample) if run.label in same else [] for method, (run,) in firsts.items()}
     draw = partial(figures.film, figures.paint(shown.outputs["example_frames"]), verdicts)
     colours = "Red: on events. Blue: off events. " if shown.outputs["example_frames"].shape[1] == 2 else ""
     other = "" if all(verdicts.values()) else " A dash: this method was not tested on these frames."
+    late = f"t = 1 is frame {shown.first_frame + 1} of the recording. " if shown.first_frame else ""
     note = (
-        f"Test sample {sample}, true class {shown.scores['classes'][label]}. {colours}Below each frame: the prediction of the "
-        f"mean of all steps so far and its softmax confidence.{other} First seed."
+        f"Test sample {sample}, true class {shown.scores['classes'][label]}. {colours}{late}Below each frame: the "
+        f"prediction of the mean of all steps so far and its softmax confidence.{other} First seed."
     )
     return _figure("film-figure", "One sample, step by step", draw, firsts, note)
 
@@ -250,6 +270,7 @@ def _sections(groups: Groups) -> list[dict[str, Any]]:
     prefix = _distinct(run.scores["prefix"] for group in groups.values() for run in group)
     accuracy: list[dict[str, Any] | None] = [
         _by_step(groups, "accuracy-figure", "prefix_top1", "Accuracy after t steps", f"time steps seen, t ({prefix})"),
+        _sweep_figure(groups),
         _accuracy_table(groups),
         _by_step(groups, "step-figure", "step_top1", "Accuracy of a single step", f"time step alone, t ({prefix})"),
     ]
@@ -269,8 +290,9 @@ def _sections(groups: Groups) -> list[dict[str, Any]]:
 def write_report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *, title: str | None = None) -> Path:
     """Write one self-contained HTML page about finished run folders and return its path.
 
-    Runs are grouped by method, methods in the order given; over several seeds a number is mean ± sd (ddof = 1). What
-    makes the comparison unfair (`differences`) stands at the top of the page. The file appears whole or not at all.
+    Runs are grouped by method, and by what else tells them apart (`records.grouped`), in the order given; over several seeds
+    a number is mean ± sd (ddof = 1). What makes the comparison unfair (`differences`) stands at the top of the page. The file
+    appears whole or not at all.
     Raises `ValueError` for a folder that is not a finished run, by name.
     """
     jinja2 = need("jinja2", extra="report", purpose="a report")
@@ -280,8 +302,9 @@ def write_report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
+    methods = list(dict.fromkeys(record.method for record in records))
     page = environment.from_string(template).render(
-        title=title or f"Accuracy at any step: {', '.join(groups) if len(groups) <= 4 else f'{len(groups)} methods'}",
+        title=title or f"Accuracy at any step: {', '.join(methods) if len(methods) <= 4 else f'{len(methods)} methods'}",
         runs=len(records),
         methods=list(groups),
         warnings=differences(records),

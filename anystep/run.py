@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from anystep._files import atomic_path, write_json, write_text
-from anystep._lookup import check_arguments, choose
+from anystep._files import atomic_path, content_hash, write_json, write_text
 from anystep.checkpoint import copy_weights, load_model, load_training, save_model, save_training
 from anystep.config import Record, load_recipe, record_from, to_yaml
 from anystep.console import EpochLines, ProgressBar
-from anystep.data.datasets import DATASETS, Splits, load_dataset
-from anystep.data.frames import BINNINGS, Binning
+from anystep.data.datasets import MapStyle, Splits, load_dataset
 from anystep.data.loader import derive_seed
 from anystep.environment import describe_environment
 from anystep.evaluate import Outputs, collect, score
-from anystep.methods import Method, Phase, create_method
-from anystep.models import create_model, name_and_options
+from anystep.fuse import fold_scales_, fuse_model, why_not_fusable
+from anystep.methods import OTHER_RUN, Method, Phase
+from anystep.models import create_model
 from anystep.models.base import StepModel
+from anystep.preflight import check, make_binning, model_options
 from anystep.train import TrainState, fit, make_fabric, phase_epochs, start
 
 FEATURES = 1000  # penultimate features kept for the report's t-SNE
@@ -73,53 +72,11 @@ def resume_hint(folder: Path) -> str:
     return f"go on with: anystep train --resume {folder}"
 
 
-def check(record: Record) -> Method:
-    """Refuse by name what cannot work, before data are read or time is spent. Returns the record's method."""
-    method = create_method(record.method.name, **record.method.options)
-    data, size, devices = record.data, record.train.batch_size, record.engine.devices
-    make_binning(data.binning)
-    _refuse(data.options, ("binning", "cache", "workers"), "data.options")
-    _refuse(record.model.options, ("name", "num_classes", "in_planes", "input_size", "neuron", "norm"), "model.options")
-    check_arguments(choose(DATASETS, data.name, "dataset"), data.options, f"dataset {data.name}")
-    epochs = [phase_epochs(phase, record.train) for phase in method.phases()]
-    if sum(epochs) != record.train.epochs:
-        shares = " + ".join(map(str, epochs))
-        raise ValueError(f"train.epochs {record.train.epochs} cannot be shared by the phases of {record.method.name}: {shares}")
-    if record.engine.precision == "16-mixed":
-        raise ValueError("engine.precision 16-mixed has a loss scale that a checkpoint does not hold: use bf16-mixed")
-    if devices < 1 or size % devices:
-        raise ValueError(f"engine.devices must be >= 1 and share train.batch_size {size} equally, got {devices}")
-    for phase in method.phases():
-        neuron = record.model.neuron if phase.neuron is None else phase.neuron
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            create_model(record.model.name, num_classes=2, input_size=64, neuron=neuron, **model_options(record))
-    return method
-
-
-def _refuse(options: Mapping[str, Any], decided: Sequence[str], where: str) -> None:
-    """Refuse options that something else decides: the data, or a key of their own."""
-    for key in decided:
-        if key in options:
-            raise ValueError(f"{where}: {key!r} is not an option, the data or another key of the recipe decide it")
-
-
-def model_options(record: Record) -> dict[str, Any]:
-    """The arguments of `create_model` that the data do not decide."""
-    return {"norm": record.model.norm, **record.model.options}
-
-
-def make_binning(spec: str | dict[str, Any]) -> Binning:
-    """A binning from its name and arguments."""
-    name, options = name_and_options(spec)
-    kind = choose(BINNINGS, name, "binning")
-    check_arguments(kind, options, f"binning {name}", complete=True)
-    return kind(**options)
-
-
 def load_splits(record: Record) -> Splits:
     """The record's data: train, validation and test."""
     data = record.data
-    return load_dataset(data.name, binning=make_binning(data.binning), cache=data.cache, **data.options)
+    splits = load_dataset(data.name, binning=make_binning(data.binning), cache=data.cache, **data.options)
+    return splits if data.frames is None else splits.segment(*data.frames)
 
 
 def is_finished(record: Record, folder: Path, *, resume: bool) -> bool:
@@ -143,19 +100,28 @@ def open_folder(record: Record, folder: Path, *, device: torch.device) -> None:
     A run that is taken up again says so in `env.json`, with the commit, versions and device it goes on with.
     """
     config, env = folder / "config.yaml", folder / "env.json"
-    now = describe_environment(seed=record.seed, device=device)
+    now = {**describe_environment(seed=record.seed, device=device), **_teacher_hash(record)}
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         for part in (*folder.glob(".*.part"), *folder.glob("checkpoints/.*.part")):
             part.unlink()
         if config.exists() and env.exists():
             first = json.loads(env.read_text())
+            if first.get("teacher") != now.get("teacher"):
+                raise ValueError(f"the network of the teacher {record.teacher} is not the one that {folder} began with")
             now = {**first, "resumed": [*first.get("resumed", []), now]}
         write_json(env, now)
         if not config.exists():
             write_text(config, to_yaml(record))
     except OSError as error:
         raise ValueError(f"cannot write the run folder {folder}: {error.strerror}") from error
+
+
+def _teacher_hash(record: Record) -> dict[str, str]:
+    """What tells the teacher's weights from any others."""
+    if record.teacher is None:
+        return {}
+    return {"teacher": content_hash((Path(record.teacher) / "model.safetensors").read_bytes())}
 
 
 def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, dict[str, Any]]:
@@ -174,7 +140,20 @@ def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, dict
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(record.seed, "weights", phase.name))
-        return create_model(**made_by), made_by
+        model = create_model(**made_by)
+    model.recompute = record.engine.recompute
+    return model, made_by
+
+
+def load_teacher(folder: Path | str, student: StepModel) -> StepModel:
+    """The network of another run, to teach `student`. Error: it sees other frames, or knows other classes."""
+    teacher = load_model(Path(folder))
+    for what in ("frame_shape", "num_classes"):
+        if getattr(teacher, what) != getattr(student, what):
+            raise ValueError(
+                f"teacher: the network of {folder} has {what} {getattr(teacher, what)}, the student {getattr(student, what)}"
+            )
+    return teacher
 
 
 def _work(fabric: Any, record: Record, method: Method, folder: Path) -> None:
@@ -191,6 +170,9 @@ def _work(fabric: Any, record: Record, method: Method, folder: Path) -> None:
             continue
         if phase.start_from is not None:
             copy_weights(networks[phase.start_from].state_dict(), model)
+            fold_scales_(model)
+        if phase.teacher == OTHER_RUN:
+            networks[OTHER_RUN] = load_teacher(record.teacher or "", model)
         teacher = None if phase.teacher is None else networks[phase.teacher]
         state = start(model.to(fabric.device), record.train, phase=phase, teacher=teacher)
         keeper = Keeper(record, folder, number, state, saved, fabric)
@@ -204,7 +186,7 @@ def _work(fabric: Any, record: Record, method: Method, folder: Path) -> None:
             fabric=fabric,
             on_epoch=keeper.on_epoch,
         )
-        saved = keeper.finish(model)
+        saved = keeper.finish(model, phase)
     if fabric.is_global_zero:
         save_model(folder / "model.safetensors", model, made_by=made_by)
         _test(model, splits, phase, folder, record)
@@ -245,12 +227,11 @@ class Keeper:
         content = {"phase": self.number, "history": self.history, "networks": self.before["networks"], "best": self.best}
         save_training(self.folder / "checkpoints" / "last.pt", {**content, **now, **instead})
 
-    def finish(self, model: nn.Module) -> dict[str, Any]:
+    def finish(self, model: nn.Module, phase: Phase) -> dict[str, Any]:
         """Close the phase: the chosen network becomes one that later phases can start from or learn from."""
         if self.best:
             model.load_state_dict(self.best["model"])
-        name = self.history[-1]["phase"]
-        self.before["networks"] = {**self.before["networks"], name: model.state_dict()}
+        self.before["networks"] = {**self.before["networks"], phase.name: model.state_dict()}
         self.best = {}
         done = {"phase": self.number + 1, "networks": self.before["networks"], "history": self.history}
         if self.lines is not None:
@@ -260,39 +241,59 @@ class Keeper:
 
 
 def _test(model: StepModel, splits: Splits, phase: Phase, folder: Path, record: Record) -> None:
-    """Read the test split, once, and write what the network said and how good that is. `scores.json` comes last: a run
-    folder that has it is finished."""
-    plan = record.train
-    outputs = collect(
-        model, splits.test, batch_size=plan.batch_size, workers=plan.workers, frames=phase.frames, features=FEATURES
-    )
-    recording = np.asarray(splits.test[0][0])
+    """Read the split that judges the run, once, and write what the network said and how good that is. `scores.json` comes
+    last: a run folder that has it is finished."""
+    outputs, fused = judge(model, splits, phase, record, features=FEATURES)
+    judged = judged_on(splits, record)
+    recording = np.asarray(judged[0][0])
     with atomic_path(folder / "outputs.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             logits=outputs.logits,
             labels=outputs.labels,
-            ids=np.asarray(getattr(splits.test, "ids", np.arange(len(outputs.labels)))),
+            ids=np.asarray(getattr(judged, "ids", np.arange(len(outputs.labels)))),
             features=outputs.features,
             example_frames=recording[phase.frames],
             example_index=0,
         )
-    write_json(folder / "scores.json", scores_of(outputs, splits, range(len(recording))[phase.frames]))
+    write_json(folder / "scores.json", {**scores_of(outputs, splits, phase, record), "fused": fused})
 
 
-def scores_of(outputs: Outputs, splits: Splits, seen: Sequence[int]) -> dict[str, Any]:
+def judge(
+    model: StepModel, splits: Splits, phase: Phase, record: Record, *, features: int = 0
+) -> tuple[Outputs, bool | str]:
+    """What the network says of the split that judges it, and whether that was the network fused for inference, as it is
+    deployed, or why it could not be (`fuse.fuse_model`)."""
+    reason, plan = why_not_fusable(model.eval()), record.train
+    network = model if reason else fuse_model(model)
+    dataset = judged_on(splits, record)
+    outputs = collect(
+        network, dataset, batch_size=plan.batch_size, workers=plan.workers, frames=phase.frames, features=features
+    )
+    return outputs, reason or True
+
+
+def judged_on(splits: Splits, record: Record) -> MapStyle:
+    """The split whose recordings judge the run: test, unless it is still being tuned."""
+    return splits.val if record.judge == "val" else splits.test
+
+
+def scores_of(outputs: Outputs, splits: Splits, phase: Phase, record: Record) -> dict[str, Any]:
     """`evaluate.score` with what a number must carry: protocol, its hash, the classes, and what a prefix means.
 
-    `seen` are the frames of the recording that the network was shown, from 0. Step t of a network that is shown the second
-    half of a recording is not what a device has seen after t frames, and `prefix` says so.
+    `frames` are those of the recording that the network was shown, from 0. Step t of a network that is shown the second half
+    of a recording is not what a device has seen after t frames, and `prefix` says so.
     """
+    first = splits.first_frame + (phase.frames.start or 0)
+    seen = list(range(first, first + len(outputs.logits)))
     late = f", from frame {seen[0] + 1}" if seen[0] else ""
     return {
         "protocol": splits.protocol,
         "protocol_hash": splits.protocol_hash,
+        "split": record.judge,
         "classes": list(splits.classes),
         "prefix": ("live" if splits.causal else "hindsight bins") + late,
-        "frames": list(seen),
+        "frames": seen,
         "binning": splits.binning,
         **score(outputs),
     }
@@ -305,9 +306,8 @@ def evaluate_run(folder: Path | str) -> dict[str, Any]:
     model = load_model(folder)
     splits = load_splits(record)
     phase = check(record).phases()[-1]
-    plan = record.train
-    outputs = collect(model, splits.test, batch_size=plan.batch_size, workers=plan.workers, frames=phase.frames)
-    return scores_of(outputs, splits, range(len(splits.test[0][0]))[phase.frames])
+    outputs, fused = judge(model, splits, phase, record)
+    return {**scores_of(outputs, splits, phase, record), "fused": fused}
 
 
 def read_record(folder: Path) -> Record:

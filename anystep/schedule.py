@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
+
+from anystep._lookup import choose
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,22 +18,32 @@ class Plan:
     Args:
         epochs: passes over the training split.
         batch_size: samples in an update, over all processes.
-        lr: peak learning rate of AdamW.
+        steps: train on the first so many time steps of a recording; null takes all. The test sees all of them in any case.
+        balanced: draw an epoch with replacement, every class as often as any other; else every sample once.
+        optimizer: adamw, adam or sgd.
+        momentum: of sgd.
+        lr: peak learning rate.
         min_lr: where the cosine would end after the last epoch.
         warmup_epochs: epochs on a straight line from warmup_lr to lr.
         warmup_lr: learning rate of the first warm-up epoch.
-        weight_decay: decoupled decay; biases and one-dimensional tensors have none.
+        weight_decay: decoupled for adamw, added to the gradient for adam and sgd.
+        decay_all: decay biases and one-dimensional tensors too.
         grad_clip: largest gradient norm, or null.
         workers: loader processes; 0 loads in the training process.
     """
 
     epochs: int = 10
     batch_size: int = 64
+    steps: int | None = None
+    balanced: bool = False
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    momentum: float = 0.9
     lr: float = 1e-3
     min_lr: float = 0.0
     warmup_epochs: int = 0
     warmup_lr: float = 1e-6
     weight_decay: float = 0.01
+    decay_all: bool = False
     grad_clip: float | None = None
     workers: int = 0
 
@@ -36,6 +51,11 @@ class Plan:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train: {name} must be >= 1, got {getattr(self, name)}")
+        choose(dict.fromkeys(OPTIMIZERS), self.optimizer, "optimizer")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"train: steps must be >= 1 or null, got {self.steps}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"train: momentum must be in [0, 1), got {self.momentum}")
         for name in ("min_lr", "warmup_epochs", "warmup_lr", "weight_decay", "workers"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"train: {name} must be >= 0, got {getattr(self, name)}")

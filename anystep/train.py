@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anystep._extras import need
+from anystep._lookup import check_keys
 from anystep._warnings import AnystepWarning
-from anystep.data.loader import derive_seed, epoch_order, load_batches
+from anystep.data.loader import derive_seed, epoch_order, load_batches, to_device
 from anystep.energy import FiringRates, firing_rates
 from anystep.evaluate import collect
 from anystep.methods import Method, Phase
@@ -45,17 +46,26 @@ class TrainState:
 def start(
     model: nn.Module, plan: Plan, *, phase: Phase | None = None, teacher: nn.Module | None = None
 ) -> TrainState:
-    """A state at epoch 0 with a fresh AdamW. A `teacher` is copied and frozen, in eval mode: it can share no tensor.
+    """A state at epoch 0 with a fresh optimiser. A `teacher` is copied and frozen, in eval mode: it can share no tensor.
 
-    Weight decay spares biases and tensors of one dimension or none (norms, learnt time constants), as timm does.
+    Weight decay spares biases and tensors of one dimension or none (norms, learnt time constants), as timm does, unless the
+    plan says `decay_all`.
     """
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    spared = [p for p in model.parameters() if p.dim() <= 1]
+    phase = phase or Phase()
+    plan = phase_plan(phase, plan)
+    decayed = [p for p in model.parameters() if p.dim() > 1 or plan.decay_all]
+    spared = [p for p in model.parameters() if p.dim() <= 1 and not plan.decay_all]
     groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=plan.lr)
+    groups = [group for group in groups if group["params"]]
     if teacher is not None:
         teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
-    return TrainState(model, optimizer, phase or Phase(), teacher)
+    return TrainState(model, _optimizer(groups, plan), phase, teacher)
+
+
+def _optimizer(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
+    if plan.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=plan.lr, momentum=plan.momentum)
+    return (torch.optim.Adam if plan.optimizer == "adam" else torch.optim.AdamW)(groups, lr=plan.lr)
 
 
 def make_fabric(
@@ -102,6 +112,7 @@ def fit(
     """
     fabric = fabric or make_fabric()
     epochs = phase_epochs(state.phase, plan)
+    plan = phase_plan(state.phase, plan)
     if len(dataset) < plan.batch_size:
         raise ValueError(f"the training set has {len(dataset)} samples, fewer than one batch of {plan.batch_size}")
     if plan.batch_size % fabric.world_size:
@@ -121,7 +132,7 @@ def fit(
             metrics = engine.epoch(state, dataset, progress=state.epoch / epochs)
         seconds = time.perf_counter() - began
         if validation is not None:
-            metrics |= validate(state.model, validation, frames=state.phase.frames, plan=plan)
+            metrics |= validate(state.model, validation, frames=frames_seen(state.phase, plan), plan=plan)
         count = len(dataset) // plan.batch_size * plan.batch_size
         metrics |= {"lr": lr, "seconds": seconds, "samples_per_s": count / seconds, "mem_mib": _peak_memory(fabric.device)}
         state.epoch += 1
@@ -133,8 +144,21 @@ def fit(
 
 
 def phase_epochs(phase: Phase, plan: Plan) -> int:
-    """How many of the plan's epochs a phase has: its share, rounded, at least one."""
-    return max(1, round(phase.share * plan.epochs))
+    """How many of the plan's epochs a phase has: its share, rounded, at least one unless the share is 0."""
+    return max(1, round(phase.share * plan.epochs)) if phase.share else 0
+
+
+def phase_plan(phase: Phase, plan: Plan) -> Plan:
+    """The plan with what is other in this phase. Error: a key that is none of a plan's, or that is the whole run's."""
+    own = {each.name for each in fields(Plan)} - {"epochs", "steps", "workers"}
+    check_keys(phase.plan, own, "key", f"the plan of phase {phase.name!r}")
+    return replace(plan, **phase.plan)
+
+
+def frames_seen(phase: Phase, plan: Plan) -> slice:
+    """The steps of a recording that the student of a phase is trained on: of the first `plan.steps` those in `phase.frames`."""
+    first, stop, steps = phase.frames.start, phase.frames.stop, plan.steps
+    return slice(first, stop if steps is None else min(steps, steps if stop is None else stop))
 
 
 def validate(model: nn.Module, dataset: Any, *, frames: slice, plan: Plan) -> Metrics:
@@ -158,7 +182,8 @@ class _Engine:
     def epoch(self, state: TrainState, dataset: Any, *, progress: float) -> Metrics:
         """One pass over the data."""
         self.model.train()
-        order = epoch_order(len(dataset), batch_size=self.plan.batch_size, seed=self.seed, epoch=state.epoch)
+        size, balance = self.plan.batch_size, _balance(dataset, self.plan)
+        order = epoch_order(len(dataset), batch_size=size, seed=self.seed, epoch=state.epoch, balance=balance)
         self._tell("on_epoch_start", title=f"{state.phase.name} epoch {state.epoch + 1}", updates=len(order))
         try:
             totals, correct, rates = self._pass(state, dataset, order, progress)
@@ -185,9 +210,9 @@ class _Engine:
         mine = load_batches(dataset, [batch[rank::world] for batch in order], workers=self.plan.workers)
         for index, (x, labels) in enumerate(mine):
             _check_labels(labels, state.model)
-            x, labels = x.to(self.fabric.device), labels.to(self.fabric.device)
+            x, labels = to_device(x, self.fabric.device), labels.to(self.fabric.device)
             seed = derive_seed(self.seed, "views", state.phase.name, state.epoch, index)
-            views = self.method.views(x, state.phase, torch.Generator().manual_seed(seed))
+            views = self.method.views(x[: self.plan.steps], state.phase, torch.Generator().manual_seed(seed))
             watched = firing_rates(state.model) if index == len(order) - 1 else nullcontext(FiringRates())
             with watched as rates:
                 parts, logits = self._update(state, views, labels, progress)
@@ -218,6 +243,15 @@ class _Engine:
         if not math.isfinite(loss):
             raise FloatingPointError(f"the training loss is no longer finite ({values}): lower train.lr or set train.grad_clip")
         return {"train_loss": loss, "train_acc": 100 * accuracy, "parts": values}
+
+
+def _balance(dataset: Any, plan: Plan) -> Any:
+    """The labels that a balanced epoch is drawn by, or None for a plain one."""
+    if not plan.balanced:
+        return None
+    if not hasattr(dataset, "labels"):
+        raise ValueError(f"train.balanced needs a data set that has its labels as .labels, {type(dataset).__name__} has none")
+    return dataset.labels
 
 
 def _check_labels(labels: Tensor, model: nn.Module) -> None:

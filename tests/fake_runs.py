@@ -56,7 +56,7 @@ def make_run(folder, *, method="ce", seed=0, steps=STEPS, samples=SAMPLES, names
     features = (rng.normal(size=(samples, 6)) + 3 * skill * rng.normal(size=(len(names), 6))[labels]).astype(np.float32)
     folder.mkdir(parents=True)
     config = {
-        "name": folder.name,
+        "name": "fake",
         "seed": seed,
         "data": {"name": "digits", "binning": "count", "steps": steps},
         "model": {"name": "vgg", "neuron": {"name": "lif", "tau": 2.0}},

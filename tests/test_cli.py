@@ -13,6 +13,7 @@ import pytest
 import anystep
 from anystep import cli, run
 from anystep.cli import COMMANDS, main
+from anystep.methods import METHODS, LossMethod, Phase
 
 
 class Terminal:
@@ -51,6 +52,20 @@ class Terminal:
 def terminal(capsys, tmp_path, tiny_rows, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return Terminal(capsys, tmp_path)
+
+
+@pytest.fixture
+def late_row(monkeypatch):
+    """A method whose network is shown the recording from its second frame on."""
+
+    class Late(LossMethod):
+        def __init__(self):
+            super().__init__("ce")
+
+        def phases(self):
+            return (Phase(frames=slice(1, None)),)
+
+    monkeypatch.setitem(METHODS, "late", Late)
 
 
 @pytest.fixture
@@ -103,11 +118,34 @@ def test_compare_ends_with_the_table(terminal, recipe):
     assert set(result) == {"out", "table"}
     assert [(row["method"], row["t"]) for row in result["table"]] == [(m, t) for m in ("ce", "tks") for t in (1, 2, 3)]
     for row in result["table"]:
-        assert set(row) == {"method", "t", "top1_mean", "top1_sd", "seeds"}
+        assert row["label"] == row["method"]
+        assert set(row) == {"label", "method", "t", "top1_mean", "top1_sd", "seeds"}
         assert row["seeds"] == [0, 1]
         assert 0 <= row["top1_mean"] <= 100
     one = terminal.done("compare", recipe, "--methods", "ce", "--seeds", "1", "--out", "out")
     assert {row["top1_sd"] for row in one["table"]} == {None}
+
+
+def test_compare_of_several_recipes_has_a_row_each_and_overrides_reach_all(terminal, recipe):
+    drivers.write_recipe(terminal.folder, name="other", method={"name": "ce"}).rename("other.yaml")
+    recipe = drivers.write_recipe(terminal.folder)
+    code, out, err = terminal("compare", recipe, "other.yaml", "--seeds", "1", "--train.epochs", "1", "--train.lr=0.5")
+    assert code == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert result["out"] == os.path.join("runs", "compare")
+    assert [(row["label"], row["method"]) for row in result["table"][::3]] == [("tiny", "tks"), ("other", "ce")]
+    for name in ("tiny", "other"):
+        train = run.read_record(terminal.folder / "runs" / "compare" / f"{name}-seed0").train
+        assert (train.epochs, train.lr) == (1, 0.5)
+    assert "prefix of t live steps, tiny/made-up (0000000000000000), test" in " ".join(err.split())
+
+
+def test_compare_says_in_its_rows_that_they_begin_elsewhere(terminal, recipe, late_row):
+    code, out, err = terminal("compare", recipe, "--methods", "ce,late", "--seeds", "1", "--out", "out")
+    assert code == 0, err
+    assert "prefix of t steps as each row says" in " ".join(err.split())
+    assert "late (live, from frame 2)" in err
+    assert {row["method"]: row["prefix"] for row in json.loads(out)["table"]} == {"ce": "live", "late": "live, from frame 2"}
 
 
 def test_data_list_and_keys_name_what_there_is(terminal):
@@ -195,6 +233,10 @@ def test_compare_is_refused_by_name(terminal, recipe):
     assert "unknown method 'tkss'. Did you mean 'tks'?" in terminal.refused("compare", recipe, "--methods", "ce,tkss")
     assert "--seeds must be >= 1, got 0" in terminal.refused("compare", recipe, "--methods", "ce", "--seeds", "0")
     assert "--seed is for train" in terminal.refused("compare", recipe, "--methods", "ce", "--seed", "5")
+    assert "one recipe needs --methods, like --methods ce,tks" in terminal.refused("compare", recipe)
+    assert "--methods is for one recipe" in terminal.refused("compare", recipe, recipe, "--methods", "ce")
+    assert "some names are named twice: tiny, tiny" in terminal.refused("compare", recipe, recipe)
+    assert "some names are named twice: x, x" in terminal.refused("compare", recipe, recipe, "--name", "x")
     assert "some methods are named twice: ce, ce" in terminal.refused("compare", recipe, "--methods", "ce,ce")
 
 
@@ -205,7 +247,7 @@ def test_commands_without_a_recipe_take_no_overrides(terminal, arguments):
     assert f"unknown argument {arguments[-1]!r}" in terminal.refused(*arguments)
 
 
-@pytest.mark.parametrize("arguments", [[], ["trian"], ["compare", "x.yaml"], ["data", "lst"]])
+@pytest.mark.parametrize("arguments", [[], ["trian"], ["compare"], ["data", "lst"]])
 def test_wrong_usage_exits_with_2_and_shows_the_usage(terminal, arguments):
     code, out, err = terminal(*arguments)
     assert (code, out) == (2, "")

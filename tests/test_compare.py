@@ -9,7 +9,7 @@ import drivers
 import pytest
 
 from anystep import compare, run
-from anystep.compare import cell, compare_methods, markdown_table, table_of
+from anystep.compare import cell, compare_methods, compare_recipes, markdown_table, table_of
 from anystep.config import load_recipe, record_from
 
 
@@ -20,8 +20,10 @@ def record(tmp_path, tiny_rows):
     return record_from(load_recipe(recipe))
 
 
-def scored(method, seed, accuracies):
-    return {"method": {"name": method}, "seed": seed, "scores": {"prefix_top1": accuracies}}
+def scored(method, seed, accuracies, **more):
+    """A run as `results/*.json` holds it; `more` is of its scores, but for its label."""
+    label = {"label": more.pop("label")} if "label" in more else {}
+    return {**label, "method": {"name": method}, "seed": seed, "scores": {"prefix_top1": accuracies, **more}}
 
 
 def test_the_table_has_mean_and_sample_deviation_by_hand():
@@ -42,6 +44,83 @@ def test_the_table_has_mean_and_sample_deviation_by_hand():
 def test_a_method_that_sees_fewer_steps_has_empty_cells():
     table = table_of([scored("ce", 0, [80.0, 90.0]), scored("half", 0, [70.0])])
     assert markdown_table(table).splitlines()[2:] == ["| ce | 80.0 | 90.0 |", "| half | 70.0 |  |"]
+
+
+def test_rows_of_one_method_are_told_apart_by_their_labels():
+    table = table_of([scored("ce", 0, [80.0], label="deep"), scored("ce", 0, [70.0, 75.0], label="wide")])
+    assert [(row["label"], row["method"], row["t"]) for row in table] == [
+        ("deep", "ce", 1),
+        ("wide", "ce", 1),
+        ("wide", "ce", 2),
+    ]
+    assert markdown_table(table).splitlines()[0] == "| recipe | t = 1 | t = 2 |"
+    assert markdown_table(table).splitlines()[2:] == ["| deep | 80.0 |  |", "| wide | 70.0 | 75.0 |"]
+
+
+MILLISECONDS = {"name": "fixed_duration", "steps": 4, "duration_us": 1000}
+BINS = {"name": "equal_time", "steps": 4}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "marks"),
+    [
+        ({"prefix": "live"}, {"prefix": "live"}, []),
+        ({"prefix": "live"}, {"prefix": "live, from frame 3"}, ["live", "live, from frame 3"]),
+        ({"prefix": "live", "binning": MILLISECONDS}, {"prefix": "live", "binning": MILLISECONDS | {"steps": 9}}, []),
+        (
+            {"prefix": "live", "binning": MILLISECONDS},
+            {"prefix": "live", "binning": MILLISECONDS | {"duration_us": 7}},
+            ["live; name fixed_duration duration_us 1000", "live; name fixed_duration duration_us 7"],
+        ),
+        (
+            {"prefix": "hindsight bins", "binning": BINS},
+            {"prefix": "hindsight bins", "binning": BINS | {"steps": 2}},
+            ["hindsight bins; name equal_time steps 4", "hindsight bins; name equal_time steps 2"],
+        ),
+    ],
+)
+def test_rows_whose_first_t_steps_are_not_the_same_say_what_they_are(first, second, marks):
+    table = table_of([scored("ce", 0, [80.0], **first), scored("hsd", 0, [70.0], **second)])
+    assert [row["prefix"] for row in table if "prefix" in row] == marks
+    names = [f"{name} ({mark})" for name, mark in zip(("ce", "hsd"), marks, strict=True)] if marks else ["ce", "hsd"]
+    assert [line.split(" | ")[0] for line in markdown_table(table).splitlines()[2:]] == [f"| {name}" for name in names]
+
+
+def test_every_recipe_runs_with_every_seed_under_its_name(tmp_path, record):
+    short = replace(record, name="short", data=replace(record.data, binning={**record.data.binning, "steps": 2}))
+    result = compare_recipes([record, short], [0, 1], tmp_path / "out")
+    names = ["tiny-seed0", "tiny-seed1", "short-seed0", "short-seed1"]
+    assert [each["run"] for each in result["runs"]] == names
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*names, "comparison.json"])
+    assert [(row["label"], row["t"]) for row in result["table"]] == [
+        *(("tiny", t) for t in (1, 2, 3)),
+        *(("short", t) for t in (1, 2)),
+    ]
+    assert result["records"] == {"tiny": asdict(record), "short": asdict(short)}
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == result
+
+
+def test_finished_recipes_need_neither_training_nor_data(tmp_path, record, monkeypatch):
+    records = [record, replace(record, name="other", train=replace(record.train, lr=0.02))]
+    first = compare_recipes(records, [0], tmp_path / "out")
+    monkeypatch.setattr(run, "fit", None)
+    monkeypatch.setattr(compare, "load_splits", None)
+    assert compare_recipes(records, [0], tmp_path / "out") == first
+
+
+def test_recipes_judged_on_other_samples_are_refused_before_any_is_trained(tmp_path, record, monkeypatch):
+    def smaller(**options):
+        splits = drivers.tiny(**options)
+        return replace(splits, test=splits.val.subset(range(7)), protocol_hash="1" * 16)
+
+    monkeypatch.setitem(drivers.DATASETS, "smaller", smaller)
+    monkeypatch.setattr(compare, "run_record", None)
+    other = replace(record, name="other", data=replace(record.data, name="smaller"))
+    message = f"tiny and other are not judged on the same test: protocol_hash '{'0' * 16}' and '{'1' * 16}'; samples 24 and 7"
+    with pytest.raises(ValueError, match=message):
+        compare_recipes([record, other], [0], tmp_path / "out")
+    with pytest.raises(ValueError, match="compare: some names are named twice: tiny, tiny"):
+        compare_recipes([record, record], [0], tmp_path / "out")
 
 
 def test_every_method_runs_with_every_seed_and_only_those_differ(tmp_path, record):

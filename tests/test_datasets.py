@@ -146,7 +146,7 @@ def test_enlarging_keeps_a_flat_image_flat_and_a_ramp_straight():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "digits"}, "unknown dataset 'digits'. Did you mean 'digits-dvs'"),
+        ({"name": "digit-dvs"}, "unknown dataset 'digit-dvs'. Did you mean 'digits-dvs'"),
         ({"name": "digits-dvs", "pth": "saccade"}, "unknown option 'pth' in dataset digits-dvs. Did you mean 'path'"),
         ({"name": "digits-dvs", "path": "circle"}, "unknown path 'circle'"),
     ],

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from anystep.activations import ReLU
 from anystep.energy import FiringRates, firing_rates
 from anystep.models import create_model
-from anystep.neurons import IF, LIF, ReLU
+from anystep.neurons import IF, LIF, ClippedIF
 
 
 def chain(*layers):
@@ -30,6 +31,15 @@ def test_calls_of_different_sizes_weigh_by_their_elements():
         model["n"](torch.full((1, 3, 4), 2.0))  # 12 elements, all fire
         model["n"](torch.zeros(3, 4, 3))  # 36 elements, none does
     assert rates.mean() == {"n": 12 / 48}
+
+
+def test_a_spike_counts_once_whatever_it_is_worth():
+    model = chain(("worth 8", ClippedIF()), ("worth 1", ClippedIF(scale="folded")))
+    with firing_rates(model) as rates:
+        x = torch.full((4, 2, 3), 4.0)  # membranes 1, 1.5 > 1, 1, 1.5 > 1
+        assert model["worth 8"](x)[0].max() == 8
+        model["worth 1"](x)
+    assert rates.mean() == {"worth 8": 0.5, "worth 1": 0.5}
 
 
 def test_rates_of_a_network_are_those_of_its_spikes():

@@ -12,6 +12,7 @@ import torch
 from moving_light import recordings, small_model
 
 from anystep.evaluate import Outputs, collect, score
+from anystep.fuse import fuse_model
 
 STEPS, SAMPLES, CLASSES = 4, 30, 7
 
@@ -87,6 +88,26 @@ def test_features_are_the_time_mean_of_what_enters_the_classifier_of_the_first_s
     weight, bias = (p.detach().numpy() for p in (model.classifier.weight, model.classifier.bias))
     means = collect(model, data).logits.mean(0)[:kept]
     np.testing.assert_allclose(features @ weight.T + bias, means, rtol=0, atol=1e-5)
+
+
+def test_a_fused_network_is_judged_as_its_original():
+    """Logits, rates under the same names, and features; the copy stays what it was, with no hook left."""
+    model, data = small_model(), recordings(13)
+    with torch.no_grad():
+        for block in (model.stages[0][0], model.stages[1][0]):
+            block.norm.bias.fill_(0.4)  # every layer fires
+        model.train()(torch.from_numpy(data.frames).float().transpose(0, 1))
+    fused = fuse_model(model.eval())
+    expected, said = (collect(each, data, batch_size=4, features=5) for each in (model, fused))
+    np.testing.assert_allclose(said.logits, expected.logits, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(said.features, expected.features, rtol=0, atol=1e-4)
+    assert said.features.shape == (5, model.classifier.in_features)
+    assert said.rates == pytest.approx(expected.rates, abs=1e-6)
+    assert set(said.rates) == {"stages.0.0.neuron", "stages.1.0.neuron"}
+    assert min(said.rates.values()) > 0
+    assert not any(module.training for module in fused.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in fused.modules())
+    assert not any(parameter.requires_grad for parameter in fused.parameters())
 
 
 def test_an_empty_data_set_is_refused_by_name():

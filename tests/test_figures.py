@@ -74,3 +74,43 @@ def test_a_report_needs_no_torch_and_no_pyplot(tmp_path):
     code += "print([name for name in ('torch', 'matplotlib.pyplot') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def matrix(lengths, steps, skipped=0):
+    mean = np.linspace(50, 90, len(lengths) * steps).reshape(len(lengths), steps)
+    return figures.Matrix(lengths, mean, np.full(mean.shape, 1.25), skipped)
+
+
+@pytest.mark.parametrize(("skipped", "framed"), [(0, [(1, 0), (3, 1)]), (2, [(1, 1)])])
+def test_a_heat_map_frames_the_cells_that_are_tested_as_long_as_trained(skipped, framed):
+    (ax, _) = figures.heat_maps({"ce": matrix([1, 3], 4, skipped)}).axes
+    centres = [
+        (round(np.ptp(x) / 2 + x.min()) + 1, round(np.ptp(y) / 2 + y.min())) for x, y in (f.get_data() for f in ax.lines)
+    ]
+    assert centres == framed
+    assert [text.get_text() for text in ax.texts][:2] == ["50.0\n\u00b1 1.2", "55.7\n\u00b1 1.2"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1", "3"]
+
+
+def test_maps_of_several_methods_share_one_scale_and_long_ones_are_not_written_full():
+    *maps, _ = figures.heat_maps({"ce": matrix([1, 3], 4), "tks": matrix([1], 40)}).axes
+    assert len({image.get_clim() for ax in maps for image in ax.get_images()}) == 1
+    assert len(maps[1].texts) == 0
+    assert len(maps[1].get_xticks()) < 20
+
+
+def test_a_missing_cell_is_left_empty():
+    one = matrix([1, 2], 2)
+    one.mean[0, 1] = np.nan
+    assert len(figures.heat_maps({"ce": one}).axes[0].texts) == 3
+
+
+def test_a_figure_is_saved_as_what_its_name_says(tmp_path):
+    def draw():
+        return figures.heat_maps({"ce": matrix([1], 2)})
+
+    assert figures.save(draw, tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in figures.save(draw, tmp_path / "a.svg").read_text()
+    assert (tmp_path / "a.svg").read_bytes() == figures.save(draw, tmp_path / "b.svg").read_bytes()
+    with pytest.raises(ValueError, match=r"save: path must end with \.png or \.svg, got a\.pdf"):
+        figures.save(draw, tmp_path / "a.pdf")

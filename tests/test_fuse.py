@@ -13,7 +13,7 @@ from torch import nn
 from anystep import fuse
 from anystep.data.datasets import FrameSet
 from anystep.evaluate import collect
-from anystep.fuse import fuse_model
+from anystep.fuse import fuse_model, why_not_fusable
 from anystep.layers import direct_encoding, fold, stateful_modules
 from anystep.models import create_model
 from anystep.models.base import StepModel
@@ -87,6 +87,34 @@ class PerStep(BatchNorm):
 
     def forward(self, x, state):
         return super().forward(x) * (1 + state.max()), state + len(x)
+
+
+class NormOnly(nn.Module):
+    """A norm and no convolution beside it."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x):
+        return self.norm(x) if isinstance(self.norm, BatchNorm) else fold(self.norm, x)
+
+
+class AloneAtEveryStep(NormOnly):
+    def __init__(self, channels):
+        super().__init__(PerStep(channels))
+
+
+class WithShortcut(Little):
+    """norm(conv(x)) + norm(norm(conv(x))): the second norm stands alone."""
+
+    def __init__(self, norm):
+        super().__init__(Pair())
+        self.shortcut = NormOnly(norm)
+
+    def network(self, frames, carry):
+        x = self.pair(frames, carry)
+        return self.classifier(carry(self.neuron, x + self.shortcut(x)).flatten(2))
 
 
 @pytest.fixture(autouse=True)
@@ -245,13 +273,46 @@ def test_training_mode_is_refused_by_name(part):
         (Pair(norm=nn.GroupNorm(1, 3)), r"pair.norm \(GroupNorm\) cannot be folded"),
         (Pair(norm=nn.BatchNorm2d(3, track_running_stats=False)), r"pair.norm \(BatchNorm2d\) keeps no running statistics"),
         (Pair(conv=nn.ConvTranspose2d(2, 3, 1)), "pair.conv must be a Conv2d, got ConvTranspose2d"),
-        (Pair(between=BatchNorm(3)), "the norm 'pair.between' is not beside a convolution"),
+        (Pair(between=AloneAtEveryStep(3)), r"pair.between.norm \(PerStep\) is a norm of its own at every step"),
+        (Pair(between=nn.BatchNorm2d(3, track_running_stats=False)), r"pair.between \(BatchNorm2d\) keeps no running"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_folded_is_refused_by_name(pair, message):
-    with pytest.raises(ValueError, match=message):
-        fuse_model(Little(pair).eval(), verify=False)
+    model = Little(pair).eval()
+    with pytest.raises(ValueError, match=message) as error:
+        fuse_model(model, verify=False)
+    assert str(error.value) == f"fuse_model: {why_not_fusable(model)}"
+
+
+def test_nothing_speaks_against_a_network_that_is_fused_nor_against_one_that_still_trains():
+    model = trained()
+    assert why_not_fusable(model) is None
+    assert why_not_fusable(fuse_model(model)) is None
+    assert why_not_fusable(model.train()) is None
+
+
+@pytest.mark.parametrize("norm", [BatchNorm, nn.BatchNorm2d])
+def test_a_norm_beside_no_convolution_stays_as_it_is(norm):
+    model = WithShortcut(norm(3))
+    for module in (model.pair.norm, model.shortcut.norm):
+        nn.init.uniform_(module.weight, 0.3, 0.9)
+        nn.init.uniform_(module.running_mean, -0.5, 0.5)
+        nn.init.uniform_(module.running_var, 0.5, 2)
+    fused, x = fuse_model(model.eval().double()), torch.rand(4, 3, 2, 2, 2, dtype=torch.float64)
+    torch.testing.assert_close(fused(x), model(x), rtol=0, atol=1e-12)
+    assert isinstance(fused.pair.norm, nn.Identity)
+    assert type(fused.shortcut.norm) is norm
+    assert torch.equal(fused.shortcut.norm.running_var, model.shortcut.norm.running_var)
+
+
+def test_a_residual_network_with_a_norm_as_shortcut_is_fused():
+    torch.manual_seed(0)
+    model = create_model("resnet19", num_classes=3, input_size=8, stem=4, stages=[[4, 1], [6, 1], [8, 1]]).double()
+    with torch.no_grad():
+        model.train()(frames())
+    fused = fuse_model(model.eval())
+    torch.testing.assert_close(fused(frames(seed=9)), model(frames(seed=9)), rtol=0, atol=1e-10)
 
 
 def test_a_block_that_does_more_than_its_name_says_is_found_out():

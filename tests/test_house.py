@@ -36,8 +36,10 @@ FLOORS = (
     ("evaluate",),
     ("train",),
     ("config", "console", "environment", "figures", "records"),
+    ("preflight",),
     ("run",),
     ("bench", "compare", "report"),
+    ("sweep",),
     ("cli",),
     ("__init__",),
 )
@@ -71,19 +73,21 @@ COMMANDS = {
     "train": ["recipe", "--out", "--resume", "--devices", "--precision"],
     "evaluate": ["run"],
     "compare": ["recipe", "--methods", "--seeds", "--out", "--devices", "--precision"],
+    "sweep": ["recipe", "--train-steps", "--methods", "--seeds", "--out", "--devices", "--precision"],
     "report": ["runs", "--out"],
     "data": ["action"],
     "keys": [],
     "bench": ["kind", "--shape", "--repeats", "--threads", "--quick", "--device", "--model", "--save"],
 }
 KEYS = [
-    *("name", "seed", "select", "tensorboard"),
-    *("data.name", "data.binning", "data.cache", "data.options"),
+    *("name", "seed", "select", "judge", "teacher", "tensorboard"),
+    *("data.name", "data.binning", "data.frames", "data.cache", "data.options"),
     *("model.name", "model.neuron", "model.norm", "model.options"),
     *("method.name", "method.options"),
-    *("train.epochs", "train.batch_size", "train.lr", "train.min_lr", "train.warmup_epochs", "train.warmup_lr"),
-    *("train.weight_decay", "train.grad_clip", "train.workers"),
-    *("engine.accelerator", "engine.devices", "engine.precision"),
+    *("train.epochs", "train.batch_size", "train.steps", "train.balanced", "train.optimizer", "train.momentum"),
+    *("train.lr", "train.min_lr", "train.warmup_epochs", "train.warmup_lr"),
+    *("train.weight_decay", "train.decay_all", "train.grad_clip", "train.workers"),
+    *("engine.accelerator", "engine.devices", "engine.precision", "engine.recompute"),
 ]
 ON_PURPOSE = "if that is meant, change COMMANDS or KEYS in tests/test_house.py and tell people in CHANGELOG.md"
 

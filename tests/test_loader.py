@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from moving_light import recordings
+from torch.utils.data import ConcatDataset, DataLoader
 
-from anystep.data.loader import derive_seed, epoch_order, in_order, load_batches, time_first
+from anystep.data.loader import derive_seed, epoch_order, in_order, load_batches, time_first, to_device
+from anystep.layers import is_static
+from anystep.neurons import LIF
 
 
 def sample(value, *, steps=3, dtype=np.uint8):
@@ -105,3 +108,116 @@ def test_batches_are_the_samples_asked_for_with_any_number_of_workers(workers):
         frames, labels = data.take(batch)
         np.testing.assert_array_equal(x.numpy(), frames.swapaxes(0, 1))
         np.testing.assert_array_equal(y.numpy(), labels)
+
+
+class Shown:
+    """Images shown for `steps` steps: without a copy, or as copies."""
+
+    def __init__(self, show, *, steps=4):
+        self.show, self.steps = show, steps
+        self.images = np.random.default_rng(0).integers(256, size=(7, 2, 4, 5), dtype=np.uint8)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return SHOWS[self.show](self.images[index], self.steps), index
+
+
+SHOWS = {
+    "numpy": lambda image, steps: np.broadcast_to(image, (steps, *image.shape)),
+    "numpy uint16": lambda image, steps: np.broadcast_to(image.astype(np.uint16), (steps, *image.shape)),
+    "torch": lambda image, steps: torch.from_numpy(image).expand(steps, *image.shape),
+    "torch float": lambda image, steps: torch.from_numpy(image).float().expand(steps, *image.shape),
+}
+
+
+@pytest.mark.parametrize("show", SHOWS)
+def test_a_batch_of_static_items_is_static_and_the_same_as_of_their_copies(show, recwarn):
+    data = Shown(show)
+    x, y = time_first([data[index] for index in (3, 1, 2)])
+    assert is_static(x)
+    assert x.untyped_storage().nbytes() == x[0].numel() * 4  # one step of memory
+    copies, labels = time_first([(np.stack(list(frames)), label) for frames, label in (data[index] for index in (3, 1, 2))])
+    assert not is_static(copies)
+    assert (x.dtype, x.shape) == (copies.dtype, copies.shape)
+    assert torch.equal(x, copies)
+    assert torch.equal(y, labels)
+    assert not recwarn.list
+
+
+def test_one_item_that_is_not_static_makes_its_batch_a_copy():
+    static, other = Shown("numpy")[0][0], sample(7, steps=4)
+    x, _ = time_first([(static, 0), (other, 1)])
+    assert not is_static(x)
+    np.testing.assert_array_equal(x[:, 0].numpy(), static)
+    assert (x[:, 1] == 7).all()
+
+
+def test_one_step_is_never_static():
+    x, _ = time_first([(np.broadcast_to(sample(3, steps=1)[0], (1, 2, 4, 5)), 0)])
+    x += 1
+    assert (x == 4).all()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float64, torch.bfloat16], ids=str)
+def test_what_is_static_stays_so_in_another_dtype_and_on_another_device(dtype):
+    static, _ = time_first([Shown("torch")[0], Shown("torch")[1]])
+    for x in (static, static.contiguous(), static[:1]):
+        moved = to_device(x, torch.device("cpu"), dtype)
+        assert is_static(moved) == is_static(x)
+        assert moved.dtype == (dtype or torch.float32)
+        assert torch.equal(moved, x.to(dtype or torch.float32))
+    elsewhere = to_device(static, torch.device("meta"), dtype)
+    assert (elsewhere.device.type, elsewhere.stride(0), elsewhere.shape) == ("meta", 0, static.shape)
+
+
+class Fired:
+    """Items that a fused neuron has made, in whatever process the item is asked for."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        spikes, _ = LIF(backend="numba")(current(index))
+        return spikes[:, 0], index
+
+
+def current(index):
+    generator = torch.Generator().manual_seed(index)
+    return 2.0 * torch.rand(5, 1, 2, 6, 6, generator=generator)
+
+
+def test_two_spawned_workers_at_once_run_a_kernel_and_keep_static_what_is():
+    data = ConcatDataset([Fired(), Shown("numpy")])
+    batches = [*in_order(8, batch_size=2), [8, 9, 10], [11, 12]]
+    loader = DataLoader(
+        data, batch_sampler=batches, collate_fn=time_first, num_workers=2, multiprocessing_context="spawn"
+    )
+    *fired, first, second = loader
+    expected = [LIF(backend="reference")(current(index))[0][:, 0] for index in range(8)]
+    assert torch.cat([y for _, y in fired]).tolist() == list(range(8))
+    assert torch.equal(torch.cat([x for x, _ in fired], dim=1), torch.stack(expected, dim=1))
+    assert 0 < torch.stack(expected).mean() < 1
+    assert is_static(first[0])
+    assert is_static(second[0])
+    np.testing.assert_array_equal(torch.cat([first[0], second[0]], dim=1)[-1].numpy(), Shown("numpy").images[:5])
+
+
+def test_what_is_static_stays_so_on_its_way_from_a_worker():
+    data = Shown("numpy")
+    loaded = list(load_batches(data, in_order(len(data), batch_size=4), workers=1))
+    assert all(is_static(x) for x, _ in loaded)
+    assert all(x.untyped_storage().nbytes() == x[0].numel() * 4 for x, _ in loaded)
+    shown = torch.cat([x for x, _ in loaded], dim=1)
+    np.testing.assert_array_equal(shown[-1].numpy(), data.images)
+
+
+def test_a_balanced_epoch_draws_every_class_as_often_as_any_other():
+    labels = [0] * 900 + [1] * 90 + [2] * 10
+    drawn = [i for batch in epoch_order(1000, batch_size=100, seed=0, epoch=3, balance=labels) for i in batch]
+    counts = np.bincount(np.asarray(labels)[drawn])
+    assert counts.sum() == 1000  # as many as there are
+    assert (abs(counts - 1000 / 3) < 4 * (1000 * 2 / 9) ** 0.5).all()  # four standard deviations of a binomial
+    assert drawn == [i for batch in epoch_order(1000, batch_size=100, seed=0, epoch=3, balance=labels) for i in batch]
+    assert drawn != [i for batch in epoch_order(1000, batch_size=100, seed=0, epoch=4, balance=labels) for i in batch]

@@ -1,4 +1,4 @@
-"""create_model and VGG-SNN: what is built, and what is refused by name."""
+"""create_model, the VGGs and how weights are drawn: what is built, and what is refused by name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from anystep.activations import ReLU
 from anystep.models import create_model, name_and_options
 from anystep.models.base import StepModel
-from anystep.neurons import LIF, PLIF, ReLU
+from anystep.neurons import LIF, PLIF
 from anystep.norms import BatchNorm
 
 
@@ -81,12 +82,13 @@ def test_a_spec_is_a_name_or_a_mapping_with_one_and_stays_as_it_was():
     [
         ({"width": [[4]]}, r"unknown argument 'width' in model vgg_snn. Did you mean 'widths'"),
         ({"conv_bias": 1}, r"model vgg_snn: conv_bias must be bool, got 1"),
-        ({"neuron": "lff"}, r"unknown neuron 'lff'. Did you mean 'lif'\? Known: if, lif, plif, relu"),
+        ({"neuron": "lff"}, r"unknown neuron 'lff'. Did you mean 'lif'\? Known: if, lif, plif, "),
         ({"neuron": {"name": "lif", "tua": 2.0}}, r"unknown argument 'tua' in neuron lif. Did you mean 'tau'"),
         ({"neuron": {"name": "lif", "tau": 0.5}}, r"LIF: tau is in time steps and must be >= 1, got 0.5"),
         ({"neuron": {"tau": 2.0}}, r"unknown neuron ''"),
         ({"norm": "bm"}, r"unknown norm 'bm'. Did you mean 'bn'"),
         ({"norm": {"name": "bn", "momentun": 0.1}}, r"unknown argument 'momentun' in norm bn. Did you mean 'momentum'"),
+        ({"init": "kaimin"}, r"unknown init 'kaimin'. Did you mean 'kaiming'\? Known: torch, kaiming, hsd"),
         ({"num_classes": 0}, r"VGGSNN: num_classes must be >= 1, got 0"),
         ({"in_planes": 0}, r"VGGSNN: in_planes must be >= 1, got 0"),
         ({"input_size": -3}, r"VGGSNN: input_size must be >= 1, got -3"),
@@ -106,8 +108,67 @@ def test_a_wrong_argument_is_refused_by_name(options, message):
 
 
 def test_an_unknown_model_is_refused_with_the_nearest_name():
-    with pytest.raises(ValueError, match=r"unknown model 'vggsnn'. Did you mean 'vgg_snn'\? Known: vgg_snn"):
+    with pytest.raises(ValueError, match=r"unknown model 'vggsnn'. Did you mean 'vgg_snn'\? Known: vgg_snn, vgg9, resnet19, "):
         create_model("vggsnn", num_classes=2, input_size=8)
+
+
+def test_vgg9_is_read_as_nine_layers_with_weights_and_a_pool_after_each_stage():
+    with torch.device("meta"):
+        model = create_model("vgg9", num_classes=10, input_size=48)
+    weighted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert [m.weight.shape[0] for m in weighted] == [64, 128, 256, 256, 512, 512, 512, 512, 10]
+    assert model.classifier.in_features == 512 * 3 * 3
+
+
+def test_vgg9_pools_by_average_or_maximum():
+    torch.manual_seed(0)
+    average = create_model("vgg9", num_classes=2, input_size=4, widths=[[3]], neuron="relu").eval()
+    largest = create_model("vgg9", num_classes=2, input_size=4, widths=[[3]], neuron="relu", pool="max").eval()
+    largest.load_state_dict(average.state_dict())
+    frames = torch.rand(2, 3, 2, 4, 4)
+    with torch.no_grad():
+        before = average.stages[0][0](frames, lambda layer, x: layer(x)).reshape(2, 3, 3, 2, 2, 2, 2)
+        for model, pooled in ((average, before.mean((4, 6))), (largest, before.amax((4, 6)))):
+            torch.testing.assert_close(model(frames), model.classifier(pooled.flatten(2)))
+    with pytest.raises(ValueError, match=r"unknown pool 'mean'. .*Known: average, max"):
+        create_model("vgg9", num_classes=2, input_size=4, pool="mean")
+
+
+def test_the_init_torch_is_that_of_the_layers_alone():
+    torch.manual_seed(3)
+    model = small(init="torch")
+    torch.manual_seed(3)
+    layers = [nn.Conv2d(2, 4, 3, bias=False), nn.Conv2d(4, 6, 3, bias=False), nn.Linear(6 * 2 * 2, 3)]
+    mine = [model.stages[0][0].conv, model.stages[1][0].conv, model.classifier]
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(mine, layers, strict=True))
+    assert torch.equal(model.classifier.bias, layers[-1].bias)
+
+
+@pytest.mark.parametrize("init", ["kaiming", "hsd"])
+def test_the_init_kaiming_draws_convolutions_by_their_fan_out(init):
+    torch.manual_seed(0)
+    model = small(widths=[[64], [16]], init=init)
+    for stage, fan_out in zip(model.stages, (64 * 9, 16 * 9), strict=True):
+        weight, norm = stage[0].conv.weight, stage[0].norm.weight
+        assert weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.06)
+        assert weight.abs().max() > 2.5 * weight.std()  # a normal has tails, a uniform ends at 1.7
+        assert torch.equal(norm, torch.ones_like(norm))
+    assert (model.classifier.bias.abs().max() == 0) == (init == "hsd")
+
+
+def test_the_features_of_a_channels_last_network_are_in_the_order_of_a_plain_one():
+    model, plain = (small(widths=[[4, 5]]).double().eval() for _ in range(2))
+    plain.load_state_dict(model.state_dict())
+    for weight in plain.parameters():
+        weight.data = weight.data.contiguous()
+    assert model.stages[0][0].conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not plain.stages[0][0].conv.weight.is_contiguous(memory_format=torch.channels_last)
+    frames, seen = torch.poisson(torch.full((4, 2, 2, 8, 8), 2.0)).double(), []
+    for each in (model, plain):
+        each.classifier.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+        each(frames)
+    assert 0 < seen[0].mean() < 1
+    torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=1e-12)
 
 
 def test_a_model_without_a_topology_says_so():

@@ -8,8 +8,9 @@ import random
 import pytest
 import torch
 
+from anystep.activations import ReLU
 from anystep.kernels import Rule
-from anystep.neurons import BACKENDS, IF, LIF, PLIF, ReLU, neuron_factory, scan_for
+from anystep.neurons import BACKENDS, IF, LIF, PLIF, neuron_factory, scan_for
 from anystep.surrogate import SURROGATES, QuadraticGate
 
 # the slopes at their default parameters, written again from the papers' equations

@@ -16,6 +16,7 @@ import torch
 
 from anystep.checkpoint import load_model, load_training
 from anystep.cli import main
+from anystep.models.base import StepModel
 from anystep.train import make_fabric
 
 
@@ -33,6 +34,23 @@ def test_two_processes_train_what_one_trains(tmp_path):
     for ours, theirs in zip(one["history"], two["history"], strict=True):
         keys = ("train_loss", "train_acc", "val_loss", "val_acc")
         assert [ours[key] for key in keys] == pytest.approx([theirs[key] for key in keys], abs=1e-5)
+
+
+def fit_tiny_again(fabric, path):
+    """`fit_tiny` in a process of its own, whose networks all recompute their blocks."""
+    StepModel.recompute = True
+    drivers.fit_tiny(fabric, path)
+
+
+@pytest.mark.slow
+def test_two_processes_that_recompute_train_what_one_trains_that_does_not(tmp_path):
+    """The second run of a block has its own sums over the processes, amid those of the gradients."""
+    drivers.fit_tiny(make_fabric(accelerator="cpu"), tmp_path / "one.pt")
+    make_fabric(accelerator="cpu", devices=2).launch(fit_tiny_again, tmp_path / "two.pt")
+    one, two = (torch.load(tmp_path / name)["model"] for name in ("one.pt", "two.pt"))
+    assert largest_difference(one, two) < 1e-5
+    counts = [value for key, value in two.items() if key.endswith("num_batches_tracked")]
+    assert counts == [12, 12]
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from anystep.records import differences, grouped, read_run, read_runs
         ({"model": {"neuron": {"name": "plif", "tau": 2.0}}}, 'model.neuron.name differs: "lif" (x); "plif" (y)'),
         ({"data": {"steps": 9}}, "data.steps differs: 3 (x); 9 (y)"),
         ({"train": {"clip": 1.0}}, "train.clip differs: not set (x); 1.0 (y)"),
-        ({"method": {"name": "ce", "options": {"alpha": 1}}, "seed": 5}, "ce.alpha differs: not set (x); 1 (y)"),
+        ({"train": {"steps": 2}}, None),  # a training length stands in every label
+        ({"method": {"name": "ce", "options": {"alpha": 1}}}, None),  # and so do the options that differ
         ({"method": {"name": "ce", "options": {}}}, "ce has seed 0 more than once: x, y"),
         ({"select": "best"}, 'select differs: not set (x); "best" (y)'),
         ({"data": {"cache": "elsewhere"}, "train": {"workers": 3}}, None),
@@ -35,6 +36,7 @@ def test_differences_name_the_key_the_values_and_the_runs(tmp_path, changes, sen
         ("protocol_hash", "beef", "protocol hash"),
         ("prefix", "hindsight bins", "prefix"),
         ("samples", 7, "test samples"),
+        ("split", "val", "judged on"),
         ("protocol", "other", "protocol"),
     ],
 )
@@ -44,6 +46,53 @@ def test_differences_see_another_protocol_prefix_or_test_set(tmp_path, key, valu
     found = differences(read_runs(runs))
     assert len(found) == 1
     assert found[0].startswith(f"{name} differs: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ({"method": {"name": "ce", "options": {"alpha": 1}}}, ["ce (alpha by default)", "ce (alpha=1)"]),
+        ({"teacher": "runs/big"}, ["ce (teacher=None)", "ce (teacher=runs/big)"]),
+        ({"name": "deep"}, ["ce (fake)", "ce (deep)"]),
+        ({"train": {"steps": 2}}, ["ce (trained with T = 2)", "ce (trained with T = 3)"]),
+        ({"train": {"steps": 3}}, ["ce (trained with T = 3)"]),  # all of them, said or not
+        ({"seed": 4, "model": {"name": "other"}}, ["ce"]),
+    ],
+)
+def test_a_label_says_what_tells_a_methods_runs_apart(tmp_path, changes, labels):
+    runs = [make_run(tmp_path / name, samples=6, size=2) for name in "xy"]
+    edit(runs[1], **changes)
+    assert list(grouped(read_runs(runs))) == labels
+
+
+def test_training_lengths_rise_within_a_method_and_methods_keep_their_order(tmp_path):
+    runs = [make_run(tmp_path / f"{m}{t}", method=m, samples=6, size=2) for m in ("tks", "ce") for t in (10, 2)]
+    for run, steps in zip(runs, (10, 2, 10, 2), strict=True):
+        edit(run, train={"steps": steps})
+    groups = grouped(read_runs(runs))
+    assert list(groups) == [f"{m} (trained with T = {t})" for m in ("tks", "ce") for t in (2, 10)]
+    assert list(grouped(read_runs(runs), by_length=False)) == ["tks", "ce"]
+
+
+def test_options_that_all_runs_of_a_method_share_are_not_in_its_label(tmp_path):
+    runs = [make_run(tmp_path / name, samples=6, size=2, seed=seed) for seed, name in enumerate("xyz")]
+    for run, distill in zip(runs, ("kd", "skd", "skd"), strict=True):
+        edit(run, method={"name": "hsd", "options": {"distill": distill, "levels": 4}})
+    groups = grouped(read_runs(runs))
+    assert {label: [run.seed for run in group] for label, group in groups.items()} == {
+        "hsd (distill=kd)": [0],
+        "hsd (distill=skd)": [1, 2],
+    }
+
+
+def test_a_run_that_sees_a_later_part_says_so_in_its_label(tmp_path):
+    runs = [make_run(tmp_path / m, method=m, samples=6, size=2) for m in ("ce", "hsd")]
+    rescore(runs[1], frames=[3, 4, 5])
+    whole, late = read_runs(runs)
+    assert list(grouped([whole, late])) == ["ce", "hsd (from frame 4)"]
+    assert (late.first_frame, late.skipped, late.train_steps) == (3, 3, 6)
+    edit(runs[1], data={"frames": [2, 6]})
+    assert read_run(runs[1]).skipped == 1
 
 
 def test_runs_are_grouped_by_method_in_the_order_given_and_sorted_by_seed(tmp_path):

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from fake_runs import STEPS, edit, make_run, softmax
+from fake_runs import STEPS, edit, make_run, rescore, softmax
 
 from anystep import figures
 from anystep.records import read_runs
@@ -224,3 +224,44 @@ def test_frames_that_a_network_was_not_judged_on_are_not_shown_as_its_own(tmp_pa
     both, alone = (Page(write_report(runs, tmp_path / "r.html").read_text()) for runs in ([part, whole], [part]))
     assert "A dash: this method was not tested on these frames." in both.text
     assert "film-figure" not in alone.ids
+
+
+def test_training_lengths_get_a_map_and_curves_with_their_names(tmp_path):
+    runs = [make_run(tmp_path / f"{seed}-{t}", samples=6, size=2, seed=seed + 10 * t) for t in (1, 3) for seed in (0, 1)]
+    for run, (t, seed) in zip(runs, ((1, 0), (1, 1), (3, 0), (3, 1)), strict=True):
+        edit(run, train={"steps": t}, seed=seed)
+    text = write_report(runs, tmp_path / "r.html").read_text()
+    page = Page(text)
+    assert "sweep-figure" in page.ids
+    assert page.tables["accuracy-table"][0] == ["t", "ce (trained with T = 1)", "ce (trained with T = 3)"]
+    assert "differences" not in page.ids
+    means = [[np.mean([run.values("prefix_top1")[t] for run in read_runs(runs)[i : i + 2]]) for t in (0, 1, 2)] for i in (0, 2)]
+    drawn = text.partition('id="sweep-figure"')[2].partition("</svg>")[0]
+    for mean in np.ravel(means):
+        assert f">{mean:.1f}<" in drawn
+
+
+def test_phases_are_named_where_they_start_and_their_lines_are_not_joined(tmp_path):
+    run = make_run(tmp_path / "hsd", method="hsd", samples=6, size=2)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    for line, phase in zip(lines, ("ann", "ann", "snn"), strict=True):
+        line["phase"] = phase
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drawn = write_report([run], tmp_path / "r.html").read_text().partition('id="training-figure"')[2].partition("</figure>")[0]
+    assert drawn.count(">snn<") == 2  # over the loss, and over the accuracy
+    assert ">ann<" not in drawn
+    curves = figures.Curves(np.array([3.0, 2.0, 9.0]), np.array([1.0, 2.0, 3.0]), {3: "snn"})
+    loss = figures.training({"hsd": [curves]}).axes[0]
+    data = [line.get_xydata().tolist() for line in loss.get_lines()]
+    assert data[:2] == [[[1, 3.0], [2, 2.0]], [[3, 9.0]]]
+
+
+def test_a_film_shows_no_verdicts_of_a_network_that_saw_other_frames(tmp_path):
+    first, second = (make_run(tmp_path / m, method=m, samples=3, size=2) for m in ("ce", "hsd"))
+    rescore(second, frames=[3, 4, 5], prefix="live, from frame 4")
+    both, late = (Page(write_report(runs, tmp_path / "r.html").read_text()) for runs in ([first, second], [second]))
+    assert "A dash: this method was not tested on these frames." in both.text
+    assert both.tables["accuracy-table"][0] == ["t", "ce", "hsd (from frame 4)"]
+    assert "Bold" not in both.text
+    assert 'prefix differs: "live" (ce); "live, from frame 4" (hsd)' in both.text
+    assert "t = 1 is frame 4 of the recording." in late.text

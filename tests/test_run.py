@@ -220,7 +220,7 @@ def test_a_folder_left_half_begun_can_be_used(tmp_path, record):
     [
         ("method", {"name": "tsk"}, r"unknown method 'tsk'\. Did you mean 'tks'\?"),
         ("method", {"options": {"alfa": 1.0}}, r"unknown argument 'alfa' in method tks\. Did you mean 'alpha'\?"),
-        ("model", {"name": "vgg"}, r"unknown model 'vgg'\. Did you mean 'vgg_snn'\?"),
+        ("model", {"name": "vgg_sn"}, r"unknown model 'vgg_sn'\. Did you mean 'vgg_snn'\?"),
         ("model", {"neuron": "liff"}, r"unknown neuron 'liff'\. Did you mean 'lif'\?"),
         ("model", {"neuron": {"name": "lif", "tau": 0.5}}, r"LIF: tau is in time steps and must be >= 1, got 0\.5"),
         ("model", {"norm": "bnn"}, r"unknown norm 'bnn'\. Did you mean 'bn'\?"),

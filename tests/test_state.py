@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from anystep.activations import ReLU
 from anystep.layers import Carry, is_stateful, stateful_modules
 from anystep.models import create_model
 from anystep.models.base import StepModel
-from anystep.neurons import LIF, ReLU
+from anystep.neurons import LIF
 
 
 def small(**options):

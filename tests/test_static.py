@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anystep import layers
+from anystep import norms
+from anystep.evaluate import collect
 from anystep.layers import direct_encoding, fold, is_static
+from anystep.methods import create_method
 from anystep.models import create_model
 from anystep.neurons import ACTIVATIONS, NEURONS
 from anystep.norms import BatchNorm
+from anystep.schedule import Plan
+from anystep.train import fit, make_fabric, start
 
 T, N = 5, 4
 TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -117,9 +122,9 @@ def test_the_kept_variance_of_a_static_batch_by_hand():
 
 def test_the_statistics_of_static_images_spread_over_two_processes(monkeypatch):
     """The other process has the same images, so that a sum over the two is twice the own one."""
-    monkeypatch.setattr(layers.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(layers.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(layers, "_sum_over_processes", lambda x: 2 * x)
+    monkeypatch.setattr(norms.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(norms.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(norms, "_sum_over_processes", lambda x: 2 * x)
     once, dense, x = BatchNorm(2).double(), nn.BatchNorm2d(2).double(), images(samples=2, size=2)
     said, expected = once(direct_encoding(x, T)), dense(x.repeat(2 * T, 1, 1, 1))
     torch.testing.assert_close(said[0], expected[:2], rtol=1e-12, atol=1e-12)
@@ -221,3 +226,49 @@ def test_a_copy_would_be_noticed():
     with Operators() as ran:
         fold(lambda each: each, images().unflatten(0, (2, 2)).transpose(0, 1))
     assert COPIES & set(ran.names)
+
+
+class Pictures:
+    """Eight images of three classes, each shown for T steps without a copy, or as T copies."""
+
+    def __init__(self, *, copies=False):
+        self.images, self.copies = images(8, dtype=torch.float32).numpy(), copies
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        shown = np.broadcast_to(self.images[index], (T, 2, 8, 8))
+        return shown.copy() if self.copies else shown, index % 3
+
+
+def fitted(data, model, **options):
+    plan = Plan(epochs=2, batch_size=N, lr=1e-3, warmup_epochs=0)
+    fabric = make_fabric(accelerator="cpu")
+    return fit(start(model, plan), data, method=create_method("tks"), plan=plan, fabric=fabric, **options)
+
+
+def test_training_on_images_convolves_each_once_an_update():
+    model = network(dtype=torch.float32)
+    seen = batches(model)
+    fitted(Pictures(), model, validation=Pictures())
+    first, others = seen[::3], seen[1::3] + seen[2::3]
+    assert set(first) == {N}
+    assert len(first) == 2 * (2 + 2)  # epochs x (updates + batches of validation)
+    assert set(others) == {T * N}
+
+
+def test_training_and_judging_images_is_that_of_their_copies():
+    once, dense = network(dtype=torch.float32), network(dtype=torch.float32)
+    history, expected = fitted(Pictures(), once).history, fitted(Pictures(copies=True), dense).history
+    assert [row["train_loss"] for row in history] == pytest.approx([row["train_loss"] for row in expected], rel=1e-4)
+    told, theirs = collect(once, Pictures()), collect(once, Pictures(copies=True))
+    np.testing.assert_allclose(told.logits, theirs.logits, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(told.labels, theirs.labels)
+
+
+def test_judging_images_in_another_dtype_convolves_each_once():
+    model = network()
+    seen = batches(model)
+    collect(model, Pictures(), batch_size=N)
+    assert seen == [N, T * N, T * N] * 2

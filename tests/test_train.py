@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -331,3 +332,59 @@ def test_a_bar_gives_the_terminal_back_when_training_fails():
     with pytest.raises(RuntimeError, match="in the middle"):
         trained(method=Failing(), fabric=make_fabric(accelerator="cpu", callbacks=[Bar()]))
     assert Bar.said == ["start", "end"]
+
+
+# Optimisers and sampling that recipes name
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])
+def test_the_plan_names_the_optimiser_and_what_it_decays(name, kind):
+    model = network()
+    plan = Plan(optimizer=name, lr=0.1, weight_decay=0.3, momentum=0.7)
+    state = start(model, plan)
+    assert type(state.optimizer) is kind
+    decays = {id(p): group["weight_decay"] for group in state.optimizer.param_groups for p in group["params"]}
+    assert {decays[id(p)] for p in model.parameters() if p.dim() <= 1} == {0.0}
+    assert {decays[id(p)] for p in model.parameters() if p.dim() > 1} == {0.3}
+    if name == "sgd":
+        assert {group["momentum"] for group in state.optimizer.param_groups} == {0.7}
+    all_of_it = start(model, replace(plan, decay_all=True)).optimizer.param_groups
+    assert [group["weight_decay"] for group in all_of_it] == [0.3]
+
+
+def test_a_phase_may_have_its_own_part_of_the_plan():
+    phase = Phase(name="own", plan={"lr": 1e-4, "optimizer": "sgd"})
+    state = start(network(), PLAN, phase=phase)
+    assert type(state.optimizer) is torch.optim.SGD
+    state = fit(state, drivers.tiny_set(32, 0), method=create_method("ce"), plan=PLAN, fabric=make_fabric(accelerator="cpu"))
+    assert state.history[0]["lr"] == 1e-4
+
+
+@pytest.mark.parametrize("key", ["epochs", "steps", "workers", "lrr"])
+def test_what_is_the_whole_runs_is_no_phases_own(key):
+    with pytest.raises(ValueError, match=f"unknown key '{key}' in the plan of phase 'own'"):
+        start(network(), PLAN, phase=Phase(name="own", plan={key: 1}))
+
+
+def test_a_phase_that_trains_nothing_leaves_the_network_alone():
+    model = network()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = fit(start(model, PLAN, phase=Phase(share=0.0)), drivers.tiny_set(32, 0), method=create_method("ce"), plan=PLAN)
+    assert state.history == []
+    assert all(torch.equal(before[key], value) for key, value in state.model.state_dict().items())
+
+
+def test_balanced_epochs_need_labels_to_balance():
+    class Bare:
+        def __init__(self, data):
+            self.data = data
+
+        def __len__(self):
+            return len(self.data)
+
+        def __getitem__(self, index):
+            return self.data[index]
+
+    plan = replace(PLAN, balanced=True)
+    with pytest.raises(ValueError, match=r"train.balanced needs a data set that has its labels as .labels, Bare has none"):
+        fit(start(network(), plan), Bare(drivers.tiny_set(32, 0)), method=create_method("ce"), plan=plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,11 +66,22 @@ def run_bench(
 
 
 def tables_of(result: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, header, rows) of each group of contenders, as text for people."""
+    """(title, header, rows) of each group of contenders and of the summary, as text for people."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in result["rows"]:
         groups.setdefault(row["group"], []).append(row)
-    return [(f"bench {result['bench']} {group}".strip(), *_cells(rows)) for group, rows in groups.items()]
+    tables = [(f"bench {result['bench']} {group}".strip(), *_cells(rows)) for group, rows in groups.items()]
+    told = [[name, _short(value)] for name, value in _flat(result["summary"])]
+    return [*tables, (f"bench {result['bench']} summary", ["", "value"], told)] if told else tables
+
+
+def _flat(summary: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(name, value) of a summary: a mapping inside it has a line for each of its own."""
+    for key, value in summary.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}: {name}", each) for name, each in value.items())
+        else:
+            yield key, value
 
 
 def _cells(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

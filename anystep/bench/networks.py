@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from anystep._lookup import choose
 from anystep.bench.measure import Contender, Setup, digits, matmul, measure, median_of
+from anystep.bench.memory import saved_bytes
 from anystep.bench.peers import Factory, find_peers, peer_versions
 from anystep.bench.selfcheck import backends_here, check_backends
 from anystep.fuse import fuse_model
@@ -24,15 +25,21 @@ from anystep.models import MODELS, create_model
 from anystep.models.base import StepModel
 
 TWIN = "relu twin"
+AGAIN = " recompute"
 FRAMES = (10, 2, 2, 48, 48)
 STEPS = (1, 2, 4, 10)
 CLASSES = 10
 
 
 def bench_train(setup: Setup) -> dict[str, Any]:
-    """A whole training step: forward, cross-entropy, backward, AdamW. Peers twice: channels_last, and as plain NCHW."""
+    """A whole training step: forward, cross-entropy, backward, AdamW.
+
+    Fused backends twice: as they are, and with `recompute`, whose price is in the summary: its time, and what it keeps for
+    backward, as ratios to the same network without. Peers twice: channels_last, and as plain NCHW.
+    """
     frames = _frames(setup)
-    networks, about = _networks(setup, frames.shape, nchw=True)
+    networks, about = _networks(setup, frames.shape, training=True)
+    saved = {name: _saved_mib(model, frames) for name, model in networks.items()}
     labels = torch.arange(frames.shape[1], device=setup.device) % CLASSES
 
     def step(model: StepModel, optimizer: torch.optim.Optimizer) -> None:
@@ -45,15 +52,34 @@ def bench_train(setup: Setup) -> dict[str, Any]:
     for name, model in networks.items():
         contenders.append(Contender(name, partial(step, model, torch.optim.AdamW(model.parameters(), lr=1e-3))))
     flops = _flops(networks[TWIN].train(), lambda: networks[TWIN](frames), backward=True)
-    rows = measure(contenders, setup, against=[TWIN])
+    again = {name: name.removesuffix(AGAIN) for name in networks if name.endswith(AGAIN)}
+    rows = measure(contenders, setup, against=[TWIN, *again.values()])
     rate = product_flops / min(row["min_ms"] for row in rows if row["name"] == product.name)
-    return {**about, "rows": [{**row, **_share(row, flops, rate)} for row in rows], "summary": _speed(flops, rate)}
+    told = [{**row, **_share(row, flops, rate), "saved_mib": saved.get(row["name"])} for row in rows]
+    return {**about, "rows": told, "summary": _speed(flops, rate) | _price_of_recompute(rows, again, saved)}
+
+
+def _saved_mib(model: StepModel, frames: Tensor) -> float:
+    """What a training step keeps for backward, weights not counted."""
+    return digits(saved_bytes(lambda: model(frames), without=tuple(model.parameters())) / 2**20)
+
+
+def _price_of_recompute(rows: list[dict[str, Any]], again: dict[str, str], saved: dict[str, float]) -> dict[str, Any]:
+    """Time and memory of each network that recomputes, as ratios to the one that does not."""
+    ratios = {row["name"]: row["ratio_to"] for row in rows}
+    return {
+        "recompute_time": {plain: ratios[name][plain] for name, plain in again.items()},
+        "recompute_saved": {plain: digits(saved[name] / saved[plain]) for name, plain in again.items()},
+    }
 
 
 def bench_infer(setup: Setup) -> dict[str, Any]:
-    """Batch norm folded into the convolutions, T = 1, 2, 4, 10 in the same rounds, each against the twin at the same T."""
+    """What `fuse_model` gives, as `collect` runs it: T = 1, 2, 4, 10 in the same rounds, each against the twin at the same T.
+
+    The summary has the time at the first of them over that at the last, and this share by the twin's own.
+    """
     frames = _frames(setup)
-    networks, about = _networks(setup, frames.shape, nchw=False)
+    networks, about = _networks(setup, frames.shape, training=False)
     fused = {}
     for name, model in networks.items():
         with torch.no_grad():
@@ -94,7 +120,7 @@ def _frames(setup: Setup) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(setup.device)
 
 
-def _networks(setup: Setup, shape: torch.Size, *, nchw: bool) -> tuple[dict[str, StepModel], dict[str, Any]]:
+def _networks(setup: Setup, shape: torch.Size, *, training: bool) -> tuple[dict[str, StepModel], dict[str, Any]]:
     """(the contenders by name, what the result says about them). All start from the same weights."""
     choose(MODELS, setup.model, "model")
     backends, refused = backends_here(setup.device)
@@ -109,9 +135,12 @@ def _networks(setup: Setup, shape: torch.Size, *, nchw: bool) -> tuple[dict[str,
 
     networks = {TWIN: make("relu")}
     networks |= {f"anystep {backend}": make({"name": "lif", "backend": backend}) for backend in backends}
+    for name in checked if training else ():
+        networks[f"anystep {name}{AGAIN}"] = make({"name": "lif", "backend": name})
+        networks[f"anystep {name}{AGAIN}"].recompute = True
     for name, factory in peers.items():
         networks[name] = _with_neurons(make("relu"), factory)
-        if nchw:
+        if training:
             networks[f"{name} nchw"] = _nchw(_with_neurons(make("relu"), factory))
     about = {"checked": checked, "peers": peer_versions(), "left_out": refused | left_out, "frames": list(shape)}
     return networks, about

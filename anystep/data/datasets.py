@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from anystep._files import content_hash
 from anystep._lookup import check_keys, choose
 from anystep.data.cache import cached_array, default_cache
 from anystep.data.events import Events
-from anystep.data.frames import Binning
+from anystep.data.frames import BINNINGS, Binning, Direct, Encoding
 from anystep.data.protocols import split
 from anystep.data.simulate import SIMULATOR_VERSION, Camera, Trajectory, path_of, simulate_many
 
@@ -106,6 +106,7 @@ class Splits:
     protocol        the name of the split, `protocol_hash` that of its members
     causal          whether the frames could be made live, see `frames`
     binning         what `Binning.describe` says
+    first_frame     of a recording that an item begins with, counted from 0
     """
 
     train: MapStyle
@@ -116,6 +117,62 @@ class Splits:
     protocol_hash: str
     causal: bool
     binning: dict[str, Any] = field(default_factory=dict)
+    first_frame: int = 0
+
+    def segment(self, first: int, stop: int) -> Splits:
+        """The same recordings, frames [first, stop) of each. Error: frames that they do not have."""
+        steps = len(self.train[0][0])
+        if not 0 <= first < stop <= steps:
+            what = f"the {steps} frames of a recording"
+            raise ValueError(f"data.frames must be [first, stop] within {what}, got [{first}, {stop}]")
+        parts: dict[str, Any] = {part: Segment(getattr(self, part), first, stop) for part in ("train", "val", "test")}
+        return replace(self, **parts, first_frame=self.first_frame + first)
+
+
+class ImageSet:
+    """Images with labels, each shown for T steps: items `(frames (T, P, H, W), label)` whose stride in time is 0.
+
+    images (M, P, H, W)   labels (M,) int64   encoding `Direct(steps)`   ids (M,) names or numbers (None: 0, 1, ...)
+    """
+
+    def __init__(self, images: NDArray[Any], labels: ArrayLike, encoding: Direct, ids: ArrayLike | None = None) -> None:
+        if images.ndim != 4:
+            raise ValueError(f"ImageSet: images must be (M, P, H, W), got shape {images.shape}")
+        self.images, self.encoding = images, encoding
+        self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
+        self.ids = np.arange(len(images)) if ids is None else np.asarray(ids)
+        for name, column in {"labels": self.labels, "ids": self.ids}.items():
+            if column.shape != (len(images),):
+                raise ValueError(f"ImageSet: {name} must be ({len(images)},) like images, got {column.shape}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[Any], int]:
+        return self.encoding(self.images[index]), int(self.labels[index])
+
+    def subset(self, indices: ArrayLike) -> ImageSet:
+        """The samples `indices` (B,), in that order."""
+        rows = np.asarray(indices)
+        return ImageSet(self.images[rows], self.labels[rows], self.encoding, self.ids[rows])
+
+
+class Segment:
+    """The frames [first, stop) of every recording of a dataset, as if it had no others."""
+
+    def __init__(self, dataset: MapStyle, first: int, stop: int) -> None:
+        self.dataset = dataset
+        self.frames = slice(first, stop)
+        for name in ("labels", "ids"):
+            if hasattr(dataset, name):
+                setattr(self, name, getattr(dataset, name))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        frames, label = self.dataset[index]
+        return frames[self.frames], label
 
 
 class FramesOf:
@@ -151,9 +208,36 @@ def digits_events(
     return ((events, int(labels[i])) for events, i in zip(recordings, chosen, strict=True))
 
 
+def digits(*, binning: Encoding, cache: str | os.PathLike[str] | None = None, workers: int | None = None) -> Splits:
+    """The 1,797 handwritten digits of scikit-learn as grey images of 32 x 32, shown for T steps; nothing is downloaded.
+
+    8 x 8 pixels of 17 grey levels (Alpaydin and Kaynak 1998) enlarged to (1, 32, 32) float32 in [0, 1]. The encoding must be
+    "direct". The split is that of digits-dvs: the same digits train, choose and test. `cache` and `workers` have nothing to do.
+    """
+    if not isinstance(binning, Direct):
+        raise ValueError(f"digits holds images: its binning must be direct, got {binning.name}")
+    source = _digits_source()
+    images = enlarge(source.images / 16, 32).astype(np.float32)[:, None]
+    return _digits_splits(ImageSet(images, source.target, binning), binning)
+
+
+def _digits_splits(data: Any, encoding: Encoding) -> Splits:
+    parts = split("digits-dvs/stratified-70-10-20", data.labels)
+    return Splits(
+        train=data.subset(parts.train),
+        val=data.subset(parts.val),
+        test=data.subset(parts.test),
+        classes=tuple(str(digit) for digit in range(10)),
+        protocol=parts.name,
+        protocol_hash=parts.hash,
+        causal=encoding.causal,
+        binning=encoding.describe(),
+    )
+
+
 def digits_dvs(
     *,
-    binning: Binning,
+    binning: Encoding,
     path: str | Trajectory = "closed_loop",
     cache: str | os.PathLike[str] | None = None,
     workers: int | None = None,
@@ -169,6 +253,8 @@ def digits_dvs(
     Frames (T, 2, 34, 34) uint8, or uint16 where a count passes 255, in a file under `cache` (None: `default_cache()`) whose
     name hashes all that shaped it. `seed` draws the background events. The split is "digits-dvs/stratified-70-10-20".
     """
+    if not isinstance(binning, Binning):
+        raise ValueError(f"digits-dvs holds events: its binning must be one of {', '.join(BINNINGS)}, got {binning.name}")
     images, labels = _digits()
     trajectory = path_of(path)
     shaped_by = {
@@ -186,27 +272,16 @@ def digits_dvs(
 
     folder = default_cache() if cache is None else Path(cache)
     frames = cached_array(folder, f"digits-dvs-{content_hash(shaped_by, images.tobytes())}", build)
-    parts = split("digits-dvs/stratified-70-10-20", labels)
-    data = FrameSet(frames, labels)
-    return Splits(
-        train=data.subset(parts.train),
-        val=data.subset(parts.val),
-        test=data.subset(parts.test),
-        classes=tuple(str(digit) for digit in range(10)),
-        protocol=parts.name,
-        protocol_hash=parts.hash,
-        causal=binning.causal,
-        binning=binning.describe(),
-    )
+    return _digits_splits(FrameSet(frames, labels), binning)
 
 
-DATASETS: dict[str, Callable[..., Splits]] = {"digits-dvs": digits_dvs}
+DATASETS: dict[str, Callable[..., Splits]] = {"digits-dvs": digits_dvs, "digits": digits}
 
 
 def load_dataset(
     name: str,
     *,
-    binning: Binning,
+    binning: Encoding,
     cache: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     **options: Any,
@@ -221,10 +296,14 @@ def load_dataset(
 @lru_cache(maxsize=1)
 def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The digits enlarged (1797, 22, 22) in [0, 1] and their labels."""
-    source = need("sklearn.datasets", extra="report", purpose="the dataset digits-dvs").load_digits()
+    source = _digits_source()
     images = enlarge(source.images / 16, DIGIT_PIXELS)
     images.flags.writeable = False
     return images, source.target.astype(np.int64)
+
+
+def _digits_source() -> Any:
+    return need("sklearn.datasets", extra="report", purpose="scikit-learn's digits").load_digits()
 
 
 def enlarge(images: NDArray[np.float64], pixels: int) -> NDArray[np.float64]:

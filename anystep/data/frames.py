@@ -1,4 +1,6 @@
-"""Binnings: how a recording becomes T frames of event counts.
+"""Encodings: how a recording or an image becomes T frames.
+
+A binning makes frames of event counts from a recording; `Direct` shows an image at every step.
 
 A binning is a frozen record that is called with `Events` and gives counts (T, 2, H, W) uint16; plane 0 counts off events,
 plane 1 on events. `causal` says whether the frames can be made live: frames[:k] of a recording are the frames of the
@@ -20,8 +22,8 @@ LARGEST_COUNT = int(np.iinfo(np.uint16).max)
 
 
 @dataclass(frozen=True)
-class Binning(ABC):
-    """The common part: `step_of` says in which frame an event falls, the call counts."""
+class Encoding:
+    """What makes T frames of something. Its fields are whole numbers >= 1."""
 
     name: ClassVar[str]
     causal: ClassVar[bool]
@@ -34,10 +36,6 @@ class Binning(ABC):
                 raise ValueError(f"{self.name}: {field} must be a whole number >= 1, got {value!r}")
             object.__setattr__(self, field, int(value))
 
-    @abstractmethod
-    def step_of(self, events: Events) -> NDArray[np.int64]:
-        """The step of every event (M,), never decreasing; `steps` or more means: in no frame."""
-
     def describe(self) -> dict[str, Any]:
         """The name and the fields, for hashes and records.
 
@@ -45,6 +43,32 @@ class Binning(ABC):
         {'name': 'fixed_duration', 'steps': 10, 'duration_us': 30000}
         """
         return {"name": self.name, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Direct(Encoding):
+    """Direct encoding: an image (P, H, W), the same at every step, as (T, P, H, W) without a copy (stride 0 in time).
+
+    The first convolution then sees grey levels and is the encoder.
+    """
+
+    name: ClassVar[str] = "direct"
+    causal: ClassVar[bool] = True
+
+    def __call__(self, image: NDArray[Any]) -> NDArray[Any]:
+        """(T, P, H, W), read-only."""
+        if image.ndim != 3:
+            raise ValueError(f"direct: an image must be (P, H, W), got shape {image.shape}")
+        return np.broadcast_to(image, (self.steps, *image.shape))
+
+
+@dataclass(frozen=True)
+class Binning(Encoding, ABC):
+    """The common part of the binnings: `step_of` says in which frame an event falls, the call counts."""
+
+    @abstractmethod
+    def step_of(self, events: Events) -> NDArray[np.int64]:
+        """The step of every event (M,), never decreasing; `steps` or more means: in no frame."""
 
     def __call__(self, events: Events) -> NDArray[np.uint16]:
         """Counts (T, 2, H, W). A recording without events, or with none inside the frames, is refused."""
@@ -132,6 +156,7 @@ class FixedCount(Binning):
 
 
 BINNINGS: dict[str, type[Binning]] = {row.name: row for row in (EqualTime, EqualCount, FixedDuration, FixedCount)}
+ENCODINGS: dict[str, type[Encoding]] = {**BINNINGS, Direct.name: Direct}
 
 
 def _count(events: Events, step: NDArray[np.int64], steps: int) -> NDArray[np.uint16]:

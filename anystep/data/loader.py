@@ -25,14 +25,32 @@ def derive_seed(seed: int, *what: Any) -> int:
 def time_first(items: Sequence[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
     """Collate items `((T, P, H, W), label)` into `x (T, N, P, H, W) float32` and `y (N,) int64`.
 
+    If every item is static, one frame shown T times without a copy (`frame.expand(T, ...)` of torch, `np.broadcast_to` of
+    numpy: a stride of 0 in time), so is `x`: a network then runs its first convolution once a batch.
+
     Errors: items of different shapes, or that are not four-dimensional; a label that is no whole number.
     """
     shapes = {tuple(frames.shape) for frames, _ in items}
     if len(shapes) != 1 or len(next(iter(shapes))) != 4:
         raise ValueError(f"a sample must be frames (T, P, H, W), all alike in a batch, got {sorted(shapes)}")
-    frames = [torch.as_tensor(_readable(frames)) for frames, _ in items]
     labels = torch.tensor([_whole(label) for _, label in items], dtype=torch.int64)
-    return torch.stack(frames, dim=1).float(), labels
+    static = all(_is_static(frames) for frames, _ in items)
+    frames = [torch.as_tensor(_readable(frames[:1] if static else frames)) for frames, _ in items]
+    x = torch.stack(frames, dim=1).float()
+    return x.expand(shapes.pop()[0], *x.shape[1:]) if static else x, labels
+
+
+def to_device(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """`x (T, ...)` on `device`, as `dtype` if given; what is static stays so, and one step of it is moved, not T copies."""
+    if not _is_static(x):
+        return x.to(device, dtype)
+    return x[:1].to(device, dtype).expand(x.shape)
+
+
+def _is_static(frames: Any) -> bool:
+    """Whether all steps of a tensor or array `(T, ...)` are one and the same memory."""
+    time = frames.stride(0) if isinstance(frames, Tensor) else frames.strides[0] if isinstance(frames, np.ndarray) else None
+    return time == 0 and frames.shape[0] > 1
 
 
 def _whole(label: Any) -> int:
@@ -48,10 +66,19 @@ def _readable(frames: Any) -> Any:
     return frames
 
 
-def epoch_order(n: int, *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The global batches of one epoch: a permutation of n cut into full batches (the rest sits this epoch out)."""
+def epoch_order(
+    n: int, *, batch_size: int, seed: int, epoch: int, balance: Sequence[int] | None = None
+) -> list[list[int]]:
+    """The global batches of one epoch: a permutation of n cut into full batches (the rest sits this epoch out).
+
+    `balance`, the label of each of the n, draws n with replacement instead, every class with the same probability.
+    """
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
-    order = torch.randperm(n, generator=generator).tolist()
+    if balance is None:
+        order = torch.randperm(n, generator=generator).tolist()
+    else:
+        labels = torch.as_tensor(np.asarray(balance))
+        order = torch.multinomial(1 / torch.bincount(labels)[labels].double(), n, True, generator=generator).tolist()
     return [order[i : i + batch_size] for i in range(0, n - batch_size + 1, batch_size)]
 
 

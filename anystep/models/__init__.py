@@ -10,11 +10,22 @@ import torch
 
 from anystep._lookup import check_arguments, choose
 from anystep.models.base import StepModel
+from anystep.models.resnet import ResNet19
+from anystep.models.sew import STAGES_34, SEWResNet, SEWResNet19
 from anystep.models.vgg import VGGSNN
+from anystep.models.vgg9 import VGG9
 from anystep.neurons import neuron_factory
 from anystep.norms import NORMS
 
-MODELS: dict[str, Callable[..., StepModel]] = {"vgg_snn": VGGSNN}
+MODELS: dict[str, Callable[..., StepModel]] = {
+    "vgg_snn": VGGSNN,
+    "vgg9": VGG9,
+    "resnet19": ResNet19,
+    "sew_resnet18": SEWResNet,
+    "sew_resnet19": SEWResNet19,
+    "sew_resnet34": partial(SEWResNet, stages=STAGES_34),
+    "sew_resnet50": partial(SEWResNet, stages=STAGES_34, bottleneck=True),
+}
 
 
 def create_model(
@@ -42,7 +53,7 @@ def create_model(
     neuron_name, neuron_options = name_and_options(neuron)
     norm_name, norm_options = name_and_options(norm)
     make_norm = choose(NORMS, norm_name, "norm")
-    check_arguments(make_norm, norm_options, f"norm {norm_name}")
+    check_arguments(make_norm, {"channels": 1, **norm_options}, f"norm {norm_name}", complete=True)
     model = kind(
         num_classes=num_classes,
         in_planes=in_planes,

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from anystep.layers import Carry, State, stateful_modules
+from anystep.layers import Carry, State, recomputed, stateful_modules
 
 
 class StepModel(nn.Module):
@@ -19,10 +19,12 @@ class StepModel(nn.Module):
     - `model.advance(frames (t, N, P, H, W), state) -> (logits (t, N, C), state)` goes on from a state, for any t >= 1.
 
     Laws in eval mode: `model(x)[:t] == model(x[:t])`, and advancing chunk by chunk equals the whole sequence.
-    `classifier` is the last linear layer; what enters it are the penultimate features.
+    `classifier` is the last linear layer; what enters it are the penultimate features. `recompute = True` trains with less
+    memory and more time, to the same bits: of a block only its input is kept for backward, and the block runs again there.
     """
 
     causal = True
+    recompute: bool = False
     classifier: nn.Linear
 
     def __init__(self, *, in_planes: int, input_size: int, num_classes: int) -> None:
@@ -38,8 +40,24 @@ class StepModel(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no network(frames, carry)")
 
     def through(self, block: nn.Module, x: Tensor, carry: Carry) -> Tensor:
-        """`block(x, carry)`: how a topology calls a block of several layers, `forward(x, carry) -> y`."""
+        """`block(x, carry)`: how a topology calls a block of several layers, `forward(x, carry) -> y`.
+
+        With `recompute`, while training, the block's inner tensors are not kept for backward: see `layers.recomputed`.
+        """
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return recomputed(block, x, carry)
         return block(x, carry)
+
+    def weighted_after(self) -> list[tuple[str, str]]:
+        """(neuron, layer) by module name: the layers with weights that see each neuron's spikes, and see no others'.
+
+        Between the two may only be what a positive factor passes through, like pooling: what a spike is worth can then be
+        multiplied into the layer's weights. Error: a model whose spikes are added to another branch's, or that does not say.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not say which weights alone see a neuron's spikes, so no scale can be folded into "
+            f"them: keep scale='output'"
+        )
 
     def rest(self, n: int) -> State:
         """The state of `n` samples before their first frame."""

@@ -1,4 +1,4 @@
-"""What every row of DATASETS promises. A new row adds its raw recordings to RECORDINGS and is tested without a new test."""
+"""What every row of DATASETS promises. A new row joins RECORDINGS or IMAGES and is tested."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from anystep.data.datasets import DATASETS, Splits, digits_events, load_dataset
-from anystep.data.frames import FixedDuration
+from anystep.data.frames import Direct, FixedDuration
 
 BINNING = FixedDuration(10, 30_000)
 RECORDINGS = {"digits-dvs": digits_events}
-SIZES = {"digits-dvs": (1259, 179, 359)}
+IMAGES = {"digits": Direct(4)}
+SIZES = {"digits-dvs": (1259, 179, 359), "digits": (1259, 179, 359)}
+PROTOCOL_OF = {"digits": "digits-dvs"}  # the same digits, so the same split
 PARTS = ("train", "val", "test")
 
 
@@ -18,7 +20,21 @@ PARTS = ("train", "val", "test")
 def row(request, tmp_path_factory) -> tuple[str, Splits]:
     """A row's name and its frames: all samples, built once for the whole suite."""
     cache = tmp_path_factory.mktemp("cache")
-    return request.param, load_dataset(request.param, binning=BINNING, cache=cache)
+    return request.param, load_dataset(request.param, binning=IMAGES.get(request.param, BINNING), cache=cache)
+
+
+@pytest.fixture
+def events_row(row) -> tuple[str, Splits]:
+    if row[0] in IMAGES:
+        pytest.skip("it holds images")
+    return row
+
+
+@pytest.fixture
+def images_row(row) -> tuple[str, Splits]:
+    if row[0] not in IMAGES:
+        pytest.skip("it holds events")
+    return row
 
 
 def some_of(splits: Splits, part: str) -> list[tuple[int, np.ndarray, int]]:
@@ -28,15 +44,15 @@ def some_of(splits: Splits, part: str) -> list[tuple[int, np.ndarray, int]]:
 
 
 def test_every_row_has_its_recordings_and_sizes_here():
-    assert set(DATASETS) == set(RECORDINGS) == set(SIZES)
+    assert set(DATASETS) == {*RECORDINGS, *IMAGES} == set(SIZES)
 
 
 def test_the_parts_have_their_sizes_and_one_shape(row):
     name, splits = row
     assert tuple(len(getattr(splits, part)) for part in PARTS) == SIZES[name]
-    shapes = {getattr(splits, part).shape[1:] for part in PARTS}
-    assert len(shapes) == 1
-    assert shapes.pop()[:2] == (BINNING.steps, 2)
+    shapes = {part: some_of(splits, part)[0][1].shape for part in PARTS}
+    assert len(set(shapes.values())) == 1
+    assert shapes["train"][0] == IMAGES.get(name, BINNING).steps
 
 
 def test_no_sample_is_in_two_parts(row):
@@ -50,8 +66,8 @@ def test_labels_are_in_range_and_every_class_is_in_every_part(row):
         assert np.unique(getattr(splits, part).labels).tolist() == list(range(len(splits.classes)))
 
 
-def test_recordings_are_in_time_order_inside_the_sensor_and_well_filled(row):
-    name, splits = row
+def test_recordings_are_in_time_order_inside_the_sensor_and_well_filled(events_row):
+    name, splits = events_row
     for events, label in RECORDINGS[name](range(0, 60, 10)):
         assert (np.diff(events.t) >= 0).all()
         assert 0 <= events.t[0] <= events.t[-1] < 300_000
@@ -64,8 +80,8 @@ def test_recordings_are_in_time_order_inside_the_sensor_and_well_filled(row):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_event_of_the_recording_is_counted_once_in_the_frames(row, part):
-    name, splits = row
+def test_every_event_of_the_recording_is_counted_once_in_the_frames(events_row, part):
+    name, splits = events_row
     samples = some_of(splits, part)
     recordings = RECORDINGS[name]([sample for sample, _, _ in samples])
     for (_, frames, label), (events, true_label) in zip(samples, recordings, strict=True):
@@ -75,8 +91,8 @@ def test_every_event_of_the_recording_is_counted_once_in_the_frames(row, part):
             assert frames[:, polarity].sum() == (events.p == polarity).sum()
 
 
-def test_frames_called_causal_are_those_of_a_recording_that_stops_there(row):
-    name, splits = row
+def test_frames_called_causal_are_those_of_a_recording_that_stops_there(events_row):
+    name, splits = events_row
     assert splits.causal is BINNING.causal
     samples = some_of(splits, "test")
     recordings = RECORDINGS[name]([sample for sample, _, _ in samples])
@@ -87,9 +103,23 @@ def test_frames_called_causal_are_those_of_a_recording_that_stops_there(row):
 
 def test_the_record_names_protocol_and_binning(row):
     name, splits = row
-    assert splits.protocol.startswith(f"{name}/")
+    assert splits.protocol.startswith(f"{PROTOCOL_OF.get(name, name)}/")
     assert len(splits.protocol_hash) == 16
-    assert splits.binning == BINNING.describe()
+    assert splits.binning == IMAGES.get(name, BINNING).describe()
+
+
+def test_an_image_is_the_same_memory_at_every_step_and_in_range(images_row):
+    for _, frames, _ in some_of(images_row[1], "train"):
+        assert frames.strides[0] == 0
+        assert frames.dtype == np.float32
+        assert 0 <= frames.min() < frames.max() <= 1
+
+
+def test_an_encoding_of_the_other_kind_is_refused_by_name(row):
+    name, _ = row
+    wrong = BINNING if name in IMAGES else Direct(4)
+    with pytest.raises(ValueError, match=f"{name} holds .*, got {wrong.name}"):
+        load_dataset(name, binning=wrong)
 
 
 def test_a_part_reads_from_a_file_that_cannot_be_written(row):

@@ -1,7 +1,11 @@
-"""What every row of MODELS promises, with every neuron and as its ANN twin. A new row adds its small size to SMALL."""
+"""What every row of MODELS promises. A new row adds its small size to SMALL.
+
+Every row is tested with LIF and batch norm; two rows with every other neuron and as every ANN twin; one with every other norm.
+"""
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from functools import cache
 
@@ -11,21 +15,48 @@ from torch import nn
 
 from anystep.models import MODELS, create_model
 from anystep.neurons import ACTIVATIONS, NEURONS, Neuron
+from anystep.norms import NORMS
 
-SMALL = {"vgg_snn": {"input_size": 8, "widths": [[4, 6], [8]]}}
-PUBLISHED = {  # (row, its options, classes) -> trainable parameters
-    ("vgg_snn", False, 10): 9_268_746,
-    ("vgg_snn", True, 10): 9_271_498,
-    ("vgg_snn", False, 101): 9_688_165,
-    ("vgg_snn", True, 101): 9_690_917,
+SMALL = {  # odd sides are halved on the way
+    "vgg_snn": {"input_size": 8, "widths": [[4, 6], [8]]},
+    "vgg9": {"input_size": 5, "widths": [[4, 6]], "pool": "max"},
+    "resnet19": {"input_size": 5, "stem": 4, "stages": [[4, 1], [6, 2]]},
+    "sew_resnet18": {"input_size": 9, "stages": [[4, 1], [6, 2]]},
+    "sew_resnet19": {"input_size": 5, "stem": 3, "stages": [[4, 1], [6, 2]]},
+    "sew_resnet34": {"input_size": 13, "stages": [[4, 2], [6, 1]]},
+    "sew_resnet50": {"input_size": 9, "stages": [[2, 1], [3, 2]]},
 }
+EVENTS = {"in_planes": 2, "input_size": 48}
+IMAGES = {"in_planes": 3, "input_size": 32}
+LARGE = {"in_planes": 3, "input_size": 224}
+PUBLISHED = [  # row, its options, classes -> trainable parameters
+    ("vgg_snn", EVENTS, {10: 9_268_746, 101: 9_688_165}),
+    ("vgg_snn", EVENTS | {"conv_bias": True}, {10: 9_271_498, 101: 9_690_917}),
+    ("resnet19", IMAGES | {"stem": 64}, {10: 12_630_858, 100: 12_653_988}),
+    ("resnet19", IMAGES | {"stem": 128}, {10: 12_698_250, 100: 12_721_380}),
+    ("resnet19", EVENTS | {"stem": 128}, {10: 12_697_098}),
+    ("sew_resnet19", IMAGES, {10: 12_630_858, 100: 12_653_988}),
+    ("sew_resnet18", LARGE, {1000: 11_689_512, 200: 11_279_112, 120: 11_238_072, 196: 11_277_060}),
+    ("sew_resnet34", LARGE, {1000: 21_797_672, 200: 21_387_272, 120: 21_346_232, 196: 21_385_220}),
+    ("sew_resnet50", LARGE, {1000: 25_557_032}),
+]
+OPTIONS = {"qcfs": {"clip_init": 2.0}, "qcfs_if": {"clip_init": 2.0}, "tebn": {"steps": 100}}  # of neurons and norms
 T, N, P, C = 10, 3, 2, 5
 NEAR = 1e-5  # a spike may differ only where the membrane is this close to the threshold
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
 
+
+def networks(neurons):
+    """(row, neuron, norm) of the networks to test."""
+    others = [neuron for neuron in neurons if neuron != "lif"]
+    chosen = [(name, "lif", "bn") for name in sorted(MODELS)]
+    chosen += [(name, neuron, "bn") for name in ("vgg_snn", "resnet19") for neuron in others]
+    return chosen + [("resnet19", "lif", norm) for norm in NORMS if norm != "bn"]
+
+
 every_row = pytest.mark.parametrize("name", sorted(MODELS))
-every_neuron = pytest.mark.parametrize("neuron", [*NEURONS, *ACTIVATIONS])
-every_spiking = pytest.mark.parametrize("neuron", list(NEURONS))
+every_network = pytest.mark.parametrize(("name", "neuron", "norm"), networks([*NEURONS, *ACTIVATIONS]))
+every_spiking = pytest.mark.parametrize(("name", "neuron", "norm"), networks(NEURONS))
 every_dtype = pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 
 
@@ -35,16 +66,29 @@ def _no_grad():
         yield
 
 
-def make(name, neuron, *, dtype=torch.float32, seed=0):
+def spec(name):
+    return {"name": name, **OPTIONS.get(name, {})}
+
+
+@cache
+def trained(name, neuron, norm, dtype, seed):
     """A small network in eval mode whose norms have seen data and let every layer fire."""
     torch.manual_seed(seed)
-    model = create_model(name, num_classes=C, in_planes=P, neuron=neuron, **SMALL[name]).to(dtype)
+    model = create_model(name, num_classes=C, in_planes=P, neuron=spec(neuron), norm=spec(norm), **SMALL[name]).to(dtype)
     for key, parameter in model.named_parameters():
         if key.endswith("norm.bias"):
             parameter.fill_(0.4)
+        elif key.endswith("norm.p"):  # one factor a step
+            parameter.uniform_(0.8, 1.2)
+        elif key.startswith("hidden.linear"):  # no norm comes to its aid
+            parameter.copy_(0.4 * torch.ones_like(parameter) if key.endswith("bias") else 6 * parameter)
     for _ in range(20):
         model.train()(frames(name, dtype=dtype, seed=100))
     return model.eval()
+
+
+def make(name, neuron="lif", norm="bn", *, dtype=torch.float32, seed=0):
+    return copy.deepcopy(trained(name, neuron, norm, dtype, seed))
 
 
 def frames(name, *, steps=T, samples=N, dtype=torch.float32, seed=0):
@@ -61,7 +105,7 @@ def recorded(model):
     calls = {name: [] for name, layer in model.named_modules() if isinstance(layer, Neuron)}
 
     def hook(name):
-        return lambda layer, inputs, output: calls[name].append((*inputs, output[0]))
+        return lambda layer, inputs, output: calls[name].append((*inputs, (output[0] != 0).to(output[0].dtype)))
 
     layers = [(name, layer) for name, layer in model.named_modules() if name in calls]
     handles = [layer.register_forward_hook(hook(name)) for name, layer in layers]
@@ -77,14 +121,15 @@ def distance_to_threshold(layer, x, v):
     for current in x:
         h = decay * v + gain * current
         least = min(least, float((h - layer.v_threshold).abs().min()))
-        v = torch.where(h > layer.v_threshold, torch.full_like(h, layer.v_reset), h)
+        after = h - layer.v_threshold if layer.v_reset is None else torch.full_like(h, layer.v_reset)
+        v = torch.where(h > layer.v_threshold, after, h)
     return least
 
 
 @cache
-def case(name, neuron, dtype):
+def case(name, neuron, norm, dtype):
     """A network, frames for which no membrane comes near the threshold, so that every spike is certain, and what it says."""
-    model = make(name, neuron, dtype=dtype)
+    model = make(name, neuron, norm, dtype=dtype)
     layers = dict(model.named_modules())
     for seed in range(50):
         x = frames(name, dtype=dtype, seed=seed)
@@ -105,18 +150,17 @@ def run_in_chunks(model, x, sizes):
 
 
 def assert_close(actual, expected):
-    torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCES[expected.dtype])
+    torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCES.get(expected.dtype, 0))
 
 
 def test_every_row_has_its_small_size_here():
     assert set(MODELS) == set(SMALL)
 
 
-@every_row
-@every_neuron
+@every_network
 @every_dtype
-def test_step_logits_are_steps_by_samples_by_classes_of_the_dtype_of_the_weights(name, neuron, dtype):
-    model = make(name, neuron, dtype=dtype)
+def test_step_logits_are_steps_by_samples_by_classes_of_the_dtype_of_the_weights(name, neuron, norm, dtype):
+    model = make(name, neuron, norm, dtype=dtype)
     for steps, samples in [(1, 1), (1, 4), (3, 1), (5, 2)]:
         logits = model(frames(name, steps=steps, samples=samples, dtype=dtype))
         assert (logits.shape, logits.dtype) == ((steps, samples, C), dtype)
@@ -127,21 +171,19 @@ def test_step_logits_are_steps_by_samples_by_classes_of_the_dtype_of_the_weights
         assert all(isinstance(rows, torch.Tensor) and len(rows) == samples for rows in state)
 
 
-@every_row
 @every_spiking
-def test_every_layer_of_the_test_case_fires_sometimes_and_not_always(name, neuron):
-    *_, spikes = case(name, neuron, torch.float32)
+def test_every_layer_of_the_test_case_fires_sometimes_and_not_always(name, neuron, norm):
+    *_, spikes = case(name, neuron, norm, torch.float32)
     assert spikes
     for layer in spikes.values():
         assert 0.01 < layer.mean() < 0.95
         assert set(layer.unique().tolist()) == {0.0, 1.0}
 
 
-@every_row
-@every_neuron
+@every_network
 @every_dtype
-def test_prefix_law(name, neuron, dtype):
-    model, x, logits, spikes = case(name, neuron, dtype)
+def test_prefix_law(name, neuron, norm, dtype):
+    model, x, logits, spikes = case(name, neuron, norm, dtype)
     for t in range(1, T + 1):
         with recorded(model) as calls:
             prefix = model(x[:t])
@@ -150,12 +192,11 @@ def test_prefix_law(name, neuron, dtype):
             assert torch.equal(call[0][2], spikes[layer][:t])
 
 
-@every_row
-@every_neuron
+@every_network
 @every_dtype
 @pytest.mark.parametrize("sizes", [[1] * T, [3, 3, 3, 1], [9, 1], [1, 9], [2, 5, 3]], ids=str)
-def test_stream_law(name, neuron, dtype, sizes):
-    model, x, logits, spikes = case(name, neuron, dtype)
+def test_stream_law(name, neuron, norm, dtype, sizes):
+    model, x, logits, spikes = case(name, neuron, norm, dtype)
     with recorded(model) as calls:
         said, after = run_in_chunks(model, x, sizes)
     assert_close(said, logits)
@@ -165,23 +206,21 @@ def test_stream_law(name, neuron, dtype, sizes):
         assert_close(mine, whole)
 
 
-@every_row
-@every_neuron
-def test_the_state_matters_unless_there_is_none(name, neuron):
-    model, x, logits, _ = case(name, neuron, torch.float64)
+@every_network
+def test_the_state_matters_unless_there_is_none(name, neuron, norm):
+    model, x, logits, _ = case(name, neuron, norm, torch.float64)
     fresh = model(x[5:])
-    if neuron in ACTIVATIONS:
+    if not any(isinstance(layer, Neuron) for layer in model.modules()):
         assert model.rest(N) == ()
         assert_close(fresh, logits[5:])
     else:
         assert (fresh - logits[5:]).abs().max() > 1e-3
 
 
-@every_row
-@every_neuron
+@every_network
 @pytest.mark.parametrize("training", [False, True])
-def test_a_call_leaves_nothing_behind(name, neuron, training):
-    model = make(name, neuron).train(training)
+def test_a_call_leaves_nothing_behind(name, neuron, norm, training):
+    model = make(name, neuron, norm).train(training)
     x, state = frames(name), model.rest(N)
     kept, kept_state = x.clone(), [rows.clone() for rows in state]
     first = model(x)
@@ -192,10 +231,9 @@ def test_a_call_leaves_nothing_behind(name, neuron, training):
     assert all(torch.equal(rows, before) for rows, before in zip(state, kept_state, strict=True))
 
 
-@every_row
-@every_neuron
-def test_two_networks_in_one_process_do_not_interfere(name, neuron):
-    model, other = make(name, neuron), make(name, neuron, seed=1)
+@every_network
+def test_two_networks_in_one_process_do_not_interfere(name, neuron, norm):
+    model, other = make(name, neuron, norm), make(name, neuron, norm, seed=1)
     x, y = frames(name), frames(name, seed=1)
     alone, other_alone = run_in_chunks(model, x, 2), run_in_chunks(other, y, 2)
     state, other_state, said, other_said = model.rest(N), other.rest(N), [], []
@@ -208,10 +246,9 @@ def test_two_networks_in_one_process_do_not_interfere(name, neuron):
     assert torch.equal(torch.cat(other_said), other_alone[0])
 
 
-@every_row
-@every_neuron
-def test_two_interleaved_streams_on_one_network_do_not_mix(name, neuron):
-    model = make(name, neuron)
+@every_network
+def test_two_interleaved_streams_on_one_network_do_not_mix(name, neuron, norm):
+    model = make(name, neuron, norm)
     x, y = frames(name, steps=6), frames(name, steps=9, samples=1, seed=1)
     alone, other_alone = run_in_chunks(model, x, 2), run_in_chunks(model, y, 3)
     state, other_state, said, other_said = model.rest(N), model.rest(1), [], []
@@ -224,10 +261,9 @@ def test_two_interleaved_streams_on_one_network_do_not_mix(name, neuron):
     assert torch.equal(torch.cat(other_said), other_alone[0])
 
 
-@every_row
-@every_neuron
-def test_rows_reset_dropped_and_moved_in_mid_stream_go_on_as_streams_of_their_own(name, neuron):
-    model = make(name, neuron, dtype=torch.float64)
+@every_network
+def test_rows_reset_dropped_and_moved_in_mid_stream_go_on_as_streams_of_their_own(name, neuron, norm):
+    model = make(name, neuron, norm, dtype=torch.float64)
     x = frames(name, steps=8, samples=4, dtype=torch.float64)
     y = frames(name, steps=5, samples=1, dtype=torch.float64, seed=1)
     alone = [model(x[:, [n]]) for n in range(4)]
@@ -248,10 +284,9 @@ def test_rows_reset_dropped_and_moved_in_mid_stream_go_on_as_streams_of_their_ow
         assert_close(logits[:, [row]], expected)
 
 
-@every_row
-@every_neuron
-def test_the_hundredth_frame_costs_what_the_first_did(name, neuron):
-    model, x = make(name, neuron), frames(name, steps=100, samples=1)
+@every_network
+def test_the_hundredth_frame_costs_what_the_first_did(name, neuron, norm):
+    model, x = make(name, neuron, norm), frames(name, steps=100, samples=1)
     work: list[tuple] = []
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear | Neuron)]
     handles = [
@@ -274,7 +309,7 @@ def test_the_hundredth_frame_costs_what_the_first_did(name, neuron):
 
 @every_row
 def test_frames_of_a_wrong_shape_or_dtype_are_refused_by_name(name):
-    model, size = make(name, "lif"), SMALL[name]["input_size"]
+    model, size = make(name), SMALL[name]["input_size"]
     kind = type(model).__name__
     wrong = [
         (T, N, P + 1, size, size),
@@ -291,27 +326,25 @@ def test_frames_of_a_wrong_shape_or_dtype_are_refused_by_name(name):
             model(torch.zeros(T, N, P, size, size, dtype=dtype))
 
 
-@every_row
 @every_spiking
-def test_a_state_of_another_batch_network_shape_or_dtype_is_refused_by_name(name, neuron):
-    model, x = make(name, neuron), frames(name)
+def test_a_state_of_another_batch_network_shape_or_dtype_is_refused_by_name(name, neuron, norm):
+    model, x = make(name, neuron, norm), frames(name)
     state = model.rest(N)
-    with pytest.raises(ValueError, match=rf"the state of '.*neuron' has {N + 1} rows for a batch of {N} samples"):
+    with pytest.raises(ValueError, match=rf"the state of '.*(neuron|norm)' has {N + 1} rows for a batch of {N} samples"):
         model.advance(x, model.rest(N + 1))
     with pytest.raises(ValueError, match=rf"the state must have {len(state)} tensors \(see rest\(n\)\), got {len(state) - 1}"):
         model.advance(x, state[:-1])
     with pytest.raises(ValueError, match=rf"the state must have {len(state)} tensors .*, got 0"):
         model.advance(x, ())
-    with pytest.raises(ValueError, match="the membrane must be"):
+    with pytest.raises(ValueError, match=r"the (membrane|state) must be"):
         model.advance(x, state[::-1])
-    with pytest.raises(ValueError, match=r"the membrane must be .* torch.float32, .* torch.float64"):
+    with pytest.raises(ValueError, match=r"the (membrane|state) must be .* torch.(float32|int64), .* torch.float64"):
         model.advance(x, tuple(rows.double() for rows in state))
 
 
-@every_row
 @every_spiking
-def test_the_ann_twin_has_the_same_keys_and_shapes_apart_from_those_of_the_neuron(name, neuron):
-    spiking, twin = (make(name, kind).state_dict() for kind in (neuron, "relu"))
+def test_the_ann_twin_has_the_same_keys_and_shapes_apart_from_those_of_the_neuron(name, neuron, norm):
+    spiking, twin = (make(name, kind, norm).state_dict() for kind in (neuron, "relu"))
     for key in spiking.keys() ^ twin.keys():
         assert {"neuron", "norm"} & set(key.split("."))
     shared = spiking.keys() & twin.keys()
@@ -320,17 +353,18 @@ def test_the_ann_twin_has_the_same_keys_and_shapes_apart_from_those_of_the_neuro
     assert [key for key in spiking if key in shared] == [key for key in twin if key in shared]
 
 
-@pytest.mark.parametrize(("name", "conv_bias", "classes"), PUBLISHED, ids=str)
-def test_the_published_network_has_the_published_number_of_parameters(name, conv_bias, classes):
-    with torch.device("meta"):
-        model = create_model(name, num_classes=classes, in_planes=2, input_size=48, conv_bias=conv_bias)
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == PUBLISHED[name, conv_bias, classes]
+@pytest.mark.parametrize(("name", "options", "counts"), PUBLISHED, ids=str)
+def test_the_published_network_has_the_published_number_of_parameters(name, options, counts):
+    for classes, count in counts.items():
+        for neuron in ("lif", "relu"):
+            with torch.device("meta"):
+                model = create_model(name, num_classes=classes, neuron=neuron, **options)
+            assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
 
 
-@every_row
-@every_neuron
-def test_gradients_reach_every_parameter_and_the_frames(name, neuron):
-    model = make(name, neuron).train()
+@every_network
+def test_gradients_reach_every_parameter_and_the_frames(name, neuron, norm):
+    model = make(name, neuron, norm).train()
     x = frames(name).requires_grad_(True)
     with torch.enable_grad():
         model(x).square().sum().backward()
@@ -341,9 +375,9 @@ def test_gradients_reach_every_parameter_and_the_frames(name, neuron):
     assert x.grad.abs().max() > 0
 
 
-@every_row
+@pytest.mark.parametrize("name", ["vgg_snn", "resnet19", "sew_resnet50"])  # one of each kind: a compilation takes seconds
 def test_a_compiled_network_says_the_same(name):
-    model, x, logits, _ = case(name, "lif", torch.float32)
+    model, x, logits, _ = case(name, "lif", "bn", torch.float32)
     torch.compiler.reset()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x[:3]), logits[:3], rtol=0, atol=1e-5)

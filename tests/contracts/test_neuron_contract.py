@@ -11,12 +11,14 @@ from anystep.surrogate import SURROGATES
 RESETS = {"hard to 0": 0.0, "hard to -0.1": -0.1, "soft": None}
 BACKENDS = ["reference", "auto"]
 
-# v, x -> h of one step at tau = 2 (threshold 0.5)
+# v, x -> h of one step at tau = 2; the threshold is 0.5, that of the converted neuron 1
 BY_HAND = {
     "if": [(0.1, 0.5, 0.6), (0.1, 0.3, 0.4)],  # v + x
     "lif": [(0.4, 0.8, 0.6), (0.2, 0.4, 0.3)],  # v / 2 + x / 2
     "plif": [(0.4, 0.8, 0.6), (0.2, 0.4, 0.3)],  # sigmoid(w) = 1 / tau = 1 / 2
+    "qcfs_if": [(0.4, 6.4, 1.2), (0.2, 1.6, 0.4)],  # v + x / clip, clip = 8
 }
+HEIGHTS = {"qcfs_if": 8.0}  # of a spike, where it is not 1: the converted neuron's is its clip
 
 
 @pytest.fixture(params=NEURONS)
@@ -44,10 +46,19 @@ def test_a_call_leaves_nothing_behind(name, v_reset, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("v_reset", RESETS.values(), ids=RESETS)
+def test_a_spike_is_0_or_as_high_as_the_neuron_says(name, v_reset, backend):
+    neuron = NEURONS[name](v_reset=v_reset, backend=backend)
+    spikes, _ = neuron(4 * current(6, 5, 7))
+    assert spikes.unique().tolist() == [0.0, HEIGHTS.get(name, 1.0)]
+    assert float(neuron.spike_height) == HEIGHTS.get(name, 1.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("v_reset", RESETS.values(), ids=RESETS)
 def test_no_input_from_rest_stays_at_rest(name, v_reset, backend):
     spikes, v = NEURONS[name](v_reset=v_reset, backend=backend)(torch.zeros(6, 2, 3))
     assert not spikes.any()
-    assert not v.any()
+    assert (v == NEURONS[name]().v_init).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -69,9 +80,9 @@ def test_one_step_is_the_step_by_hand(name, v_reset, backend):
     neuron = NEURONS[name](v_reset=v_reset, backend=backend).double()
     for v, x, h in BY_HAND[name]:
         spikes, after = neuron(torch.full((1, 1), x, dtype=torch.float64), torch.full((1,), v, dtype=torch.float64))
-        fired = h > 0.5
-        reset = h - 0.5 if v_reset is None else v_reset  # soft: 0.6 - 0.5 = 0.1
-        assert spikes.item() == fired
+        fired = h > neuron.v_threshold
+        reset = h - neuron.v_threshold if v_reset is None else v_reset  # soft: 0.6 - 0.5 = 0.1
+        assert spikes.item() == fired * HEIGHTS.get(name, 1.0)
         assert after.item() == pytest.approx(reset if fired else h, abs=1e-12)
 
 
@@ -82,7 +93,9 @@ def test_the_gradient_of_one_step_is_the_slope_times_the_gain(name, surrogate, b
     x = torch.linspace(-2, 3, 51, dtype=torch.float64)[None].requires_grad_()
     gradient = torch.autograd.grad(neuron(x)[0].sum(), x)[0]
     gain = torch.as_tensor(neuron.coefficients()[1]).item()
-    assert torch.allclose(gradient, gain * neuron.rule.surrogate.slope(gain * x - 0.5), rtol=1e-12, atol=1e-14)
+    overshoot = (neuron.v_init + gain * x - neuron.v_threshold).detach()  # nothing leaks: a LIF starts at 0
+    expected = HEIGHTS.get(name, 1.0) * gain * neuron.rule.surrogate.slope(overshoot)
+    assert torch.allclose(gradient, expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -98,8 +111,9 @@ def test_at_threshold_fires_only_where_asked(name):
     v = torch.zeros(1, dtype=torch.float64)
     for at_threshold in (False, True):
         neuron = NEURONS[name](fire_at_threshold=at_threshold).double()
-        x = (0.5 / torch.as_tensor(neuron.coefficients()[1])).detach().double().reshape(1, 1)  # h is the threshold itself
-        assert neuron(x, v)[0].item() == at_threshold
+        gain = torch.as_tensor(neuron.coefficients()[1]).detach().double()
+        x = (neuron.v_threshold / gain).reshape(1, 1)  # h is the threshold itself
+        assert bool(neuron(x, v)[0]) == at_threshold
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

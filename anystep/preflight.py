@@ -1,0 +1,82 @@
+"""What a record asks for, checked by name before data are read or time is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anystep._lookup import check_arguments, choose
+from anystep.config import Record
+from anystep.data.datasets import DATASETS
+from anystep.data.frames import ENCODINGS, Encoding
+from anystep.methods import OTHER_RUN, Method, create_method
+from anystep.models import create_model, name_and_options
+from anystep.train import frames_seen, phase_epochs, phase_plan
+
+
+def check(record: Record) -> Method:
+    """Refuse by name what cannot work, before data are read or time is spent. Returns the record's method."""
+    method = create_method(record.method.name, **record.method.options)
+    data, size, devices = record.data, record.train.batch_size, record.engine.devices
+    make_binning(data.binning)
+    if data.frames is not None and len(data.frames) != 2:
+        raise ValueError(f"data.frames must be [first, stop] or null, got {data.frames}")
+    _refuse(data.options, ("binning", "cache", "workers"), "data.options")
+    _refuse(record.model.options, ("name", "num_classes", "in_planes", "input_size", "neuron", "norm"), "model.options")
+    check_arguments(choose(DATASETS, data.name, "dataset"), data.options, f"dataset {data.name}")
+    _check_method(record, method)
+    epochs = [phase_epochs(phase, record.train) for phase in method.phases()]
+    if sum(epochs) != record.train.epochs:
+        shares = " + ".join(map(str, epochs))
+        raise ValueError(f"train.epochs {record.train.epochs} cannot be shared by the phases of {record.method.name}: {shares}")
+    if record.engine.precision == "16-mixed":
+        raise ValueError("engine.precision 16-mixed has a loss scale that a checkpoint does not hold: use bf16-mixed")
+    if devices < 1 or size % devices:
+        raise ValueError(f"engine.devices must be >= 1 and share train.batch_size {size} equally, got {devices}")
+    for phase in method.phases():
+        neuron = record.model.neuron if phase.neuron is None else phase.neuron
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            create_model(record.model.name, num_classes=2, input_size=64, neuron=neuron, **model_options(record))
+    return method
+
+
+def _check_method(record: Record, method: Method) -> None:
+    """Refuse a neuron that the method cannot train, and a teacher that is missing or that nobody asked for."""
+    neuron, _ = name_and_options(record.model.neuron)
+    if method.neurons and neuron not in method.neurons:
+        raise ValueError(f"method {record.method.name} needs model.neuron {' or '.join(method.neurons)}, got {neuron!r}")
+    for phase in method.phases():
+        phase_plan(phase, record.train)
+        seen = frames_seen(phase, record.train)
+        if seen.stop is not None and seen.stop <= (seen.start or 0):
+            raise ValueError(f"train.steps {record.train.steps} leaves no frame for phase {phase.name!r}, which begins later")
+    asked = any(phase.teacher == OTHER_RUN for phase in method.phases())
+    if asked and record.teacher is None:
+        raise ValueError(f"method {record.method.name} learns from another run: name its folder with --teacher RUN")
+    if record.teacher is not None and not asked:
+        raise ValueError(f"teacher: method {record.method.name} with these options learns from no other run")
+    if record.teacher is not None and not (Path(record.teacher) / "model.safetensors").exists():
+        raise ValueError(f"teacher: {record.teacher} is not a finished run folder, it has no model.safetensors")
+
+
+def _refuse(options: Mapping[str, Any], decided: Sequence[str], where: str) -> None:
+    """Refuse options that something else decides: the data, or a key of their own."""
+    for key in decided:
+        if key in options:
+            raise ValueError(f"{where}: {key!r} is not an option, the data or another key of the recipe decide it")
+
+
+def model_options(record: Record) -> dict[str, Any]:
+    """The arguments of `create_model` that the data do not decide."""
+    return {"norm": record.model.norm, **record.model.options}
+
+
+def make_binning(spec: str | dict[str, Any]) -> Encoding:
+    """A binning, or the encoding of images, from its name and arguments."""
+    name, options = name_and_options(spec)
+    kind = choose(ENCODINGS, name, "binning")
+    check_arguments(kind, options, f"binning {name}", complete=True)
+    return kind(**options)
