@@ -8,22 +8,26 @@ from anystep.config import Record as Record
 from anystep.config import load_recipe as load_recipe
 from anystep.config import record_from as record_from
 from anystep.data.datasets import DATASETS as DATASETS
-from anystep.data.datasets import FrameSet as FrameSet
-from anystep.data.datasets import FramesOf as FramesOf
-from anystep.data.datasets import Splits as Splits
-from anystep.data.datasets import digits_dvs as digits_dvs
 from anystep.data.datasets import load_dataset as load_dataset
+from anystep.data.digits import digits_dvs as digits_dvs
 from anystep.data.events import Events as Events
 from anystep.data.frames import BINNINGS as BINNINGS
+from anystep.data.frames import ENCODINGS as ENCODINGS
+from anystep.data.frames import Direct as Direct
 from anystep.data.frames import EqualCount as EqualCount
 from anystep.data.frames import EqualTime as EqualTime
 from anystep.data.frames import FixedCount as FixedCount
 from anystep.data.frames import FixedDuration as FixedDuration
+from anystep.data.sets import FrameSet as FrameSet
+from anystep.data.sets import FramesOf as FramesOf
+from anystep.data.sets import ImageSet as ImageSet
+from anystep.data.sets import Splits as Splits
 from anystep.evaluate import Outputs as Outputs
 from anystep.evaluate import collect as collect
 from anystep.evaluate import score as score
 from anystep.fuse import fuse_model as fuse_model
 from anystep.layers import direct_encoding as direct_encoding
+from anystep.losses import DISTILLATIONS as DISTILLATIONS
 from anystep.losses import LOSSES as LOSSES
 from anystep.methods import METHODS as METHODS
 from anystep.methods import Method as Method
@@ -62,6 +66,8 @@ __all__ = [
     "ACTIVATIONS",
     "BINNINGS",
     "DATASETS",
+    "DISTILLATIONS",
+    "ENCODINGS",
     "IF",
     "LIF",
     "LOSSES",
@@ -72,6 +78,7 @@ __all__ = [
     "PLIF",
     "SURROGATES",
     "AnystepWarning",
+    "Direct",
     "EqualCount",
     "EqualTime",
     "Events",
@@ -79,6 +86,7 @@ __all__ = [
     "FixedDuration",
     "FrameSet",
     "FramesOf",
+    "ImageSet",
     "Method",
     "Outputs",
     "Phase",

@@ -15,8 +15,9 @@ from anystep._files import atomic_path, content_hash, write_json, write_text
 from anystep.checkpoint import copy_weights, load_model, load_training, save_model, save_training
 from anystep.config import Record, load_recipe, record_from, to_yaml
 from anystep.console import EpochLines, ProgressBar
-from anystep.data.datasets import MapStyle, Splits, load_dataset
+from anystep.data.datasets import load_dataset
 from anystep.data.loader import derive_seed
+from anystep.data.sets import MapStyle, Splits
 from anystep.environment import describe_environment
 from anystep.evaluate import Outputs, collect, score
 from anystep.fuse import fold_scales_, fuse_model, why_not_fusable

@@ -21,7 +21,7 @@ from measure import ROOT, quote
 
 from anystep._files import content_hash, write_json, write_text
 from anystep.config import MethodConfig, Record, load_recipe, record_from
-from anystep.data.datasets import Splits
+from anystep.data.sets import Splits
 from anystep.environment import describe_environment
 from anystep.run import build, check, load_splits
 from anystep.train import fit, make_fabric, start

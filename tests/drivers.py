@@ -20,8 +20,9 @@ import yaml
 
 from anystep import checkpoint
 from anystep.cli import main
-from anystep.data.datasets import DATASETS, FrameSet, FramesOf, Splits
+from anystep.data.datasets import DATASETS
 from anystep.data.events import Events
+from anystep.data.sets import FrameSet, FramesOf, Splits
 from anystep.methods import METHODS, LossMethod, Phase
 from anystep.models import create_model
 from anystep.schedule import Plan

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import anystep
-from anystep.data.datasets import FrameSet, Splits
+from anystep.data.sets import FrameSet, Splits
 from anystep.train import start
 
 WIDTHS = [[4], [8]]

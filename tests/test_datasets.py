@@ -6,11 +6,13 @@ import sys
 import numpy as np
 import pytest
 
-from anystep.data import datasets
-from anystep.data.datasets import FrameSet, FramesOf, digits_dvs, digits_events, enlarge, load_dataset
+from anystep.data import digits
+from anystep.data.datasets import load_dataset
+from anystep.data.digits import digits_dvs, digits_events, enlarge
 from anystep.data.events import Events
 from anystep.data.frames import EqualCount, FixedCount, FixedDuration
 from anystep.data.protocols import stratified
+from anystep.data.sets import FrameSet, FramesOf
 
 LIVE = FixedDuration(10, 30_000)
 
@@ -18,10 +20,10 @@ LIVE = FixedDuration(10, 30_000)
 @pytest.fixture
 def few_digits(monkeypatch) -> None:
     """Forty digits in place of all, so that a build takes a moment."""
-    images, labels = datasets._digits()
+    images, labels = digits._digits()
     chosen = np.concatenate([np.flatnonzero(labels == label)[:4] for label in range(10)])
-    monkeypatch.setattr(datasets, "_digits", lambda: (images[chosen], labels[chosen]))
-    monkeypatch.setattr(datasets, "split", lambda name, labels: stratified(labels, (0.4, 0.3, 0.3), name=name))
+    monkeypatch.setattr(digits, "_digits", lambda: (images[chosen], labels[chosen]))
+    monkeypatch.setattr(digits, "split", lambda name, labels: stratified(labels, (0.4, 0.3, 0.3), name=name))
 
 
 def frame_set(count: int = 6) -> FrameSet:
@@ -88,7 +90,7 @@ def test_your_own_recordings_become_frames():
 
 def test_a_second_call_reads_the_file_of_the_first(few_digits, tmp_path, monkeypatch):
     first = digits_dvs(binning=LIVE, cache=tmp_path)
-    monkeypatch.setattr(datasets, "simulate_many", None)  # a second build would call it and fail
+    monkeypatch.setattr(digits, "simulate_many", None)  # a second build would call it and fail
     second = digits_dvs(binning=LIVE, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
     assert np.array_equal(first.test.frames, second.test.frames)
@@ -99,7 +101,7 @@ def test_whatever_shapes_the_frames_has_a_file_of_its_own(few_digits, tmp_path, 
     digits_dvs(binning=FixedDuration(5, 30_000), cache=tmp_path)
     digits_dvs(binning=LIVE, cache=tmp_path, seed=1)
     digits_dvs(binning=LIVE, cache=tmp_path, path="saccade")
-    monkeypatch.setattr(datasets, "SIMULATOR_VERSION", 0)
+    monkeypatch.setattr(digits, "SIMULATOR_VERSION", 0)
     digits_dvs(binning=LIVE, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
 
@@ -117,7 +119,7 @@ def test_frames_are_bytes_until_a_count_needs_more(few_digits, tmp_path):
         return (Events.from_arrays([0] * 300, [0] * 300, [0] * 300, [1] * 300, (2, 2)) for _ in range(40))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "simulate_many", flicker)
+        patch.setattr(digits, "simulate_many", flicker)
         frames = digits_dvs(binning=LIVE, cache=tmp_path, seed=1).train.frames
     assert (frames.dtype, frames.max()) == (np.uint16, 300)
 

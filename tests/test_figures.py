@@ -114,3 +114,10 @@ def test_a_figure_is_saved_as_what_its_name_says(tmp_path):
     assert (tmp_path / "a.svg").read_bytes() == figures.save(draw, tmp_path / "b.svg").read_bytes()
     with pytest.raises(ValueError, match=r"save: path must end with \.png or \.svg, got a\.pdf"):
         figures.save(draw, tmp_path / "a.pdf")
+
+
+def test_bars_whose_colours_come_again_are_hatched():
+    groups = {f"method {index}": [[50.0, 60.0]] for index in range(9)}
+    bars = [bar.patches[0] for bar in figures.by_class(groups, ["a", "b"], ylabel="").axes[0].containers]
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 9
+    assert not any(bar.get_hatch() for bar in bars[:7])

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from anystep import fuse
-from anystep.data.datasets import FrameSet
+from anystep.data.sets import FrameSet
 from anystep.evaluate import collect
 from anystep.fuse import fuse_model, why_not_fusable
 from anystep.layers import direct_encoding, fold, stateful_modules

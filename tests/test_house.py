@@ -64,7 +64,7 @@ FREE_OF_TORCH = (
     *("anystep", "anystep._extras", "anystep._files", "anystep._lookup", "anystep.readout", "anystep.schedule"),
     *("anystep.cli", "anystep.config", "anystep.environment", "anystep.metrics", "anystep.console"),
     *("anystep.data.events", "anystep.data.frames", "anystep.data.protocols", "anystep.data.cache"),
-    *("anystep.data.simulate", "anystep.data.datasets"),
+    *("anystep.data.simulate", "anystep.data.datasets", "anystep.data.digits", "anystep.data.sets"),
     *("anystep.records", "anystep.figures", "anystep.report"),
 )
 

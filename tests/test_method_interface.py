@@ -13,7 +13,8 @@ from moving_light import WIDTHS, moving_light, recordings, small_model, trained
 
 import anystep
 from anystep import losses
-from anystep.data.datasets import DATASETS, FrameSet
+from anystep.data.datasets import DATASETS
+from anystep.data.sets import FrameSet
 from anystep.methods import METHODS, Method, Phase
 from anystep.train import start
 

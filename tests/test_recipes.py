@@ -19,8 +19,9 @@ import torch
 import anystep
 from anystep.checkpoint import copy_weights
 from anystep.config import load_recipe, merge, record_from
-from anystep.data.datasets import DATASETS, FrameSet, ImageSet, Splits
+from anystep.data.datasets import DATASETS
 from anystep.data.frames import Direct
+from anystep.data.sets import FrameSet, ImageSet, Splits
 from anystep.fuse import fold_scales_
 from anystep.preflight import check
 from anystep.run import build, load_splits

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_CLASSES_NAMED = 20
+HATCHES = ("", "/////", ".....")  # of bars whose colour has come before
 
 
 class Curves(NamedTuple):
@@ -70,7 +71,8 @@ def _bars(ax: Any, means: Mapping[str, tuple[Array, Array]]) -> None:
         places = np.arange(len(mean)) + (index - (len(means) - 1) / 2) * width
         bars = None if np.isnan(sd).all() else np.nan_to_num(sd)
         error = {"ecolor": style.INK, "elinewidth": 0.8, "capsize": 1.5}
-        ax.bar(places, mean, width, yerr=bars, color=style.look(index)["color"], label=method, error_kw=error)
+        look = {"color": style.look(index)["color"], "hatch": HATCHES[index // len(style.METHOD_COLOURS) % len(HATCHES)]}
+        ax.bar(places, mean, width, yerr=bars, label=method, error_kw=error, edgecolor="white", linewidth=0, **look)
     ax.grid(visible=False, axis="x")
     ax.tick_params(axis="x", length=0)
 

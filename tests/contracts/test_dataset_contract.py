@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anystep.data.datasets import DATASETS, Splits, digits_events, load_dataset
+from anystep.data.datasets import DATASETS, load_dataset
+from anystep.data.digits import digits_events
 from anystep.data.frames import Direct, FixedDuration
+from anystep.data.sets import Splits
 
 BINNING = FixedDuration(10, 30_000)
 RECORDINGS = {"digits-dvs": digits_events}
