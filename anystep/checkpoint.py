@@ -67,6 +67,8 @@ def copy_weights(source: Mapping[str, Tensor], model: nn.Module) -> None:
     Keys that only one of the two has must belong to a neuron or a norm (a learnt time constant, a clip); anything else raises.
     """
     own = model.state_dict()
+    if any(key.endswith(".clip") and key not in source for key in own):
+        raise ValueError("the network to start from has no clips that could become thresholds: train it with neuron qcfs")
     for key in own.keys() ^ source.keys():
         if not {"neuron", "norm"} & set(key.split(".")):
             raise ValueError(f"the networks differ in {key!r}, which is neither a neuron's nor a norm's")

@@ -27,7 +27,7 @@ from anystep.losses import (
     tks_parts,
 )
 
-OTHER_RUN = "run"  # a phase's teacher that no phase of this run makes: the network of the record's `teacher`
+OTHER_RUN = "run"  # a network that no phase of this run makes: that of the record's `teacher`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,10 @@ class Phase:
     """One stretch of training.
 
     `neuron`: the network's neuron (None: the record's own; "relu" makes the ANN twin). `start_from`: the earlier phase whose
-    weights it starts with. `teacher`: the earlier phase whose network, a frozen copy in eval mode, teaches, or "run" for the
-    network of another run. `share`: its part of the run's epochs; 0 trains nothing. `frames` and `teacher_frames`: the steps
-    that student and teacher see, counted from the first. `plan`: the keys of the plan that are others here, like lr.
+    weights it starts with. `teacher`: the earlier phase whose network, a frozen copy in eval mode, teaches. Both may be "run",
+    the network of the run that the record's `teacher` names. `share`: its part of the run's epochs; 0 trains nothing.
+    `frames` and `teacher_frames`: the steps that student and teacher see, counted from the first. `plan`: the keys of the plan
+    that are others here, like lr.
     """
 
     name: str = "train"
@@ -267,7 +268,8 @@ class HSD(Method):
 
     `distill`: "skd", every step; "kd", the time mean (the paper's ablation); "none", labels alone. `teacher_frames` None: those
     that the ANN learnt from. The ANN has `ann_share` of the epochs; `ann` and `snn` are keys of the plan that are others in
-    their phase, like {"lr": 1e-5}. The record's neuron must be "qcfs_if"; its `scale` is where the clip goes.
+    their phase, like {"lr": 1e-5}. The record's neuron must be "qcfs_if"; its `scale` is where the clip goes. `twin="run"`
+    takes the ANN of the run that the record's `teacher` names, trained before with neuron "qcfs", and has phase 2 alone.
 
     arXiv 2409.12507. Defaults: the authors' code, with its 'mean' reduction, which divides by C too, and temperature 10.
     That code makes teacher and student one object and never puts it in eval mode; here the teacher is a frozen copy.
@@ -284,12 +286,14 @@ class HSD(Method):
     ann_frames: Sequence[int | None] = (0, 5)
     snn_frames: Sequence[int | None] = (5, None)
     teacher_frames: Sequence[int | None] | None = None
+    twin: str = "phase"
     ann_share: float = 0.5
     ann: Mapping[str, Any] = field(default_factory=dict)
     snn: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         choose({**DISTILLATIONS, "none": 0}, self.distill, "distillation")
+        choose({"phase": 0, OTHER_RUN: 0}, self.twin, "twin")
         _check_distillation("hsd", self.temperature, self.weight, self.label_loss)
         _check_share("method hsd: ann_share", self.ann_share)
         self.phases()  # wrong frames are refused here, not in training
@@ -297,20 +301,20 @@ class HSD(Method):
     def phases(self) -> tuple[Phase, ...]:
         own = _span("ann_frames", self.ann_frames)
         shown = own if self.teacher_frames is None else _span("teacher_frames", self.teacher_frames)
-        ann = Phase(name="ann", neuron=self._twin(), share=self.ann_share, frames=own, plan=self.ann)
+        twin = {"name": "qcfs", "levels": self.levels, "gradient": self.gradient}
+        here = self.twin == "phase"
+        source = "ann" if here else OTHER_RUN
+        ann = Phase(name="ann", neuron=twin, share=self.ann_share, frames=own, plan=self.ann)
         snn = Phase(
             name="snn",
-            start_from="ann",
-            teacher=None if self.distill == "none" else "ann",
-            share=1 - self.ann_share,
+            start_from=source,
+            teacher=None if self.distill == "none" else source,
+            share=1 - self.ann_share if here else 1.0,
             frames=_span("snn_frames", self.snn_frames),
             teacher_frames=shown,
             plan=self.snn,
         )
-        return ann, snn
-
-    def _twin(self) -> dict[str, Any]:
-        return {"name": "qcfs", "levels": self.levels, "gradient": self.gradient}
+        return (ann, snn) if here else (snn,)
 
     def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
         teacher = outputs.get("teacher")

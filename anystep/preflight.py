@@ -53,7 +53,7 @@ def _check_method(record: Record, method: Method) -> None:
         seen = frames_seen(phase, record.train)
         if seen.stop is not None and seen.stop <= (seen.start or 0):
             raise ValueError(f"train.steps {record.train.steps} leaves no frame for phase {phase.name!r}, which begins later")
-    asked = any(phase.teacher == OTHER_RUN for phase in method.phases())
+    asked = any(OTHER_RUN in (phase.teacher, phase.start_from) for phase in method.phases())
     if asked and record.teacher is None:
         raise ValueError(f"method {record.method.name} learns from another run: name its folder with --teacher RUN")
     if record.teacher is not None and not asked:

@@ -169,11 +169,11 @@ def _work(fabric: Any, record: Record, method: Method, folder: Path) -> None:
         if phase.name in saved["networks"]:
             model.load_state_dict(saved["networks"][phase.name])
             continue
+        if OTHER_RUN in (phase.start_from, phase.teacher):
+            networks[OTHER_RUN] = load_teacher(record.teacher or "", model)
         if phase.start_from is not None:
             copy_weights(networks[phase.start_from].state_dict(), model)
             fold_scales_(model)
-        if phase.teacher == OTHER_RUN:
-            networks[OTHER_RUN] = load_teacher(record.teacher or "", model)
         teacher = None if phase.teacher is None else networks[phase.teacher]
         state = start(model.to(fabric.device), record.train, phase=phase, teacher=teacher)
         keeper = Keeper(record, folder, number, state, saved, fabric)

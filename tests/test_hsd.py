@@ -172,6 +172,27 @@ def test_a_recorded_run_teaches_another(light, tmp_path):
     assert len(json.loads((tmp_path / "student" / "env.json").read_text())["teacher"]) == 16
 
 
+def test_the_ann_of_an_earlier_run_becomes_the_snn(light, tmp_path):
+    ann = record_of("ce", neuron={"name": "qcfs"}, epochs=1, data={"name": "moving-light", "frames": [0, 5]})
+    anystep.run_record(ann, tmp_path / "ann")
+    snn = record_of("hsd", options={"twin": OTHER_RUN}, epochs=1, teacher=str(tmp_path / "ann"))
+    scores = anystep.run_record(snn, tmp_path / "snn")
+    assert [row["phase"] for row in rows_of(tmp_path / "snn")] == ["snn"]
+    assert scores["frames"] == [5, 6, 7, 8, 9]
+    own, before = (anystep.load_model(tmp_path / name).state_dict() for name in ("snn", "ann"))
+    clips = [key for key in before if key.endswith("clip")]
+    assert len(clips) == len(WIDTHS)
+    assert all(torch.equal(own[key], before[key]) for key in clips)  # what it started from is frozen in it
+    assert not torch.equal(own["classifier.weight"], before["classifier.weight"])
+
+
+def test_a_network_without_clips_cannot_become_an_snn(light, tmp_path):
+    anystep.run_record(record_of("ce", neuron="relu"), tmp_path / "relu")
+    record = record_of("hsd", options={"twin": OTHER_RUN}, teacher=str(tmp_path / "relu"))
+    with pytest.raises(ValueError, match="has no clips that could become thresholds: train it with neuron qcfs"):
+        anystep.run_record(record, tmp_path / "snn")
+
+
 def test_a_twin_teaches_a_network_that_does_not_start_from_it(light, tmp_path):
     anystep.run_record(record_of("kd", neuron="lif"), tmp_path / "run")
     rows = rows_of(tmp_path / "run")

@@ -63,7 +63,7 @@ def test_phases_are_named_once_point_back_and_share_the_whole_budget(name):
     for phase in phases:
         assert phase.name
         assert phase.name not in seen
-        assert phase.start_from in {None, *seen}
+        assert phase.start_from in {None, OTHER_RUN, *seen}
         assert phase.teacher in {None, OTHER_RUN, *seen}
         assert phase.share > 0 or phase.start_from is not None  # what is not trained must come from somewhere
         seen.append(phase.name)
