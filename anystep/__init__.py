@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "checkpoint": ("load_model", "save_model"),
-    "compare": ("compare_methods",),
+    "compare": ("compare_methods", "compare_recipes"),
     "config": ("Record", "load_recipe", "record_from"),
     "data.datasets": ("DATASETS", "load_dataset"),
     "data.digits": ("digits_dvs",),
@@ -37,7 +37,8 @@ _HOMES = {
     "run": ("evaluate_run", "run_record"),
     "schedule": ("Plan",),
     "surrogate": ("SURROGATES",),
-    "train": ("TrainState", "fit", "start"),
+    "sweep": ("sweep_steps",),
+    "train": ("TrainState", "fit", "fit_phases", "start"),
 }
 _MODULES = ("data", "losses", "methods", "metrics", "models", "neurons", "readout", "surrogate")
 _HOME_OF = {name: f"anystep.{home}" for home, names in _HOMES.items() for name in names}

@@ -4,6 +4,7 @@ from anystep.activations import ACTIVATIONS as ACTIVATIONS
 from anystep.checkpoint import load_model as load_model
 from anystep.checkpoint import save_model as save_model
 from anystep.compare import compare_methods as compare_methods
+from anystep.compare import compare_recipes as compare_recipes
 from anystep.config import Record as Record
 from anystep.config import load_recipe as load_recipe
 from anystep.config import record_from as record_from
@@ -47,8 +48,10 @@ from anystep.run import evaluate_run as evaluate_run
 from anystep.run import run_record as run_record
 from anystep.schedule import Plan as Plan
 from anystep.surrogate import SURROGATES as SURROGATES
+from anystep.sweep import sweep_steps as sweep_steps
 from anystep.train import TrainState as TrainState
 from anystep.train import fit as fit
+from anystep.train import fit_phases as fit_phases
 from anystep.train import start as start
 
 from . import data as data
@@ -98,12 +101,14 @@ __all__ = [
     "__version__",
     "collect",
     "compare_methods",
+    "compare_recipes",
     "create_method",
     "create_model",
     "digits_dvs",
     "direct_encoding",
     "evaluate_run",
     "fit",
+    "fit_phases",
     "fuse_model",
     "load_dataset",
     "load_model",
@@ -114,5 +119,6 @@ __all__ = [
     "save_model",
     "score",
     "start",
+    "sweep_steps",
     "write_report",
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from anystep._files import atomic_path, content_hash, write_json, write_text
-from anystep.checkpoint import copy_weights, load_model, load_training, save_model, save_training
+from anystep.checkpoint import load_model, load_training, save_model, save_training
 from anystep.config import Record, load_recipe, record_from, to_yaml
 from anystep.console import EpochLines, ProgressBar
 from anystep.data.datasets import load_dataset
@@ -20,12 +20,12 @@ from anystep.data.loader import derive_seed
 from anystep.data.sets import MapStyle, Splits
 from anystep.environment import describe_environment
 from anystep.evaluate import Outputs, collect, score
-from anystep.fuse import fold_scales_, fuse_model, why_not_fusable
+from anystep.fuse import fuse_model, why_not_fusable
 from anystep.methods import OTHER_RUN, Method, Phase
 from anystep.models import create_model
 from anystep.models.base import StepModel
 from anystep.preflight import check, make_binning, model_options
-from anystep.train import TrainState, fit, make_fabric, phase_epochs, start
+from anystep.train import TrainState, begin, fit, make_fabric, phase_epochs
 
 FEATURES = 1000  # penultimate features kept for the report's t-SNE
 
@@ -171,11 +171,7 @@ def _work(fabric: Any, record: Record, method: Method, folder: Path) -> None:
             continue
         if OTHER_RUN in (phase.start_from, phase.teacher):
             networks[OTHER_RUN] = load_teacher(record.teacher or "", model)
-        if phase.start_from is not None:
-            copy_weights(networks[phase.start_from].state_dict(), model)
-            fold_scales_(model)
-        teacher = None if phase.teacher is None else networks[phase.teacher]
-        state = start(model.to(fabric.device), record.train, phase=phase, teacher=teacher)
+        state = begin(model.to(fabric.device), record.train, phase=phase, networks=networks)
         keeper = Keeper(record, folder, number, state, saved, fabric)
         fit(
             state,

@@ -7,10 +7,10 @@ import math
 import resource
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from anystep._extras import need
 from anystep._lookup import check_keys
 from anystep._warnings import AnystepWarning
+from anystep.checkpoint import copy_weights
 from anystep.data.loader import derive_seed, epoch_order, load_batches, to_device
 from anystep.energy import FiringRates, firing_rates
 from anystep.evaluate import collect
+from anystep.fuse import fold_scales_
 from anystep.methods import Method, Phase
 from anystep.metrics import accuracy_by_step
+from anystep.models.base import StepModel
 from anystep.readout import prefix_mean
 from anystep.schedule import Plan
 
@@ -141,6 +144,35 @@ def fit(
         if on_epoch is not None:
             on_epoch(state, row)
     return state
+
+
+def begin(model: nn.Module, plan: Plan, *, phase: Phase, networks: Mapping[str, nn.Module]) -> TrainState:
+    """`start` for a phase that may start from, or learn from, one of `networks`, by the name of the phase that made it."""
+    if phase.start_from is not None:
+        copy_weights(networks[phase.start_from].state_dict(), model)
+        fold_scales_(cast(StepModel, model))
+    return start(model, plan, phase=phase, teacher=None if phase.teacher is None else networks[phase.teacher])
+
+
+def fit_phases(
+    make: Callable[[Phase], nn.Module],
+    dataset: Any,
+    *,
+    method: Method,
+    plan: Plan,
+    networks: Mapping[str, nn.Module] | None = None,
+    **options: Any,
+) -> dict[str, nn.Module]:
+    """`fit` for every phase of a method, in order: the trained network of each phase by its name, the last one the result.
+
+    `make(phase)` gives the new network of a phase, with the neuron that `phase.neuron` names (None: your own choice).
+    `networks`: those made elsewhere, like {"run": teacher}. `options` are those of `fit`.
+    """
+    made = dict(networks or {})
+    for phase in method.phases():
+        state = begin(make(phase), plan, phase=phase, networks=made)
+        made[phase.name] = fit(state, dataset, method=method, plan=plan, **options).model
+    return made
 
 
 def phase_epochs(phase: Phase, plan: Plan) -> int:

@@ -30,13 +30,19 @@ RATES = (0.002, 0.005, 0.01, 0.02)
 SEEDS = (0, 1, 2)
 
 
+def fabric_of(record: Record) -> Any:
+    """The engine that the record names."""
+    engine = record.engine
+    return make_fabric(accelerator=engine.accelerator, devices=engine.devices, precision=engine.precision)
+
+
 def train_once(record: Record, splits: Splits) -> dict[str, Any]:
     """Train a record of one phase and return the last row of its history."""
     method = check(record)
     (phase,) = method.phases()
     model, _ = build(record, phase, splits)
     state = start(model, record.train, phase=phase)
-    fabric = make_fabric(**asdict(record.engine))
+    fabric = fabric_of(record)
     fit(state, splits.train, method=method, plan=record.train, seed=record.seed, validation=splits.val, fabric=fabric)
     return state.history[-1]
 
@@ -91,7 +97,7 @@ def measure(name: str) -> dict[str, Any]:
     """All runs of recipes/NAME.yaml with plain training: what results/NAME_lr.json holds."""
     recipe = record_from(load_recipe(ROOT / "recipes" / f"{name}.yaml"))
     record = replace(recipe, method=MethodConfig(name="ce"))
-    device = make_fabric(**asdict(record.engine)).device
+    device = fabric_of(record).device
     environment = {**describe_environment(seed=record.seed, device=device), "command": ["python", "results/choose_lr.py"]}
     splits = replace(load_splits(record), test=[])
     runs = run_all(record, splits, ROOT / "runs" / "choose_lr" / content_hash(asdict(record), environment))

@@ -84,7 +84,7 @@ def record_of(label: str, candidate: Candidate, steps: int, seed: int, *, ann: f
     model = replace(record.model, neuron={"name": "qcfs_if", "v_init": candidate.get("v_init", 0.5)})
     train = replace(train, epochs=EPOCHS // 2)
     teacher = str(place_of(ann_record(ann, seed), 0).relative_to(ROOT))
-    return replace(record, model=model, method=MethodConfig("hsd", options), train=train, teacher=teacher)
+    return replace(record, model=model, method=MethodConfig(name="hsd", options=options), train=train, teacher=teacher)
 
 
 def place_of(record: Record, steps: int) -> Path:
