@@ -21,7 +21,7 @@ from anystep.data.sets import MapStyle, Splits
 from anystep.environment import describe_environment
 from anystep.evaluate import Outputs, collect, score
 from anystep.fuse import fuse_model, why_not_fusable
-from anystep.methods import OTHER_RUN, Method, Phase
+from anystep.methods import OTHER_RUN, Method, Phase, create_method
 from anystep.models import create_model
 from anystep.models.base import StepModel
 from anystep.preflight import check, make_binning, model_options
@@ -302,7 +302,7 @@ def evaluate_run(folder: Path | str) -> dict[str, Any]:
     record = read_record(folder)
     model = load_model(folder)
     splits = load_splits(record)
-    phase = check(record).phases()[-1]
+    phase = create_method(record.method.name, **record.method.options).phases()[-1]
     outputs, fused = judge(model, splits, phase, record)
     return {**scores_of(outputs, splits, phase, record), "fused": fused}
 

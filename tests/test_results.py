@@ -23,6 +23,7 @@ ROOT = Path(anystep.__file__).parent.parent
 RESULTS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("results/*.json"))}
 TABLES = [name for name, result in RESULTS.items() if "table" in result]
 RATES = [name for name, result in RESULTS.items() if "means" in result]
+STUDIES = [name for name, result in RESULTS.items() if "study" in result]
 BENCHES = [name for name in RESULTS if name.startswith("bench_")]
 
 
@@ -36,7 +37,7 @@ def script(monkeypatch) -> Iterator[Any]:
         return import_module(name)
 
     yield load
-    for name in {"measure", "choose_lr"} - before:
+    for name in {"measure", "choose_lr", "second_half"} - before:
         sys.modules.pop(name, None)
 
 
@@ -53,7 +54,7 @@ def block(page: str, name: str) -> str:
 
 def test_every_record_is_of_a_kind_that_is_guarded_here():
     assert {"digits_demo", "digits_demo_lr"} <= set(RESULTS)
-    assert sorted(RESULTS) == sorted([*TABLES, *RATES, *BENCHES])
+    assert sorted(RESULTS) == sorted([*TABLES, *RATES, *STUDIES, *BENCHES])
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -66,10 +67,10 @@ def test_the_readme_quotes_the_table(name):
     assert block("README.md", name) == markdown_table(RESULTS[name]["table"])
 
 
-@pytest.mark.parametrize("name", [*TABLES, *RATES])
+@pytest.mark.parametrize("name", [*TABLES, *RATES, *STUDIES])
 def test_every_run_was_made_by_committed_code(name):
     result = RESULTS[name]
-    environments = [run["env"] for run in result["runs"]] if name in TABLES else [result["environment"]]
+    environments = [run["env"] for run in result["runs"]] if name not in RATES else [result["environment"]]
     assert environments
     assert all(each["dirty"] is False and len(each["commit"]) == 40 for each in environments)
 
@@ -87,6 +88,37 @@ def test_every_run_was_judged_on_the_same_split_and_each_seed_once(name):
     runs = RESULTS[name]["runs"]
     assert len({(run["method"]["name"], run["seed"]) for run in runs}) == len(runs)
     assert len({(run["scores"]["protocol_hash"], run["scores"]["samples"], run["scores"]["steps"]) for run in runs}) == 1
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_is_whole_and_its_tables_are_what_its_runs_say(name, script):
+    study, result = script(name), RESULTS[name]
+    wanted = [(label, steps, seed) for label in study.OPTIONS for steps in study.STEPS for seed in study.SEEDS]
+    assert sorted((run["method"], run["steps"], run["seed"]) for run in result["runs"]) == sorted(wanted)
+    assert {(run["split"], run["protocol_hash"], run["samples"]) for run in result["runs"]} == {
+        ("test", result["runs"][0]["protocol_hash"], 359)
+    }
+    for run in result["runs"]:
+        assert run["frames"] == list(range(study.FIRST, study.FIRST + run["steps"]))
+        assert len(run["prefix_top1"]) == run["steps"]
+    assert result["study"] == study.table_of(result["runs"], any_step=False)
+    assert block("docs/hsd.md", name) == study.markdown(result["runs"], any_step=False)
+    assert block("docs/hsd.md", f"{name}_any_step") == study.markdown(result["runs"], any_step=True)
+    assert block("docs/hsd.md", f"{name}_tuning") == study.tuning_table(result["tuning"])
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_gave_every_method_as_many_candidates_and_took_the_best_on_validation(name, script):
+    study, result = script(name), RESULTS[name]
+    assert record_from(result["record"]) == study.base()
+    assert result["ann_lr"] == study.best(result["ann_tuning"], "lr")
+    for label in study.OPTIONS:
+        rows = [row for row in result["tuning"] if row["method"] == label]
+        tried = [(row["candidate"], row["seed"]) for row in rows]
+        assert tried == [(candidate, seed) for candidate in study.candidates(label) for seed in study.TUNE_SEEDS]
+        assert result["chosen"][label] == study.best(rows, "candidate")
+    assert len({len(study.candidates(label)) for label in study.OPTIONS}) == 1
+    assert not set(study.TUNE_SEEDS) & set(study.SEEDS)
 
 
 def test_the_demo_shows_what_it_claims():
