@@ -28,6 +28,12 @@ def save_model(path: Path, model: nn.Module, *, made_by: Mapping[str, Any]) -> N
     _write(path, save(tensors, metadata={"anystep": json.dumps(made_by)}))
 
 
+def weights_file(path: Path | str) -> Path:
+    """The file of weights that a run folder, or the file itself, stands for. It need not exist."""
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path / "model.safetensors"
+
+
 def load_model(path: Path | str) -> StepModel:
     """The network of a `model.safetensors` or of a run folder, in eval mode on the CPU.
 
@@ -35,8 +41,7 @@ def load_model(path: Path | str) -> StepModel:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
-    file = path / "model.safetensors" if path.is_dir() else path
+    file = weights_file(path)
     if not file.exists():
         raise ValueError(f"{file} does not exist: {_way_out(file)}")
     try:

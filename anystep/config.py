@@ -75,13 +75,13 @@ class EngineConfig:
     Args:
         accelerator: cpu, gpu or auto.
         devices: processes, one a device.
-        precision: as Lightning Fabric names it, like 32-true or bf16-mixed.
+        precision: as Lightning Fabric names it, like 32-true or bf16-mixed; auto is bf16-mixed on a GPU, 32-true on a CPU.
         recompute: keep less for the backward pass and compute it again: less memory, more time.
     """
 
     accelerator: str = "auto"
     devices: int = 1
-    precision: str = "32-true"
+    precision: str = "auto"
     recompute: bool = False
 
 
@@ -92,7 +92,7 @@ class Record:
     Args:
         name: what the run folder is called.
         seed: of weights, order and views.
-        teacher: the run folder whose network teaches, for methods that learn from another run.
+        teacher: the run folder (or file of weights) whose network teaches, for methods that learn from another run.
         judge: the split that the finished run is judged on; val while you tune, so that test chooses nothing.
         select: the network of the last epoch, or of the best one on the validation split.
         tensorboard: also write TensorBoard events into the run folder.

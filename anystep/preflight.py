@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from anystep._lookup import check_arguments, choose
+from anystep.checkpoint import weights_file
 from anystep.config import Record
 from anystep.data.datasets import DATASETS
 from anystep.data.frames import ENCODINGS, Encoding
@@ -58,8 +58,8 @@ def _check_method(record: Record, method: Method) -> None:
         raise ValueError(f"method {record.method.name} learns from another run: name its folder with --teacher RUN")
     if record.teacher is not None and not asked:
         raise ValueError(f"teacher: method {record.method.name} with these options learns from no other run")
-    if record.teacher is not None and not (Path(record.teacher) / "model.safetensors").exists():
-        raise ValueError(f"teacher: {record.teacher} is not a finished run folder, it has no model.safetensors")
+    if record.teacher is not None and not weights_file(record.teacher).exists():
+        raise ValueError(f"teacher: {record.teacher} is not a finished run, there is no {weights_file(record.teacher)}")
 
 
 def _refuse(options: Mapping[str, Any], decided: Sequence[str], where: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from anystep._files import atomic_path, content_hash, write_json, write_text
-from anystep.checkpoint import load_model, load_training, save_model, save_training
+from anystep.checkpoint import load_model, load_training, save_model, save_training, weights_file
 from anystep.config import Record, load_recipe, record_from, to_yaml
 from anystep.console import EpochLines, ProgressBar
 from anystep.data.datasets import load_dataset
@@ -45,7 +45,7 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> d
     fabric = make_fabric(
         accelerator=engine.accelerator, devices=engine.devices, precision=engine.precision, callbacks=[ProgressBar()]
     )
-    open_folder(record, folder, device=fabric.device)
+    open_folder(record, folder, device=fabric.device, precision=fabric._precision.precision)
     _launch(fabric, record, method, folder)
     return json.loads((folder / "scores.json").read_text())
 
@@ -95,13 +95,13 @@ def is_finished(record: Record, folder: Path, *, resume: bool) -> bool:
     return (folder / "scores.json").exists()
 
 
-def open_folder(record: Record, folder: Path, *, device: torch.device) -> None:
+def open_folder(record: Record, folder: Path, *, device: torch.device, precision: str) -> None:
     """Make the run folder, or clear what a killed process left half-written. `config.yaml` comes last: it makes a run.
 
     A run that is taken up again says so in `env.json`, with the commit, versions and device it goes on with.
     """
     config, env = folder / "config.yaml", folder / "env.json"
-    now = {**describe_environment(seed=record.seed, device=device), **_teacher_hash(record)}
+    now = {**describe_environment(seed=record.seed, device=device), "precision": precision, **_teacher_hash(record)}
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         for part in (*folder.glob(".*.part"), *folder.glob("checkpoints/.*.part")):
@@ -122,7 +122,7 @@ def _teacher_hash(record: Record) -> dict[str, str]:
     """What tells the teacher's weights from any others."""
     if record.teacher is None:
         return {}
-    return {"teacher": content_hash((Path(record.teacher) / "model.safetensors").read_bytes())}
+    return {"teacher": content_hash(weights_file(record.teacher).read_bytes())}
 
 
 def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, dict[str, Any]]:
@@ -148,7 +148,7 @@ def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, dict
 
 def load_teacher(folder: Path | str, student: StepModel) -> StepModel:
     """The network of another run, to teach `student`. Error: it sees other frames, or knows other classes."""
-    teacher = load_model(Path(folder))
+    teacher = load_model(folder)
     for what in ("frame_shape", "num_classes"):
         if getattr(teacher, what) != getattr(student, what):
             raise ValueError(
@@ -184,6 +184,8 @@ def _work(fabric: Any, record: Record, method: Method, folder: Path) -> None:
             on_epoch=keeper.on_epoch,
         )
         saved = keeper.finish(model, phase)
+        if fabric.is_global_zero and number + 1 < len(method.phases()):
+            save_model(folder / "checkpoints" / f"{phase.name}.safetensors", model, made_by=made_by)
     if fabric.is_global_zero:
         save_model(folder / "model.safetensors", model, made_by=made_by)
         _test(model, splits, phase, folder, record)

@@ -186,6 +186,16 @@ def test_the_ann_of_an_earlier_run_becomes_the_snn(light, tmp_path):
     assert not torch.equal(own["classifier.weight"], before["classifier.weight"])
 
 
+def test_the_network_of_each_phase_is_kept_and_can_teach_another_run(light, tmp_path):
+    anystep.run_record(record_of("hsd"), tmp_path / "both")
+    ann = tmp_path / "both" / "checkpoints" / "ann.safetensors"
+    assert {type(module).__name__ for module in anystep.load_model(ann).modules()} >= {"QCFS"}
+    snn_again = record_of("hsd", options={"twin": OTHER_RUN}, epochs=1, teacher=str(ann))
+    anystep.run_record(snn_again, tmp_path / "again")
+    own, both = (anystep.load_model(tmp_path / name).state_dict() for name in ("again", "both"))
+    assert all(torch.equal(own[key], both[key]) for key in own)  # the same start, order and rate: the same network
+
+
 def test_a_network_without_clips_cannot_become_an_snn(light, tmp_path):
     anystep.run_record(record_of("ce", neuron="relu"), tmp_path / "relu")
     record = record_of("hsd", options={"twin": OTHER_RUN}, teacher=str(tmp_path / "relu"))
@@ -212,7 +222,7 @@ def test_a_twin_teaches_a_network_that_does_not_start_from_it(light, tmp_path):
         (lambda place: record_of("ce", neuron="lif", teacher=str(place)), "learns from no other run"),
         (
             lambda place: record_of("kd", neuron="lif", options={"teacher": "run"}, teacher=str(place)),
-            "is not a finished run folder",
+            "is not a finished run, there is no",
         ),
         (lambda place: record_of("hsd", options={"ann": {"lrr": 1.0}}), "unknown key 'lrr' in the plan of phase 'ann'"),
         (lambda place: record_of("hsd", options={"snn": {"lr": -1.0}}), "lr must be > 0"),

@@ -187,7 +187,7 @@ def test_a_folder_with_another_run_is_refused_and_left_alone(tmp_path, record):
 
 
 def test_a_folder_with_this_run_unfinished_says_how_to_go_on(tmp_path, record):
-    open_folder(record, tmp_path / "run", device=torch.device("cpu"))
+    open_folder(record, tmp_path / "run", device=torch.device("cpu"), precision="32-true")
     with pytest.raises(ValueError, match=r"holds this run, unfinished: go on with: anystep train --resume .*run$"):
         run_record(record, tmp_path / "run")
 
@@ -301,7 +301,7 @@ def test_a_finished_checkpoint_holds_the_network_of_every_phase(tmp_path, record
 
 def test_a_run_that_is_taken_up_again_says_with_what(tmp_path, record):
     for _ in range(3):
-        open_folder(record, tmp_path / "run", device=torch.device("cpu"))
+        open_folder(record, tmp_path / "run", device=torch.device("cpu"), precision="32-true")
     environment = json.loads((tmp_path / "run" / "env.json").read_text())
     assert len(environment["resumed"]) == 2
     assert {each["device"] for each in environment["resumed"]} == {environment["device"]}

@@ -19,7 +19,7 @@ from anystep import AnystepWarning
 from anystep.methods import Method, Phase, create_method
 from anystep.models import create_model
 from anystep.schedule import Plan
-from anystep.train import fit, make_fabric, phase_epochs, start, validate
+from anystep.train import choose_precision, fit, make_fabric, phase_epochs, start, validate
 
 PLAN = Plan(epochs=3, batch_size=16, lr=0.01)
 DATA = drivers.tiny_set(64, 1)
@@ -303,6 +303,15 @@ def test_a_state_goes_on_from_where_it_was_saved():
         ends.append(state.model.state_dict())
     assert all(torch.equal(whole[key], ends[0][key]) for key in whole)
     assert not torch.equal(whole["classifier.weight"], ends[1]["classifier.weight"])
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "halves", "chosen"), [("gpu", True, "bf16-mixed"), ("gpu", False, "32-true"), ("cpu", True, "32-true")]
+)
+def test_a_gpu_that_computes_in_bfloat16_trains_in_it_unless_told_otherwise(monkeypatch, accelerator, halves, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: halves)
+    assert choose_precision(accelerator) == chosen
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
