@@ -56,7 +56,7 @@ def test_a_run_folder_holds_all_of_a_run(tmp_path, record):
     assert record_from(load_recipe(folder / "config.yaml")) == replace(record, tensorboard=True, seed=3)
     assert json.loads((folder / "scores.json").read_text()) == scores
     environment = json.loads((folder / "env.json").read_text())
-    assert set(environment) == {"commit", "dirty", "versions", "device", "cores", "threads", "seed", "command"}
+    assert set(environment) == {"commit", "dirty", "versions", "device", "cores", "threads", "seed", "command", "precision"}
     assert environment["seed"] == 3
     assert environment["versions"]["torch"] == torch.__version__
 
