@@ -261,7 +261,8 @@ class Distillation(Method):
 class HSD(Method):
     """Hybrid step-wise distillation: an ANN on one part of the frames becomes an SNN, and teaches it, on the other.
 
-    1. "ann": the QCFS twin of the network (`levels`, `gradient`, see `activations.QCFS`) learns the labels on `ann_frames`.
+    1. "ann": the QCFS twin of the network (`levels`, `clip_init`, `gradient`: see `activations.QCFS`) learns the labels on
+       `ann_frames`.
     2. "snn": its weights, with IF neurons whose threshold is the learnt clip, are fine-tuned on `snn_frames`:
 
         L = label_loss + weight * skd(o, z, temperature),   z = the time mean of the frozen ANN's logits on `teacher_frames`
@@ -282,6 +283,7 @@ class HSD(Method):
     reduction: str = "mean"
     label_loss: str = "ce"
     levels: int = 4
+    clip_init: float = 8.0
     gradient: str = "floor_first"
     ann_frames: Sequence[int | None] = (0, 5)
     snn_frames: Sequence[int | None] = (5, None)
@@ -301,7 +303,7 @@ class HSD(Method):
     def phases(self) -> tuple[Phase, ...]:
         own = _span("ann_frames", self.ann_frames)
         shown = own if self.teacher_frames is None else _span("teacher_frames", self.teacher_frames)
-        twin = {"name": "qcfs", "levels": self.levels, "gradient": self.gradient}
+        twin = {"name": "qcfs", "levels": self.levels, "clip_init": self.clip_init, "gradient": self.gradient}
         here = self.twin == "phase"
         source = "ann" if here else OTHER_RUN
         ann = Phase(name="ann", neuron=twin, share=self.ann_share, frames=own, plan=self.ann)
@@ -330,10 +332,11 @@ class QCFSConversion(Method):
 
     neurons = ("qcfs_if",)
     levels: int = 4
+    clip_init: float = 8.0
     gradient: str = "clip_first"
 
     def phases(self) -> tuple[Phase, ...]:
-        twin = {"name": "qcfs", "levels": self.levels, "gradient": self.gradient}
+        twin = {"name": "qcfs", "levels": self.levels, "clip_init": self.clip_init, "gradient": self.gradient}
         return Phase(name="ann", neuron=twin), Phase(name="snn", start_from="ann", share=0.0)
 
     def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
