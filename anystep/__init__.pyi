@@ -23,12 +23,12 @@ from anystep.data.sets import FrameSet as FrameSet
 from anystep.data.sets import FramesOf as FramesOf
 from anystep.data.sets import ImageSet as ImageSet
 from anystep.data.sets import Splits as Splits
+from anystep.distillation import DISTILLATIONS as DISTILLATIONS
 from anystep.evaluate import Outputs as Outputs
 from anystep.evaluate import collect as collect
 from anystep.evaluate import score as score
 from anystep.fuse import fuse_model as fuse_model
 from anystep.layers import direct_encoding as direct_encoding
-from anystep.losses import DISTILLATIONS as DISTILLATIONS
 from anystep.losses import LOSSES as LOSSES
 from anystep.methods import METHODS as METHODS
 from anystep.methods import Method as Method

@@ -24,6 +24,7 @@ class DataConfig:
     Args:
         name: a row of DATASETS.
         binning: a row of ENCODINGS and its arguments: a binning of events, or "direct" for images.
+        augment: rows of AUGMENTS, by name or as mappings with their fields, in this order; for training alone.
         frames: the part [first, stop] of every recording's frames that there is at all, counted from 0; null takes all.
         cache: folder for frames; null takes the user's cache folder.
         options: further arguments of the data set.
@@ -33,6 +34,7 @@ class DataConfig:
     binning: dict[str, Any] = field(
         default_factory=lambda: {"name": "fixed_duration", "steps": 10, "duration_us": 30_000}
     )
+    augment: list[str | dict[str, Any]] = field(default_factory=list)
     frames: list[int] | None = None
     cache: str | None = None
     options: dict[str, Any] = field(default_factory=dict)

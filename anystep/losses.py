@@ -1,7 +1,8 @@
 """Losses: pure functions of step logits `(T, N, C)` and labels `(N,)`, each saying how it divides.
 
 To add one: a function here and a row in `LOSSES`. The contract suite then tests it, and `--method.name` trains with it.
-A function of step logits and another network's logits `(N, C)` is a row of `DISTILLATIONS`, with a contract of its own.
+Where labels may be shares `(N, C)`, as mixed samples have them, the docstring says so. What learns from another network is in
+`distillation`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anystep._lookup import choose
+from anystep.distillation import check_logits, check_teacher, check_temperature, kl_terms, skd
 
 
-def check_logits(logits: Tensor) -> None:
-    """Refuse logits that are not `(T, N, C)`."""
-    if logits.dim() != 3:
-        raise ValueError(f"logits must be step logits (T, N, C), got shape {tuple(logits.shape)}")
-
-
-def check_step_logits(logits: Tensor, labels: Tensor) -> None:
-    """Refuse wrong shapes and, where looking is free (labels on the CPU), labels out of range."""
+def check_step_logits(logits: Tensor, labels: Tensor, *, soft: bool = False) -> None:
+    """Refuse wrong shapes and, where looking is free (labels on the CPU), labels out of range. `soft`: or shares (N, C)."""
     check_logits(logits)
+    if labels.is_floating_point() and labels.shape == logits.shape[1:]:
+        if not soft:
+            raise ValueError("this loss needs a class for each sample; these labels are shares (N, C), as mixed samples have")
+        return
     if labels.shape != logits.shape[1:2]:
         raise ValueError(f"labels must be ({logits.shape[1]},) for logits {tuple(logits.shape)}, got {tuple(labels.shape)}")
     if labels.device.type == "cpu" and labels.numel():
@@ -38,9 +38,10 @@ def ce(logits: Tensor, labels: Tensor) -> Tensor:
 
         mean_n -log softmax(obar)_{n, y_n},  obar = (1/T) sum_t o_t
 
-    logits (T, N, C), labels (N,) -> scalar. Mean over T inside the softmax, mean over N. The plain training loss ("SDT").
+    logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T inside the softmax, mean over N. The plain training
+    loss ("SDT").
     """
-    check_step_logits(logits, labels)
+    check_step_logits(logits, labels, soft=True)
     return F.cross_entropy(logits.mean(0), labels)
 
 
@@ -49,10 +50,10 @@ def label_smoothing(logits: Tensor, labels: Tensor, *, epsilon: float = 0.1) -> 
 
         mean_n -sum_c r_nc log softmax(obar)_nc,  r = (1 - epsilon) onehot(y) + epsilon / C
 
-    logits (T, N, C), labels (N,) -> scalar. Mean over T inside the softmax, sum over C, mean over N. Szegedy et al. 2016.
-    TKS's tables do not state their epsilon.
+    logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T inside the softmax, sum over C, mean over N.
+    Szegedy et al. 2016. TKS's tables do not state their epsilon.
     """
-    check_step_logits(logits, labels)
+    check_step_logits(logits, labels, soft=True)
     if not 0 <= epsilon < 1:
         raise ValueError(f"epsilon must be in [0, 1), got {epsilon}")
     return F.cross_entropy(logits.mean(0), labels, label_smoothing=epsilon)
@@ -63,10 +64,10 @@ def step_ce(logits: Tensor, labels: Tensor) -> Tensor:
 
         (1/T) sum_t mean_n -log softmax(o_t)_{n, y_n}
 
-    logits (T, N, C), labels (N,) -> scalar. Mean over T and N. TET (Deng et al. 2022) without its regulariser.
+    logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T and N. TET (Deng et al. 2022) without its regulariser.
     """
-    check_step_logits(logits, labels)
-    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(logits.shape[0]))
+    check_step_logits(logits, labels, soft=True)
+    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(logits.shape[0], *[1] * (labels.dim() - 1)))
 
 
 def distance_to(logits: Tensor, phi: float) -> Tensor:
@@ -79,7 +80,7 @@ def tet(logits: Tensor, labels: Tensor, *, lamb: float = 1e-3, phi: float = 1.0)
 
         (1 - lamb) (1/T) sum_t CE(o_t, y) + lamb mean_{t,n,c} (o_tnc - phi)^2
 
-    logits (T, N, C), labels (N,) -> scalar. Mean over T and N; the second term also over C. Deng et al. 2022;
+    logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T and N; the second term also over C. Deng et al. 2022;
     `lamb` and `phi` as in the released code.
     """
     parts = tet_parts(logits, labels, lamb=lamb, phi=phi)
@@ -96,18 +97,6 @@ def check_unit(name: str, value: float) -> None:
     """Refuse a weight outside [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
-
-
-def check_temperature(temperature: float) -> None:
-    """Refuse a softmax temperature that is not positive."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be > 0, got {temperature}")
-
-
-def check_teacher(logits: Tensor, teacher: Tensor) -> None:
-    """Refuse a teacher that is not `(N, C)`: one that would broadcast is a mistake."""
-    if teacher.shape != logits.shape[1:]:
-        raise ValueError(f"the teacher must be (N, C) = {tuple(logits.shape[1:])}, got {tuple(teacher.shape)}")
 
 
 def check_weight(name: str, value: float) -> None:
@@ -239,59 +228,6 @@ def tks_parts(
     }
 
 
-REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda terms: terms.mean(),
-    "batchmean": lambda terms: terms.sum(-1).mean(),
-}
-
-
-def _kl_terms(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """p (log p - log q), p and q the softmax of logits (..., C) over the temperature; their sum over C is KL(p || q)."""
-    target = F.log_softmax(teacher / temperature, dim=-1)
-    return target.exp() * (target - F.log_softmax(student / temperature, dim=-1))
-
-
-def _distil(teacher: Tensor, student: Tensor, temperature: float, reduction: str) -> Tensor:
-    """temperature^2 KL from a constant teacher (N, C) to a student (..., N, C) -> scalar. Mean over all but C."""
-    check_temperature(temperature)
-    reduce = choose(REDUCTIONS, reduction, "reduction")
-    return temperature**2 * reduce(_kl_terms(teacher.detach(), student, temperature))
-
-
-def skd(logits: Tensor, teacher: Tensor, *, temperature: float = 10.0, reduction: str = "mean") -> Tensor:
-    r"""Step-wise distillation: every step is pulled towards the teacher.
-
-        temperature^2 (1/T) sum_t KL(softmax(teacher / temperature) || softmax(o_t / temperature))
-
-    logits (T, N, C), teacher (N, C) logits -> scalar. Mean over T. Over N and C as PyTorch's `KLDivLoss` of today: `"mean"`
-    divides by N C, as HSD's released code does, `"batchmean"` sums over C and divides by N, which is C times as much. The
-    teacher gets no gradient. HSD, arXiv 2409.12507: its loss is `ce` plus this; 10 is its released step-wise trainer's.
-    """
-    check_logits(logits)
-    check_teacher(logits, teacher)
-    return _distil(teacher, logits, temperature, reduction)
-
-
-def kd(logits: Tensor, teacher: Tensor, *, temperature: float = 10.0, reduction: str = "mean") -> Tensor:
-    r"""Distillation into the time mean, the ablation of `skd`.
-
-        temperature^2 KL(softmax(teacher / temperature) || softmax(obar / temperature)),  obar = (1/T) sum_t o_t
-
-    logits (T, N, C), teacher (N, C) logits -> scalar. Mean over T inside the softmax; N and C as in `skd`, which is never
-    smaller. The teacher gets no gradient. Hinton et al. 2015; in HSD (arXiv 2409.12507) beside `skd`. The default is `skd`'s
-    temperature, so that the two differ in one thing; 2 in the authors' time-mean trainer is inferred from code that cannot run.
-    """
-    check_logits(logits)
-    check_teacher(logits, teacher)
-    return _distil(teacher, logits.mean(0), temperature, reduction)
-
-
-DISTILLATIONS: dict[str, Callable[..., Tensor]] = {
-    "kd": kd,
-    "skd": skd,
-}
-
-
 def full_range(
     logits: Tensor,
     labels: Tensor,
@@ -367,20 +303,20 @@ def strong_weak(
 
         CE(obar, y) + weight mean_n KL(softmax(o_a / temperature)_n || softmax(o_b / temperature)_n)
 
-    logits (T, N, C), labels (N,) -> scalar. Mean over T inside the softmax of the first term; mean over N, sum over C. With
-    con(t) = mean_n max_c softmax(o_tn)_c, strong is the step of the largest con and weak that of the smallest (the earliest
-    of equals); a teaches b: `"s2w"` strong to weak, `"w2s"` weak to strong. The steps are chosen for the batch, not a sample,
-    so the loss is no mean of losses of samples. One step: plain `ce`. Strong2Weak and Weak2Strong, NeurIPS 2025, known from
-    summaries and not from code: weight 1 and temperature 2 are theirs; whether the teacher is detached they do not say, we
-    do. Nor is a factor temperature^2 in their formula, so there is none here; `weight=4` would be it.
+    logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T inside the softmax of the first term; mean over N,
+    sum over C. With con(t) = mean_n max_c softmax(o_tn)_c, strong is the step of the largest con and weak that of the smallest
+    (the earliest of equals); a teaches b: `"s2w"` strong to weak, `"w2s"` weak to strong. The steps are chosen for the batch,
+    not a sample, so the loss is no mean of losses of samples. One step: plain `ce`. Strong2Weak and Weak2Strong, NeurIPS 2025,
+    known from summaries and not from code: weight 1 and temperature 2 are theirs; whether the teacher is detached they do not
+    say, we do. Nor is a factor temperature^2 in their formula, so there is none here; `weight=4` would be it.
     """
-    check_step_logits(logits, labels)
+    check_step_logits(logits, labels, soft=True)
     check_weight("weight", weight)
     check_temperature(temperature)
     pair = torch.stack(choose(DIRECTIONS, direction, "direction")(step_confidence(logits)))
     teacher, student = logits.index_select(0, pair).unbind(0)
-    terms = _kl_terms(teacher.detach() if detach else teacher, student, temperature)
-    return ce(logits, labels) + weight * REDUCTIONS["batchmean"](terms)
+    terms = kl_terms(teacher.detach() if detach else teacher, student, temperature)
+    return ce(logits, labels) + weight * terms.sum(-1).mean()
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {

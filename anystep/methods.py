@@ -15,17 +15,8 @@ import torch
 from torch import Tensor
 
 from anystep._lookup import check_arguments, choose
-from anystep.losses import (
-    DISTILLATIONS,
-    DIVERGENCES,
-    LOSSES,
-    POOLS,
-    check_temperature,
-    check_unit,
-    full_range_parts,
-    tet_parts,
-    tks_parts,
-)
+from anystep.distillation import DISTILLATIONS, check_temperature
+from anystep.losses import DIVERGENCES, LOSSES, POOLS, check_unit, full_range_parts, tet_parts, tks_parts
 
 OTHER_RUN = "run"  # a network that no phase of this run makes: that of the record's `teacher`
 

@@ -10,6 +10,7 @@ import torch
 from anystep._lookup import check_arguments, choose
 from anystep.checkpoint import weights_file
 from anystep.config import Record
+from anystep.data.augment import create_augmentation
 from anystep.data.datasets import DATASETS
 from anystep.data.frames import ENCODINGS, Encoding
 from anystep.methods import OTHER_RUN, Method, create_method
@@ -28,6 +29,7 @@ def check(record: Record) -> Method:
     _refuse(record.model.options, ("name", "num_classes", "in_planes", "input_size", "neuron", "norm"), "model.options")
     check_arguments(choose(DATASETS, data.name, "dataset"), data.options, f"dataset {data.name}")
     _check_method(record, method)
+    _check_labels(record, method)
     epochs = [phase_epochs(phase, record.train) for phase in method.phases()]
     if sum(epochs) != record.train.epochs:
         shares = " + ".join(map(str, epochs))
@@ -41,6 +43,20 @@ def check(record: Record) -> Method:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             create_model(record.model.name, num_classes=2, input_size=64, neuron=neuron, **model_options(record))
     return method
+
+
+def _check_labels(record: Record, method: Method) -> None:
+    """Refuse augmentations that do not exist, or that mix labels for a method that needs one class a sample."""
+    if not create_augmentation(record.data.augment, classes=2).soft_labels:
+        return
+    logits, shares = torch.zeros(1, 2, 2), torch.eye(2)
+    for phase in method.phases():
+        roles = ("student",) if phase.teacher is None else ("student", "teacher")
+        try:
+            method.loss(dict.fromkeys(roles, logits), shares, 0.5)
+        except ValueError as error:
+            what = "data.augment makes labels of several classes"
+            raise ValueError(f"{what}, and method {record.method.name}: {error}") from error
 
 
 def _check_method(record: Record, method: Method) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from anystep._files import atomic_path, content_hash, write_json, write_text
 from anystep.checkpoint import load_model, load_training, save_model, save_training, weights_file
 from anystep.config import Record, load_recipe, record_from, to_yaml
 from anystep.console import EpochLines, ProgressBar
+from anystep.data.augment import create_augmentation
 from anystep.data.datasets import load_dataset
 from anystep.data.loader import derive_seed
-from anystep.data.sets import MapStyle, Splits
+from anystep.data.sets import Augmented, MapStyle, Splits
 from anystep.environment import describe_environment
 from anystep.evaluate import Outputs, collect, score
 from anystep.fuse import fuse_model, why_not_fusable
@@ -77,7 +79,11 @@ def load_splits(record: Record) -> Splits:
     """The record's data: train, validation and test."""
     data = record.data
     splits = load_dataset(data.name, binning=make_binning(data.binning), cache=data.cache, **data.options)
-    return splits if data.frames is None else splits.segment(*data.frames)
+    if data.frames is not None:
+        splits = splits.segment(*data.frames)
+    if not data.augment:
+        return splits
+    return replace(splits, train=Augmented(splits.train, create_augmentation(data.augment, classes=len(splits.classes))))
 
 
 def is_finished(record: Record, folder: Path, *, resume: bool) -> bool:

@@ -77,7 +77,9 @@ def make_fabric(
     """The engine that knows devices, precision and processes: Lightning Fabric (extra `train`).
 
     `accelerator` "auto" takes a CUDA GPU if there is one, `precision` "auto" bf16-mixed on a GPU that computes in it and
-    32-true elsewhere: bfloat16 is slower than float32 on most CPUs. Of its callbacks `fit` calls `on_epoch_start(title=, updates=)`, `on_update_end()` and `on_epoch_end()`.
+    32-true elsewhere: bfloat16 is slower than float32 on most CPUs.
+
+    Of its callbacks `fit` calls `on_epoch_start(title=, updates=)`, `on_update_end()` and `on_epoch_end()`.
     """
     fabric = need("lightning.fabric", extra="train", purpose="training")
     strategy = "ddp_spawn" if devices > 1 else "auto"
@@ -114,9 +116,11 @@ def fit(
 ) -> TrainState:
     """Train `state` from the epoch it is at to the end of its phase, on items `((T, P, H, W), label)`.
 
-    After each epoch `on_epoch(state, metrics)` gets the row that was added to `state.history`. All chance comes from
-    `seed`, the phase and the epoch, so that a state saved after any epoch goes on to bit-identical weights; the global
-    random generators are left as they were. `fabric=None` trains in this process on the best device.
+    A data set with a method `augment(x (T, N, P, H, W), y (N,), generator) -> (x, y)` has its training batches changed by it;
+    labels may come back as shares (N, C) where the loss takes them. After each epoch `on_epoch(state, metrics)` gets the row
+    that was added to `state.history`. All chance comes from `seed`, the phase and the epoch, so that a state saved after any
+    epoch goes on to bit-identical weights; the global random generators are left as they were. `fabric=None` trains in this
+    process on the best device.
 
     Errors: fewer samples than a batch; a batch that the processes cannot share equally; labels or frames that the network
     cannot take; a loss that is no longer finite.
@@ -245,18 +249,23 @@ class _Engine:
         """All updates of an epoch: sums of the loss parts and of the accuracy, which stay on the device so that no update
         waits for the host, and the firing rates of the last update."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
+        augment = getattr(dataset, "augment", None)
         totals: dict[str, Tensor] = {}
         correct = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
         mine = load_batches(dataset, [batch[rank::world] for batch in order], workers=self.plan.workers)
         for index, (x, labels) in enumerate(mine):
             _check_labels(labels, state.model)
             x, labels = to_device(x, self.fabric.device), labels.to(self.fabric.device)
+            if augment is not None:
+                seed = derive_seed(self.seed, "augment", state.phase.name, state.epoch, index, rank)
+                x, labels = augment(x, labels, torch.Generator().manual_seed(seed))
             seed = derive_seed(self.seed, "views", state.phase.name, state.epoch, index)
             views = self.method.views(x[: self.plan.steps], state.phase, torch.Generator().manual_seed(seed))
             watched = firing_rates(state.model) if index == len(order) - 1 else nullcontext(FiringRates())
             with watched as rates:
                 parts, logits = self._update(state, views, labels, progress)
-            correct += (logits.mean(0).argmax(-1) == labels).double().mean()
+            classes = labels.argmax(-1) if labels.is_floating_point() else labels
+            correct += (logits.mean(0).argmax(-1) == classes).double().mean()
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0) + value.detach().double()
             self._tell("on_update_end")

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import errno
+import tempfile
 
 import numpy as np
 import pytest
 
-from anystep.data.cache import cached_array, default_cache
+from anystep.data.cache import cached_array, cached_stack, default_cache
 
 
 def count_up() -> np.ndarray:
@@ -94,6 +95,84 @@ def test_python_objects_are_refused(tmp_path):
     with pytest.raises(ValueError, match="would hold Python objects"):
         cached_array(tmp_path, "key", lambda: np.array([None]))
     assert list(tmp_path.iterdir()) == []
+
+
+def rows_up_to(*largest: int | None) -> list[np.ndarray | None]:
+    """Rows (2, 3) of 0 to 5 in which one value is `largest`; None for None."""
+    rows: list[np.ndarray | None] = []
+    for value in largest:
+        row = np.arange(6, dtype=np.uint16).reshape(2, 3)
+        row[1, 1] = 0 if value is None else value
+        rows.append(None if value is None else row)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype"),
+    [
+        ((1, 2, 255), np.uint8),
+        ((1, 2, 3, 256), np.uint16),
+        ((256, 1, 2), np.uint16),
+        ((1, 300, 2, 65535), np.uint16),
+        ((None, None, 1, None, 300, None), np.uint16),
+        ((7, None), np.uint8),
+    ],
+)
+def test_a_stack_has_its_rows_as_bytes_until_one_needs_more(tmp_path, largest, dtype):
+    rows = rows_up_to(*largest)
+    stack = cached_stack(tmp_path, "key", len(rows), lambda: iter(rows))
+    assert (type(stack), stack.dtype) == (np.memmap, dtype)
+    assert np.array_equal(stack, [np.zeros((2, 3)) if row is None else row for row in rows])
+    assert np.array_equal(stack, cached_stack(tmp_path, "key", len(rows), must_not_build))
+    assert [each.name for each in tmp_path.iterdir()] == ["key.npy"]
+
+
+def test_a_stack_of_fractions_keeps_them(tmp_path):
+    stack = cached_stack(tmp_path, "key", 2, lambda: [np.full((2,), 0.25, np.float32), np.full((2,), 300.5, np.float32)])
+    assert (stack.dtype, stack.tolist()) == (np.float32, [[0.25, 0.25], [300.5, 300.5]])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (rows_up_to(1), "2 rows must come, one at least not None, 1 came"),
+        (rows_up_to(None, None), "2 rows must come, one at least not None, 2 came"),
+        ([*rows_up_to(1), np.zeros((3, 2), np.uint8)], r"row 1 has shape \(3, 2\), those before it \(2, 3\)"),
+    ],
+)
+def test_a_stack_that_is_not_what_was_promised_is_refused_and_leaves_nothing(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
+        cached_stack(tmp_path, "key", 2, lambda: rows)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stack_on_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+    with tempfile.TemporaryDirectory() as elsewhere:
+
+        def full():
+            yield rows_up_to(1)[0]
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def unreadable():
+            yield rows_up_to(1)[0]
+            raise PermissionError(errno.EACCES, "Permission denied", f"{elsewhere}/recording.bin")
+
+        with pytest.raises(OSError, match=r"could not write .*key\.npy: No space left on device.*another folder"):
+            cached_stack(tmp_path, "key", 2, full)
+        with pytest.raises(PermissionError, match=r"^\[Errno 13\] Permission denied: .*recording\.bin"):
+            cached_stack(tmp_path, "key", 2, unreadable)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_builders_of_a_stack_at_once_both_get_a_whole_one(tmp_path):
+    rows = rows_up_to(1, 300)
+
+    def slower():
+        yield rows[0]
+        assert np.array_equal(cached_stack(tmp_path, "key", 2, lambda: rows), rows)  # the other one finishes first
+        yield rows[1]
+
+    assert np.array_equal(cached_stack(tmp_path, "key", 2, slower), rows)
 
 
 def test_the_default_folder_follows_the_cache_home(tmp_path, monkeypatch):

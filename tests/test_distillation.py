@@ -12,8 +12,8 @@ import torch
 from contracts import promises
 from contracts import test_distillation_contract as contract
 
-from anystep import losses
-from anystep.losses import DISTILLATIONS
+from anystep import distillation, losses
+from anystep.distillation import DISTILLATIONS
 
 SIZES = [(steps, samples, classes) for steps in (1, 2, 5) for samples in (1, 3) for classes in (2, 10, 101)]
 every_size = pytest.mark.parametrize("size", SIZES, ids=str)
@@ -71,25 +71,25 @@ def test_distillation_is_the_mean_of_torchs_own_divergence(reduction):
 
     options = {"temperature": 4.0, "reduction": reduction}
     expected = torch.stack([one(step) for step in logits]).mean()
-    torch.testing.assert_close(losses.skd(logits, teacher, **options), expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(losses.kd(logits, teacher, **options), one(logits.mean(0)), rtol=1e-12, atol=0)
+    torch.testing.assert_close(distillation.skd(logits, teacher, **options), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(distillation.kd(logits, teacher, **options), one(logits.mean(0)), rtol=1e-12, atol=0)
 
 
 def test_skd_and_kd_by_hand():
     # teacher (3/4, 1/4) at temperature 1; steps (1/2, 1/2) and (1/4, 3/4)
     logits, teacher = log_rows((1, 1), (1, 3)), log_rows((3, 1))[0]
     steps = [0.75 * math.log(1.5) + 0.25 * math.log(0.5), 0.75 * math.log(3) + 0.25 * math.log(1 / 3)]
-    value = losses.skd(logits, teacher, temperature=1.0, reduction="batchmean").item()
+    value = distillation.skd(logits, teacher, temperature=1.0, reduction="batchmean").item()
     assert value == pytest.approx(sum(steps) / 2)
     # time mean (0, ln 3 / 2): odds 1 to sqrt 3
     one, other = 1 / (1 + math.sqrt(3)), math.sqrt(3) / (1 + math.sqrt(3))
     mean = 0.75 * math.log(0.75 / one) + 0.25 * math.log(0.25 / other)
-    assert losses.kd(logits, teacher, temperature=1.0, reduction="batchmean").item() == pytest.approx(mean)
+    assert distillation.kd(logits, teacher, temperature=1.0, reduction="batchmean").item() == pytest.approx(mean)
 
 
 def test_the_temperature_softens_both_sides_and_its_square_multiplies():
     # logits of ln 16 and ln 81 at temperature 4 have the odds 2 and 3: 16 KL((3/4, 1/4) || (2/3, 1/3))
-    value = losses.skd(log_rows((16, 1)), log_rows((81, 1))[0], temperature=4.0, reduction="batchmean").item()
+    value = distillation.skd(log_rows((16, 1)), log_rows((81, 1))[0], temperature=4.0, reduction="batchmean").item()
     assert value == pytest.approx(16 * (0.75 * math.log(9 / 8) + 0.25 * math.log(3 / 4)))
 
 
@@ -112,29 +112,30 @@ def test_the_defaults_are_temperature_ten_and_a_mean_over_classes_too(name):
 
 def test_the_gradient_of_skd_is_temperature_over_steps_times_student_minus_teacher():
     logits, _, teacher = random_case((4, 3, 10), seed=3)
-    found = gradient(losses.skd, logits, teacher, temperature=5.0, reduction="batchmean")
+    found = gradient(distillation.skd, logits, teacher, temperature=5.0, reduction="batchmean")
     expected = 5.0 / (4 * 3) * (torch.softmax(logits / 5.0, -1) - torch.softmax(teacher / 5.0, -1))
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-16)
 
 
 def test_kd_gives_every_step_the_same_gradient():
     logits, _, teacher = random_case((4, 3, 10), seed=4)
-    found = gradient(losses.kd, logits, teacher, temperature=5.0)
+    found = gradient(distillation.kd, logits, teacher, temperature=5.0)
     torch.testing.assert_close(found, found[:1].expand_as(found), rtol=0, atol=0)
 
 
 def test_kd_and_skd_are_one_for_one_step_and_skd_is_larger_for_steps_that_differ():
     logits, _, teacher = random_case((4, 3, 10), seed=5)
-    assert torch.equal(losses.kd(logits[:1], teacher), losses.skd(logits[:1], teacher))
+    assert torch.equal(distillation.kd(logits[:1], teacher), distillation.skd(logits[:1], teacher))
     for temperature in (1.0, 2.0, 10.0):
-        assert losses.kd(logits, teacher, temperature=temperature) < losses.skd(logits, teacher, temperature=temperature)
+        of_mean, of_steps = (loss(logits, teacher, temperature=temperature) for loss in (distillation.kd, distillation.skd))
+        assert of_mean < of_steps
 
 
 def test_kd_is_done_when_the_time_mean_is_the_teachers_and_skd_is_not():
     logits, _, _ = random_case((4, 3, 10), seed=6)
-    assert abs(losses.kd(logits, logits.mean(0))) < 1e-14
-    assert gradient(losses.kd, logits, logits.mean(0)).abs().max() < 1e-15
-    assert losses.skd(logits, logits.mean(0)) > 1e-3
+    assert abs(distillation.kd(logits, logits.mean(0))) < 1e-14
+    assert gradient(distillation.kd, logits, logits.mean(0)).abs().max() < 1e-15
+    assert distillation.skd(logits, logits.mean(0)) > 1e-3
 
 
 @every_distillation
@@ -144,14 +145,14 @@ def test_an_unknown_reduction_is_refused_with_the_nearest_name(name):
 
 
 BROKEN = {
-    "test_a_batch_shown_twice_changes_nothing": lambda o, z: len(z) * losses.skd(o, z),
-    "test_the_order_of_the_batch_is_irrelevant": lambda o, z: losses.skd(o[:, :1], z[:1]) + losses.skd(o, z),
-    "test_the_gradient_is_that_of_the_value": lambda o, z: losses.skd(2 * o.detach() - o, z),
-    "test_the_teacher_gets_no_gradient": lambda o, z: losses.skd(o, z) + z.square().sum(),
+    "test_a_batch_shown_twice_changes_nothing": lambda o, z: len(z) * distillation.skd(o, z),
+    "test_the_order_of_the_batch_is_irrelevant": lambda o, z: distillation.skd(o[:, :1], z[:1]) + distillation.skd(o, z),
+    "test_the_gradient_is_that_of_the_value": lambda o, z: distillation.skd(2 * o.detach() - o, z),
+    "test_the_teacher_gets_no_gradient": lambda o, z: distillation.skd(o, z) + z.square().sum(),
     "test_a_student_that_says_what_the_teacher_says_is_done": lambda o, z: losses.tks_soft(o, z.softmax(-1), temperature=1.0),
     "test_a_constant_added_to_the_logits_of_a_row_changes_nothing": lambda o, z: (o - z.detach()).square().mean(),
     "test_a_teacher_that_would_only_broadcast_is_refused_by_name": lambda o, z: (o - z.detach()).square().mean(),
-    "test_a_distillation_keeps_the_dtype_and_single_agrees_with_double": lambda o, z: losses.skd(o.double(), z.double()),
+    "test_a_distillation_keeps_the_dtype_and_single_agrees_with_double": lambda o, z: distillation.skd(o.double(), z.double()),
 }
 
 
@@ -170,7 +171,7 @@ def test_the_contract_accepts_a_new_row(monkeypatch):
 
         logits (T, N, C), teacher (N, C) logits -> scalar. Mean over T, N and C.
         """
-        return losses.skd(logits, teacher, temperature=temperature) / temperature**2
+        return distillation.skd(logits, teacher, temperature=temperature) / temperature**2
 
     monkeypatch.setitem(DISTILLATIONS, "newcomer", reverse)
     for test in promises(contract).values():

@@ -26,6 +26,7 @@ FLOORS = (
     ("_extras", "_files", "_lookup", "_warnings"),
     ("data", "readout", "schedule", "surrogate"),
     ("activations", "kernels"),
+    ("distillation",),
     ("losses", "metrics", "neurons"),
     ("energy", "layers"),
     ("norms",),
@@ -56,7 +57,7 @@ BLIND = {
     "models/vgg.py": {"anystep.losses", "anystep.config"},
     "readout.py": {"torch", "numpy"},
 }
-TORCH_IN_DATA = {"data/loader.py"}
+TORCH_IN_DATA = {"data/loader.py", "data/augment.py", "data/mixing.py", "data/randaugment.py", "data/warps.py"}
 FOR_ONE_BACKEND = {"kernels.cuda"}  # written in triton's own language, so imported only by whoever asks for that backend
 
 # Everything here is read or run by somebody's scripts without torch, or must answer at once.
@@ -65,6 +66,7 @@ FREE_OF_TORCH = (
     *("anystep.cli", "anystep.config", "anystep.environment", "anystep.metrics", "anystep.console"),
     *("anystep.data.events", "anystep.data.frames", "anystep.data.protocols", "anystep.data.cache"),
     *("anystep.data.simulate", "anystep.data.datasets", "anystep.data.digits", "anystep.data.sets"),
+    *("anystep.data.cifar", "anystep.data.image_sets"),
     *("anystep.records", "anystep.figures", "anystep.report"),
 )
 
@@ -81,7 +83,7 @@ COMMANDS = {
 }
 KEYS = [
     *("name", "seed", "select", "judge", "teacher", "tensorboard"),
-    *("data.name", "data.binning", "data.frames", "data.cache", "data.options"),
+    *("data.name", "data.binning", "data.augment", "data.frames", "data.cache", "data.options"),
     *("model.name", "model.neuron", "model.norm", "model.options"),
     *("method.name", "method.options"),
     *("train.epochs", "train.batch_size", "train.steps", "train.balanced", "train.optimizer", "train.momentum"),
@@ -203,7 +205,7 @@ def test_a_part_does_not_see_what_is_none_of_its_business(source):
     assert not seen
 
 
-def test_only_the_loader_of_the_data_package_imports_torch():
+def test_only_the_loader_and_the_augmentations_of_the_data_package_import_torch():
     users = {s for s in SOURCES if s.startswith("data/") for _, name in imported(TREES[s]) if name.startswith("torch")}
     assert users == TORCH_IN_DATA
 

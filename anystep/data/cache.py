@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +28,34 @@ def cached_array(folder: str | os.PathLike[str], key: str, build: Callable[[], N
     last one to finish stays. Raises ValueError for a key that is no plain file name and for a damaged file (by name: delete
     it), OSError when the folder cannot be written or is full.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", key):
-        raise ValueError(f"cached_array: key must be letters, digits and . _ - only, got {key!r}")
-    path = Path(folder) / f"{key}.npy"
+    path = cache_file(folder, key)
     if not path.exists():
         _prepare(path.parent)
         _write(path, build())
     return _open(path)
+
+
+def cached_stack(
+    folder: str | os.PathLike[str], key: str, count: int, build: Callable[[], Iterable[NDArray[Any] | None]]
+) -> NDArray[Any]:
+    """Like `cached_array`, for `count` frames or counts that need not fit in memory together: one row is held at a time.
+
+    `build()` gives the rows in order, all of one shape; None is a row of zeros. Rows of floats are kept as float32. Rows of
+    whole numbers, all >= 0 and below 65,536, are kept as uint8 until a value needs uint16.
+    """
+    path = cache_file(folder, key)
+    if not path.exists():
+        _prepare(path.parent)
+        with _trouble_named(path), atomic_path(path) as temporary, temporary.open("wb+") as file:
+            _write_rows(file, path, count, build())
+    return _open(path)
+
+
+def cache_file(folder: str | os.PathLike[str], key: str) -> Path:
+    """<folder>/<key>.npy. Error: a key that is no plain file name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", key):
+        raise ValueError(f"cached_array: key must be letters, digits and . _ - only, got {key!r}")
+    return Path(folder) / f"{key}.npy"
 
 
 def _prepare(folder: Path) -> None:
@@ -49,15 +72,70 @@ def _write(path: Path, array: NDArray[Any]) -> None:
     array = np.asarray(array)
     if array.dtype.hasobject:
         raise ValueError(f"cached_array: {path.name} would hold Python objects; build must return plain numbers")
+    with _trouble_named(path, array.nbytes), atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+@contextmanager
+def _trouble_named(path: Path, size: int | None = None) -> Iterator[None]:
+    """An OSError while writing says which file, how large it would be, and what to do."""
     try:
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
+        yield
     except OSError as error:  # numpy reports a full disk without an error number, so the text carries it all
+        if error.filename is not None and Path(error.filename).parent != path.parent:
+            raise  # what was read could not be read: the file says so itself
+        large = "" if size is None else f" ({size / 1e6:.1f} MB)"
         raise OSError(
             error.errno,
-            f"could not write {path} ({array.nbytes / 1e6:.1f} MB): {error.strerror or error}. "
-            "Free some space or choose another folder with cache=",
+            f"could not write {path}{large}: {error.strerror or error}. Free some space or choose another folder with cache=",
         ) from error
+
+
+def _write_rows(file: IO[bytes], path: Path, count: int, rows: Iterable[NDArray[Any] | None]) -> None:
+    """A .npy file of `count` rows. Rows are written, not mapped: a full disk is then an error and not a crash."""
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
+    shape: tuple[int, ...] | None = None
+    written = 0
+    for row in rows:
+        if row is not None and shape is None:
+            shape = row.shape
+            dtype = np.dtype(np.float32 if row.dtype.kind == "f" else np.uint8)
+            file.write(_header(dtype, (count, *shape)))
+            file.write(bytes(written * _size(dtype, shape)))
+        if row is not None and row.shape != shape:
+            raise ValueError(f"cached_stack: {path.name}: row {written} has shape {row.shape}, those before it {shape}")
+        if row is not None and dtype == np.uint8 and row.max(initial=0) > 255:
+            dtype = np.dtype(np.uint16)
+            _widen(file, (count, *row.shape), written)
+        if shape is not None:
+            file.write(bytes(_size(dtype, shape)) if row is None else np.ascontiguousarray(row, dtype).data)
+        written += 1
+    if written != count or shape is None:
+        raise ValueError(f"cached_stack: {path.name}: {count} rows must come, one at least not None, {written} came")
+
+
+def _widen(file: IO[bytes], shape: tuple[int, ...], written: int) -> None:
+    """Turn the `written` rows of bytes in the file into uint16, in place: from the last one back, so none is overwritten."""
+    start, size = len(_header(np.dtype(np.uint8), shape)), _size(np.dtype(np.uint8), shape[1:])
+    for row in reversed(range(written)):
+        file.seek(start + row * size)
+        values = np.frombuffer(file.read(size), np.uint8).astype(np.uint16)
+        file.seek(start + 2 * row * size)
+        file.write(values.data)
+    file.seek(0)
+    file.write(_header(np.dtype(np.uint16), shape))  # as long as the one of bytes
+    file.seek(start + 2 * written * size)
+
+
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    head = io.BytesIO()
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, fields)
+    return head.getvalue()
+
+
+def _size(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    return dtype.itemsize * int(np.prod(shape))
 
 
 def _open(path: Path) -> NDArray[Any]:

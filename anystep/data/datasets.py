@@ -5,14 +5,22 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from anystep._lookup import check_keys, choose
+from anystep.data.cifar import cifar10, cifar100
 from anystep.data.digits import digits, digits_dvs
+from anystep.data.event_sets import cifar10_dvs, dvs_gesture, events_folder, ncaltech101, nmnist
 from anystep.data.frames import Encoding
+from anystep.data.image_sets import LAYOUTS, photographs
 from anystep.data.sets import Splits
 
 DATASETS: dict[str, Callable[..., Splits]] = {"digits-dvs": digits_dvs, "digits": digits}
+DATASETS |= {"nmnist": nmnist, "ncaltech101": ncaltech101, "cifar10-dvs": cifar10_dvs, "dvs-gesture": dvs_gesture}
+DATASETS |= {"events-folder": events_folder}
+
+DATASETS |= {"cifar10": cifar10, "cifar100": cifar100, **{name: partial(photographs, name) for name in LAYOUTS}}
 
 
 def load_dataset(

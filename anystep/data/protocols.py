@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anystep._files import content_hash
-from anystep._lookup import choose
+from anystep._lookup import unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +58,158 @@ class Stratified:
             raise ValueError(f"Stratified: fractions must be three numbers > 0 with sum 1, got {self.fractions}")
 
 
+@dataclass(frozen=True)
+class Given:
+    """Train and test as the data set comes: in two folders, or in two lists of names."""
+
+    def test(self, name: str, samples: Members) -> NDArray[np.bool_]:
+        """Which of the samples (M,) test."""
+        if samples.parts is None or not set(samples.parts) <= {"train", "test"}:
+            got = "nothing" if samples.parts is None else ", ".join(sorted({str(part) for part in samples.parts}))
+            raise ValueError(f"{name}: every sample must come as 'train' or 'test', got {got}")
+        return np.array([part == "test" for part in samples.parts], dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The samples test whose number, the last one in the id, is in first .. last; numbers go from 0 to below `count`."""
+
+    first: int
+    last: int
+    count: int
+
+    def test(self, name: str, samples: Members) -> NDArray[np.bool_]:
+        """Which of the samples (M,) test."""
+        numbers = np.array([number_in(each) for each in samples.ids], dtype=np.int64)
+        outside = np.flatnonzero((numbers < 0) | (numbers >= self.count))
+        if len(outside):
+            wrong = samples.ids[int(outside[0])]
+            raise ValueError(f"{name}: the number at the end of an id must be in 0..{self.count - 1}, got {wrong!r}")
+        return (self.first <= numbers) & (numbers <= self.last)
+
+
+@dataclass(frozen=True)
+class FirstOfClass:
+    """Of n samples of a class, in natural order of their ids, the first round(share * n) train and the others test.
+
+    round() is Python's, which takes halves to the even number: round(0.9 * 45) = round(40.5) = 40.
+    """
+
+    share: float
+
+    def test(self, name: str, samples: Members) -> NDArray[np.bool_]:
+        """Which of the samples (M,) test."""
+        test = np.zeros(len(samples.ids), dtype=np.bool_)
+        for label in np.unique(samples.labels):
+            members = sorted(np.flatnonzero(samples.labels == label).tolist(), key=lambda i: natural(samples.ids[i]))
+            test[members[round(self.share * len(members)) :]] = True
+        return test
+
+
+@dataclass(frozen=True)
+class Users:
+    """Persons first .. last test, the others train. The person is the number after "user" in the id; there are `count`."""
+
+    first: int
+    last: int
+    count: int
+
+    def test(self, name: str, samples: Members) -> NDArray[np.bool_]:
+        """Which of the samples (M,) test."""
+        test = np.zeros(len(samples.ids), dtype=np.bool_)
+        for index, each in enumerate(samples.ids):
+            found = re.search(r"user(\d+)", each)
+            user = int(found[1]) if found else 0
+            if not 1 <= user <= self.count:
+                raise ValueError(f"{name}: an id must name a person, user01 to user{self.count:02d}, got {each!r}")
+            test[index] = self.first <= user <= self.last
+        return test
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Of n samples of a class the first floor(share * n + 1/2) test, in the order of sha256("<name>/<id>")."""
+
+    share: float
+
+    def test(self, name: str, samples: Members) -> NDArray[np.bool_]:
+        """Which of the samples (M,) test."""
+        everyone = np.ones(len(samples.ids), dtype=np.bool_)
+        return _share_of(everyone, samples, name=name, share=self.share)
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """All samples of a data set: ids (M,), labels (M,), and the part in which each came, or None."""
+
+    ids: list[str]
+    labels: NDArray[Any]
+    parts: list[str | None] | None = None
+
+    def __post_init__(self) -> None:
+        for what, column in (("ids", self.ids), ("parts", self.parts)):
+            if column is not None and len(column) != len(self.labels):
+                raise ValueError(f"split: {what} has {len(column)} entries for {len(self.labels)} labels")
+        if len(set(self.ids)) != len(self.ids):
+            raise ValueError("split: ids must differ from one another; the order within a class comes from them")
+
+
+Rule = Stratified | Given | Numbers | FirstOfClass | Users | Drawn
+
+
 # A name here is a promise: its rule never changes, a changed rule gets another name.
-PROTOCOLS: dict[str, Stratified] = {
+PROTOCOLS: dict[str, Rule] = {
     "digits-dvs/stratified-70-10-20": Stratified((0.7, 0.1, 0.2)),
+    "nmnist/official": Given(),
+    "ncaltech101/90-10-per-class": FirstOfClass(0.9),
+    "cifar10-dvs/last-100": Numbers(900, 999, count=1000),
+    "cifar10-dvs/first-100": Numbers(0, 99, count=1000),
+    "dvs-gesture/users": Users(24, 29, count=29),
+    "events-folder/given": Given(),
 }
+RANDOM = re.compile(r"random-90-10@[0-9]+")  # one protocol for every seed, for any data set
+VALIDATION = 0.1  # of what trains, in every protocol but Stratified
 
 
-def split(name: str, labels: ArrayLike, *, ids: Sequence[Any] | NDArray[Any] | None = None) -> Split:
-    """The split that protocol `name` makes of samples with these labels (M,) and ids (M,) (None: 0, 1, ...)."""
-    return stratified(labels, choose(PROTOCOLS, name, "protocol").fractions, name=name, ids=ids)
+def rule_of(name: str) -> Rule:
+    """The rule of a protocol: a row of PROTOCOLS, or `random-90-10@SEED`; an unknown name is refused with the nearest one."""
+    if isinstance(name, str) and RANDOM.fullmatch(name):
+        return Drawn(0.1)
+    if not isinstance(name, str) or name not in PROTOCOLS:
+        raise unknown(name, [*PROTOCOLS, "random-90-10@0"], "protocol")
+    return PROTOCOLS[name]
+
+
+def split(
+    name: str,
+    labels: ArrayLike,
+    *,
+    ids: Sequence[Any] | NDArray[Any] | None = None,
+    parts: Sequence[str | None] | None = None,
+) -> Split:
+    """The split that protocol `name` makes of samples with these labels (M,) and ids (M,) (None: 0, 1, ...).
+
+    `parts` (M,) says in which part, "train" or "test", each sample came; rules that go by it refuse to guess. A rule says which
+    samples test; a tenth of every class of the others becomes `val`, see `held_out`. Stratified rules make all three at once.
+    """
+    rule = rule_of(name)
+    if isinstance(rule, Stratified):
+        return stratified(labels, rule.fractions, name=name, ids=ids)
+    samples = _members(labels, ids, parts)
+    return held_out(samples.labels, rule.test(name, samples), name=name, ids=samples.ids)
+
+
+def held_out(labels: ArrayLike, test: ArrayLike, *, name: str, ids: Sequence[Any] | NDArray[Any] | None = None) -> Split:
+    """The split with a test set that is known, `test` (M,) bool: validation is carved from what is left.
+
+    Of the m samples of a class that do not test, floor(m / 10 + 1/2) are val: the first in the order of sha256("<name>/<id>").
+    """
+    samples = _members(labels, ids, None)
+    testing = np.asarray(test, dtype=np.bool_)
+    if testing.shape != (len(samples.ids),):
+        raise ValueError(f"held_out: test must be ({len(samples.ids)},) like labels, got {testing.shape}")
+    val = _share_of(~testing, samples, name=name, share=VALIDATION)
+    return Split(name, np.flatnonzero(~testing & ~val), np.flatnonzero(val), np.flatnonzero(testing))
 
 
 def stratified(
@@ -84,20 +228,56 @@ def stratified(
     >>> len(halves.train), len(halves.val), len(halves.test)
     (4, 2, 2)
     """
-    classes = np.asarray(labels)
-    names = [str(each) for each in (range(len(classes)) if ids is None else ids)]
-    if len(names) != len(classes):
-        raise ValueError(f"stratified: ids has {len(names)} entries for {len(classes)} labels")
-    if len(set(names)) != len(names):
-        raise ValueError("stratified: ids must differ from one another; the order within a class comes from them")
+    samples = _members(labels, ids, None)
     _, val_share, test_share = Stratified(fractions).fractions
-    order = [hashlib.sha256(f"{name}/{each}".encode()).digest() for each in names]
     parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
-    for label in np.unique(classes):
-        members = sorted(np.flatnonzero(classes == label).tolist(), key=order.__getitem__)
+    for members in _by_class(np.ones(len(samples.ids), dtype=np.bool_), samples, name):
         test = int(len(members) * test_share + 0.5)
         val = int(len(members) * val_share + 0.5)
         parts["test"] += members[:test]
         parts["val"] += members[test : test + val]
         parts["train"] += members[test + val :]
     return Split(name, **{part: np.array(chosen, dtype=np.int64) for part, chosen in parts.items()})
+
+
+def natural(name: str) -> tuple[Any, ...]:
+    """A key that sorts names as people do: numbers inside them by value.
+
+    >>> sorted(["image_10", "image_9", "Image_11"], key=natural)
+    ['Image_11', 'image_9', 'image_10']
+    """
+    words = re.split(r"([0-9]+)", name)
+    return (*(int(word) if odd % 2 else word for odd, word in enumerate(words)), name)
+
+
+def number_in(name: str) -> int:
+    """The last whole number in a name, -1 where there is none.
+
+    >>> number_in("airplane/cifar10_airplane_42")
+    42
+    """
+    found = re.findall(r"[0-9]+", name)
+    return int(found[-1]) if found else -1
+
+
+def _members(labels: ArrayLike, ids: Sequence[Any] | NDArray[Any] | None, parts: Sequence[str | None] | None) -> Members:
+    classes = np.asarray(labels)
+    names = [str(each) for each in (range(len(classes)) if ids is None else ids)]
+    return Members(names, classes, None if parts is None else list(parts))
+
+
+def _by_class(chosen: NDArray[np.bool_], samples: Members, name: str) -> list[list[int]]:
+    """Of every class the indices of the `chosen` (M,), in the order of the hashes of their ids."""
+    order = [hashlib.sha256(f"{name}/{each}".encode()).digest() for each in samples.ids]
+    return [
+        sorted(np.flatnonzero(chosen & (samples.labels == label)).tolist(), key=order.__getitem__)
+        for label in np.unique(samples.labels)
+    ]
+
+
+def _share_of(chosen: NDArray[np.bool_], samples: Members, *, name: str, share: float) -> NDArray[np.bool_]:
+    """(M,): the first floor(share * n + 1/2) of the n `chosen` samples of every class."""
+    taken = np.zeros(len(chosen), dtype=np.bool_)
+    for members in _by_class(chosen, samples, name):
+        taken[members[: int(len(members) * share + 0.5)]] = True
+    return taken

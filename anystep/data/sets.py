@@ -5,7 +5,7 @@ A data set is map-style, its items `(frames (T, P, H, W), label)`; its three par
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -164,6 +164,22 @@ class Segment:
     def __getitem__(self, index: int) -> tuple[Any, int]:
         frames, label = self.dataset[index]
         return frames[self.frames], label
+
+
+class Augmented:
+    """A dataset whose batches are changed on their way into training: `augment(x (T, N, P, H, W), y, generator) -> (x, y)`."""
+
+    def __init__(self, dataset: MapStyle, augment: Callable[..., Any]) -> None:
+        self.dataset, self.augment = dataset, augment
+        for name in ("labels", "ids"):
+            if hasattr(dataset, name):
+                setattr(self, name, getattr(dataset, name))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.dataset[index]
 
 
 class FramesOf:

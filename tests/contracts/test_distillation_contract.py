@@ -11,7 +11,7 @@ import pytest
 import slow_distillation
 import torch
 
-from anystep.losses import DISTILLATIONS
+from anystep.distillation import DISTILLATIONS
 
 SIZES = [(1, 1, 2), (1, 4, 3), (4, 1, 10), (5, 6, 4), (10, 3, 101)]
 every_row = pytest.mark.parametrize("name", sorted(DISTILLATIONS))

@@ -1,0 +1,157 @@
+"""Augmentations that mix two samples of a batch: their labels become shares of the classes, (N, C)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anystep.data.warps import Augment, Batch, grid, integers, of_sample, uniform
+
+
+def shares(y: Tensor, classes: int) -> Tensor:
+    """Labels (N,) as (N, C) with a 1 at the class; what is (N, C) already stays."""
+    if y.dim() == 1:
+        return F.one_hot(y, classes).float()
+    if y.shape[1] != classes:
+        raise ValueError(f"labels must be (N,) or (N, {classes}), got {tuple(y.shape)}")
+    return y
+
+
+def mixed_labels(y: Tensor, other: Tensor, weight: Tensor, classes: int) -> Tensor:
+    """(N, C): weight * y + (1 - weight) * y[other]."""
+    soft, weight = shares(y, classes), weight.to(y.device, torch.float32).view(-1, 1)
+    return weight * soft + (1 - weight) * soft[other.to(y.device)]
+
+
+def beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:
+    """(n,) draws of Beta(alpha, alpha): by numpy, seeded by the generator, since torch's own takes none."""
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, n))
+
+
+@dataclass(frozen=True)
+class _Mix(Augment):
+    soft_labels: ClassVar[bool] = True
+    classes: int
+    alpha: float = 1.0
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.need(self.classes >= 2, "classes", ">= 2")
+        self.need(self.alpha > 0, "alpha", "> 0")
+        self.chance()
+
+    def weights(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Who is mixed with whom (n,), the weight of the own part (n,), and who is mixed at all (n,)."""
+        other = torch.randperm(n, generator=generator)
+        return other, beta(n, self.alpha, generator), uniform(n, 0, 1, generator) < self.p
+
+
+@dataclass(frozen=True)
+class Mixup(_Mix):
+    """lam x_n + (1 - lam) x_m and the same of the labels, lam ~ Beta(alpha, alpha), m a permutation. Zhang et al. 2018, eq. 1.
+
+    lam is drawn for every sample with probability p, else it is 1; the published code has one lam a batch.
+    """
+
+    name: ClassVar[str] = "mixup"
+
+    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
+        """See the class."""
+        other, weight, chosen = self.weights(len(y), generator)
+        weight = torch.where(chosen, weight, 1.0)
+        lam = of_sample(weight, x).to(x.dtype)
+        return lam * x + (1 - lam) * x[:, other.to(x.device)], mixed_labels(y, other, weight, self.classes)
+
+
+@dataclass(frozen=True)
+class CutMix(_Mix):
+    """A box of another sample put into the frame; the label's weight is the share of the frame that stayed. Yun et al. 2019.
+
+    lam ~ Beta(alpha, alpha); the box has sides int(H sqrt(1 - lam)) and int(W sqrt(1 - lam)) about a uniform pixel, cut at the
+    border. One box a sample, the same in all its frames; the published code has one a batch.
+    """
+
+    name: ClassVar[str] = "cutmix"
+
+    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
+        """See the class."""
+        other, lam, chosen = self.weights(len(y), generator)
+        inside = chosen.view(-1, 1, 1)
+        for place, side in zip(grid(x), x.shape[-2:], strict=True):
+            half = (side * (1 - lam).sqrt()).floor().long() // 2
+            centre = integers(len(y), 0, side - 1, generator)
+            inside = inside & (place >= (centre - half).view(-1, 1, 1)) & (place < (centre + half).view(-1, 1, 1))
+        mask = inside.to(x.device)[None, :, None]
+        kept = 1 - inside.double().mean((1, 2))
+        return torch.where(mask, x[:, other.to(x.device)], x), mixed_labels(y, other, kept, self.classes)
+
+
+@dataclass(frozen=True)
+class EventMix(_Mix):
+    """A blob in space and time of another recording put into this one. Shen et al. 2023 (BrainCog's `EventMix`).
+
+    The blob is where a sum of `gaussians` bumps g over (t, i, j) is among its largest lam * T * H * W values,
+
+        g = sum_k w_k exp(-((t - t_k)^2 / s_k^2 + (i - i_k)^2 / a_k^2 + (j - j_k)^2 / b_k^2) / 2)
+
+    w_k uniform in 0..1, centres uniform, each s a uniform share (at least 0.1) of half the length of its axis;
+    lam ~ Beta(alpha, alpha). Labels go by events: with r the share of the own events inside the blob and q that of the other
+    recording's, the other label gets q / (1 - r + q). A sample that would have no event left is not mixed.
+    """
+
+    name: ClassVar[str] = "event_mix"
+    p: float = 0.5
+    gaussians: int = 3
+
+    @property
+    def by_step(self) -> bool:
+        """Its blob has an extent in time."""
+        return True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.need(self.gaussians >= 1, "gaussians", ">= 1")
+
+    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
+        """See the class."""
+        if float(x.min()) < 0:
+            raise ValueError("event_mix: frames must hold counts of events >= 0")
+        other, lam, chosen = self.weights(len(y), generator)
+        mask = (self.blob(x, lam, generator) & chosen.view(-1, 1, 1, 1)).to(x.device)
+        inside = mask.transpose(0, 1).unsqueeze(2)
+        second = x[:, other.to(x.device)]
+        own, its = (_share(frames, inside) for frames in (x, second))
+        left = 1 - own + its
+        gone = left <= 0
+        inside = inside & ~gone.view(1, -1, 1, 1, 1)
+        weight = torch.where(gone, 1.0, 1 - its / left.clamp(min=1e-12))
+        return torch.where(inside, second, x), mixed_labels(y, other, weight, self.classes)
+
+    def blob(self, x: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
+        """(N, T, H, W): True in a share of each sample's voxels, and in others that have the value of the last of them."""
+        n, lengths = x.shape[1], (x.shape[0], *x.shape[-2:])
+        total = torch.zeros(n, *lengths, dtype=torch.float64)
+        for _ in range(self.gaussians):
+            slopes = []  # the bump is a product of one along each axis
+            for length in lengths:
+                centre = integers(n, 0, length - 1, generator).view(-1, 1)
+                width = (uniform(n, 0, 1, generator).clamp(min=0.1) * length / 2).view(-1, 1)
+                slopes.append((-(((torch.arange(length) - centre) / width) ** 2) / 2).exp())
+            total += torch.einsum("n,nt,ni,nj->ntij", uniform(n, 0, 1, generator), *slopes)
+        flat = total.flatten(1)
+        count = (share.view(-1, 1) * flat.shape[1]).floor().long()
+        edge = flat.sort(dim=1, descending=True).values.gather(1, (count - 1).clamp(min=0))
+        return ((flat >= edge) & (count > 0)).view(total.shape)
+
+
+def _share(frames: Tensor, inside: Tensor) -> Tensor:
+    """(N,): how much of every sample's events lies inside; 0 where there is none."""
+    axes = (0, 2, 3, 4)
+    total = frames.double().sum(axes)
+    return (frames.double() * inside).sum(axes) / torch.where(total == 0, 1.0, total)

@@ -1,0 +1,68 @@
+"""Event files as `Events`: a table of formats and one function that picks the format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from anystep._lookup import choose, unknown
+from anystep.data.events import Events
+from anystep.data.readers.aedat import read_aedat2, read_aedat3, version_of
+from anystep.data.readers.arrays import read_csv, read_npy, read_npz
+from anystep.data.readers.atis import read_bin
+from anystep.data.readers.cameras import read_aedat4, read_dat, read_es, read_raw
+from anystep.data.readers.gestures import Segment, gesture_segments
+from anystep.data.readers.source import Size, regular_file
+
+__all__ = ["READERS", "SUFFIXES", "Segment", "format_of", "gesture_segments", "read_events"]
+
+# A reader takes (path, *, sensor=None, sort=False).
+READERS: dict[str, Callable[..., Events]] = {
+    "bin": read_bin,
+    "aedat2": read_aedat2,
+    "aedat3": read_aedat3,
+    "npz": read_npz,
+    "npy": read_npy,
+    "csv": read_csv,
+    "aedat4": read_aedat4,
+    "raw": read_raw,
+    "dat": read_dat,
+    "es": read_es,
+}
+
+# What a suffix stands for; `.aedat` is 2.0, 3.1 or 4 and says so in its first line.
+SUFFIXES: dict[str, str] = {f".{name}": name for name in READERS}
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """The row of READERS for a file, by its suffix; for `.aedat` by the version in the first line."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".aedat":
+        file = regular_file(path)
+        version = version_of(file, np.fromfile(file, dtype=np.uint8, count=64))
+        name = f"aedat{version[:1]}"
+        if name not in READERS:
+            raise unknown(version, [known[5:] for known in READERS if known.startswith("aedat")], "AEDAT version", f"{file}")
+        return name
+    if suffix not in SUFFIXES:
+        raise unknown(suffix, [*SUFFIXES, ".aedat"], "suffix", f"{path}; or say format=")
+    return SUFFIXES[suffix]
+
+
+def read_events(
+    path: str | os.PathLike[str], *, format: str | None = None, sensor: Size | None = None, sort: bool = False
+) -> Events:
+    """The recording in a file.
+
+    format   a row of READERS; None goes by the suffix, and for `.aedat` by the first line
+    sensor   (height, width); None takes what the format or the file says, and is refused where neither does
+    sort     True puts events that step back in time in order (stable); False refuses them
+
+    Times are the file's own clock in us: nothing is subtracted. Anything wrong with the content is a ValueError that names
+    the file and the event or byte; a missing file is a FileNotFoundError.
+    """
+    reader = choose(READERS, format_of(path) if format is None else format, "event format")
+    return reader(path, sensor=sensor, sort=sort)

@@ -1,0 +1,115 @@
+"""Files of camera makers, read by faery: `.aedat4`, `.raw` (EVT2, EVT3), `.dat`, `.es`. Needs the extra `events`."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anystep._extras import need
+from anystep.data.events import Events
+from anystep.data.readers.source import Size, checked, regular_file
+
+_NOT_SAID = (32766, 32765)  # (width, height) that faery returns when a file names no size; no camera has it
+_HEADER_BYTES = 8192
+
+
+def read_aedat4(path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False) -> Events:
+    """AEDAT 4 (iniVation): the first event stream of the file. `sensor` overrides the file's own size.
+
+    The frame of the file (header, description, packets) is checked first: faery takes what it claims at its word, and a
+    damaged size would end the whole program.
+    """
+    _check_aedat4(regular_file(path))
+    return _read(path, "aedat", sensor, sort)
+
+
+def read_raw(path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False) -> Events:
+    """Prophesee `.raw` in EVT2 or EVT3, whichever the header says; one that does not say is refused, not guessed."""
+    _says(path, rb"%\s*evt\s+[23]\.|%\s*format\s+EVT[23]", "its version (`% evt 3.0` or `% format EVT3`)")
+    return _read(path, "evt", sensor, sort)
+
+
+def read_dat(path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False) -> Events:
+    """Prophesee `.dat` of contrast events; a header without a version is refused."""
+    _says(path, rb"%\s*Version\s+[12]", "its version (`% Version 2`)")
+    return _read(path, "dat", sensor, sort)
+
+
+def read_es(path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False) -> Events:
+    """Event Stream `.es` with DVS or ATIS events; row 0 is the upper one, as everywhere here."""
+    return _read(path, "es", sensor, sort)
+
+
+def _says(path: str | os.PathLike[str], pattern: bytes, what: str) -> None:
+    """Refuse a file whose `%` lines do not match."""
+    with regular_file(path).open("rb") as file:
+        head = file.read(_HEADER_BYTES)
+    lines = re.match(rb"(?:%[^\n]*\n)*", head)
+    if not lines or not re.search(pattern, lines[0], re.IGNORECASE):
+        raise ValueError(f"{path}: the header does not say {what}")
+
+
+def _check_aedat4(path: Path) -> None:
+    """Refuse a file whose header or packets do not fit into it.
+
+    `#!AER-DAT4.0` and a line end; the header's size (u32) and the header, a flatbuffer with the place of the data table
+    (field 1; -1: none) and a description in XML; then packets: stream (i32), size (i32), that many bytes.
+    """
+    data = np.fromfile(path, dtype=np.uint8).data
+    if bytes(data[:14]) != b"#!AER-DAT4.0\r\n":
+        raise ValueError(f"{path}: no AEDAT file: the first line must be '#!AER-DAT4.0', got {bytes(data[:14])!r}")
+    try:
+        start = 18 + struct.unpack_from("<I", data, 14)[0]
+        table = 18 + struct.unpack_from("<I", data, 18)[0]
+        fields = table - struct.unpack_from("<i", data, table)[0]
+        at = struct.unpack_from("<H", data, fields + 6)[0]
+        end = struct.unpack_from("<q", data, table + at)[0] if at else -1
+        description = re.search(rb"<dv.*</dv>", bytes(data[18:start]), re.DOTALL)
+        ElementTree.fromstring(description[0] if description else b"")
+    except (struct.error, ElementTree.ParseError) as error:
+        raise ValueError(f"{path}: the header at byte 14 is damaged: {error}") from error
+    end = len(data) if end == -1 else end
+    if not start <= end <= len(data):
+        raise ValueError(f"{path}: truncated: the header names byte {end} as the end of the events, the file has {len(data)}")
+    while start < end:
+        size = struct.unpack_from("<i", data, start + 4)[0] if end - start >= 8 else -1
+        if size < 0 or size > end - start - 8:
+            raise ValueError(f"{path}: truncated: the packet at byte {start} claims {size} bytes, {end - start} are left")
+        start += 8 + size
+
+
+def _read(path: str | os.PathLike[str], kind: str, sensor: Size | None, sort: bool) -> Events:
+    """All events of a file that faery reads. Where a time steps back, faery holds the clock; it does not tell us."""
+    place = regular_file(path)
+    faery = need("faery", extra="events", purpose=f"reading {place.suffix or kind} files")
+    fallback = (sensor[1], sensor[0]) if sensor else _NOT_SAID
+    try:
+        stream = faery.events_stream_from_file(place, dimensions_fallback=fallback, file_type=kind)
+        width, height = stream.dimensions()
+        packets: list[NDArray[Any]] = list(stream)
+    except BaseException as error:
+        # A panic inside faery is no Exception. Whoever interrupts the program or asks it to end still can.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise ValueError(f"{place}: faery cannot read it: {error}") from error
+        raise
+    if (width, height) == _NOT_SAID:
+        raise ValueError(f"{place}: the header does not say how large the camera was: pass sensor=(height, width)")
+    if not packets:
+        raise ValueError(f"{place}: holds no events")
+    events = np.concatenate(packets)
+    if events["t"].max(initial=0) > np.iinfo(np.int64).max:
+        raise ValueError(f"{place}: a time of {events['t'].max()} us does not fit int64: the file is damaged")
+    columns = {
+        "t": events["t"].astype(np.int64),
+        "x": events["x"],
+        "y": events["y"],
+        "p": events["on"].astype(np.uint8),
+    }
+    return checked(place, columns, sensor or (height, width), sort=sort)

@@ -1,0 +1,63 @@
+"""DVS-Gesture: one recording holds many gestures, and a table beside it says which is when."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anystep.data.events import Events
+from anystep.data.readers.source import regular_file
+
+CLASSES = 11
+_HEADER = ["class", "startTime_usec", "endTime_usec"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A gesture: its class 1..11 as in the table (a label from 0 is `class_number - 1`), and start <= t < end in us."""
+
+    class_number: int
+    start_us: int
+    end_us: int
+
+    def of(self, events: Events) -> Events:
+        """The events of the gesture, on the recording's clock.
+
+        >>> events = Events.from_arrays([3, 5, 8], [0, 1, 0], [0, 0, 0], [1, 0, 1], (1, 2))
+        >>> Segment(1, 5, 8).of(events).t
+        array([5])
+        """
+        first, last = np.searchsorted(events.t, [self.start_us, self.end_us], side="left")
+        part = slice(int(first), int(last))
+        return Events(events.t[part], events.x[part], events.y[part], events.p[part], events.sensor)
+
+
+def gesture_segments(path: str | os.PathLike[str]) -> list[Segment]:
+    """The rows of a `userNN_light_labels.csv`: class,startTime_usec,endTime_usec, in the order of the file.
+
+    ValueError: another header, a row that is no three whole numbers, a class outside 1..11, an end that is not after its start.
+    """
+    file = regular_file(path)
+    lines = file.read_text(encoding="ascii", errors="replace").splitlines()
+    if [name.strip() for name in lines[0].split(",")] != _HEADER:
+        raise ValueError(f"{file}: the first line must be {','.join(_HEADER)}, got {lines[0][:60]!r}")
+    segments = [_segment(file, number, line) for number, line in enumerate(lines[1:], start=2) if line.strip()]
+    if not segments:
+        raise ValueError(f"{file}: holds no gestures")
+    return segments
+
+
+def _segment(file: Path, number: int, line: str) -> Segment:
+    """The gesture in one row."""
+    fields = [field.strip() for field in line.split(",")]
+    if len(fields) != 3 or not all(field.isascii() and field.isdigit() and len(field) <= 18 for field in fields):
+        raise ValueError(f"{file}: line {number} must be three whole numbers, got {line[:60]!r}")
+    segment = Segment(*(int(field) for field in fields))
+    if not 1 <= segment.class_number <= CLASSES:
+        raise ValueError(f"{file}: line {number}: class must be in 1..{CLASSES}, got {segment.class_number}")
+    if segment.end_us <= segment.start_us:
+        raise ValueError(f"{file}: line {number}: the end {segment.end_us} must be after the start {segment.start_us}")
+    return segment

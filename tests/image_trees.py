@@ -1,0 +1,161 @@
+"""Image releases in miniature, written by other code than that which reads them: a picture's colour says what it is."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+PER_CLASS = (10, 2)  # training and test images of every class
+BREEDS = ("n02085620-Chihuahua", "n02085782-Japanese_spaniel")
+
+
+def colour(label: int, number: int, test: bool) -> tuple[int, int, int]:
+    """Red is the class, green the number, blue 200 for test."""
+    return 60 * label + 30, 10 * number + 5, 200 if test else 0
+
+
+def save(path: Path, rgb: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> None:
+    """A plain image of that colour: PNG bytes whatever the name says, so that no colour is lost."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, rgb).save(path, format="PNG")
+
+
+def tree(root: Path, classes: tuple[str, ...], parts: tuple[str, str], suffix: str = ".jpg") -> Path:
+    """<root>/<part>/<class>/*: class folders for both parts."""
+    for test, (part, count) in enumerate(zip(parts, PER_CLASS, strict=True)):
+        for label, name in enumerate(classes):
+            for number in range(count):
+                save(root / part / name / f"{name}_{number}{suffix}", colour(label, number, bool(test)))
+    return root
+
+
+def imagenet(root: Path) -> Path:
+    """train/<wnid>/*.JPEG and val/<wnid>/*.JPEG."""
+    return tree(root, ("n01440764", "n01443537", "n01484850"), ("train", "val"), ".JPEG")
+
+
+def image_folder(root: Path) -> Path:
+    """<class>/* without parts, one class with a folder inside."""
+    for label, name in enumerate(("circle", "square")):
+        for number in range(10):
+            inside = "more" if number == 9 and label else "."
+            save(root / name / inside / f"{number}.png", colour(label, number, False))
+    return root
+
+
+def cub(root: Path) -> Path:
+    """The lists of CUB-200-2011: images.txt, image_class_labels.txt, train_test_split.txt, classes.txt."""
+    base, names = root / "CUB_200_2011", ("001.Black_footed_Albatross", "002.Laysan_Albatross")
+    lines: dict[str, list[str]] = {"images": [], "image_class_labels": [], "train_test_split": []}
+    number = 0
+    for label, name in enumerate(names):
+        for k in range(sum(PER_CLASS)):
+            number += 1
+            test = k >= PER_CLASS[0]
+            save(base / "images" / name / f"{name[4:]}_{k:04d}.jpg", colour(label, k % PER_CLASS[0], test))
+            lines["images"].append(f"{number} {name}/{name[4:]}_{k:04d}.jpg")
+            lines["image_class_labels"].append(f"{number} {label + 1}")
+            lines["train_test_split"].append(f"{number} {int(not test)}")
+    lines["classes"] = [f"{label + 1} {name}" for label, name in enumerate(names)]
+    for file, text in lines.items():
+        (base / f"{file}.txt").write_text("\n".join(text) + "\n")
+    return root
+
+
+def dogs(root: Path) -> Path:
+    """Images/<wnid-breed>/*.jpg, lists/train_list.mat and test_list.mat."""
+    from scipy.io import savemat
+
+    (root / "lists").mkdir(parents=True)
+    for test, part in enumerate(("train", "test")):
+        files, labels = [], []
+        for label, breed in enumerate(BREEDS):
+            for number in range(PER_CLASS[test]):
+                name = f"{breed}/{breed.partition('-')[0]}_{test}{number}.jpg"
+                save(root / "Images" / name, colour(label, number, bool(test)))
+                files.append(name)
+                labels.append([float(label + 1)])
+        cells = np.empty((len(files), 1), dtype=object)
+        cells[:, 0] = files
+        savemat(root / "lists" / f"{part}_list.mat", {"file_list": cells, "labels": np.array(labels)})
+    return root
+
+
+def cars(root: Path) -> Path:
+    """cars_train/, cars_test/, devkit/ and cars_test_annos_withlabels.mat."""
+    from scipy.io import savemat
+
+    names = np.empty((1, 2), dtype=object)
+    names[0] = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012"]
+    (root / "devkit").mkdir(parents=True)
+    savemat(root / "devkit" / "cars_meta.mat", {"class_names": names})
+    files = {"cars_train": root / "devkit" / "cars_train_annos.mat", "cars_test": root / "cars_test_annos_withlabels.mat"}
+    for test, (folder, file) in enumerate(files.items()):
+        count = PER_CLASS[test]
+        rows = np.empty((1, 2 * count), dtype=[("class", object), ("fname", object)])
+        for k in range(2 * count):
+            label, number = k % 2, k // 2
+            rows[0, k] = (float(label + 1), f"{k + 1:05d}.jpg")
+            save(root / folder / f"{k + 1:05d}.jpg", colour(label, number, bool(test)))
+        savemat(file, {"annotations": rows})
+    return root
+
+
+def cifar_images(classes: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Training and test images (M, 3, 32, 32) of noise, with labels that go round."""
+    chance = np.random.default_rng(0)
+    sizes = {"train": 20 * classes, "test": 2 * classes}
+    return {
+        part: (chance.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8), np.arange(count) % classes)
+        for part, count in sizes.items()
+    }
+
+
+def cifar10_binary(root: Path) -> Path:
+    """cifar-10-batches-bin: a label byte and 3,072 pixels a row, five training files."""
+    home = root / "cifar-10-batches-bin"
+    home.mkdir(parents=True)
+    parts = cifar_images(10)
+    rows = {part: [bytes([label]) + image.tobytes() for image, label in zip(*parts[part], strict=True)] for part in parts}
+    for k in range(5):
+        (home / f"data_batch_{k + 1}.bin").write_bytes(b"".join(rows["train"][40 * k : 40 * k + 40]))
+    (home / "test_batch.bin").write_bytes(b"".join(rows["test"]))
+    return root
+
+
+def cifar10_python(root: Path) -> Path:
+    """cifar-10-batches-py: pickled dictionaries with bytes for keys, in another order than the binary files."""
+    home = root / "cifar-10-batches-py"
+    home.mkdir(parents=True)
+    images, labels = cifar_images(10)["train"]
+    for k in range(5):
+        rows = slice(k, None, 5)
+        batch = {b"data": images[rows].reshape(-1, 3072), b"labels": labels[rows].tolist(), b"batch_label": b"training"}
+        (home / f"data_batch_{k + 1}").write_bytes(pickle.dumps(batch, protocol=2))
+    images, labels = cifar_images(10)["test"]
+    batch = {b"data": images.reshape(-1, 3072), b"labels": labels.tolist()}
+    (home / "test_batch").write_bytes(pickle.dumps(batch, protocol=2))
+    return root
+
+
+def cifar100_binary(root: Path) -> Path:
+    """cifar-100-binary: a coarse and a fine label byte before the pixels."""
+    home = root / "cifar-100-binary"
+    home.mkdir(parents=True)
+    for part, (images, labels) in cifar_images(100).items():
+        rows = [bytes([label // 5, label]) + image.tobytes() for image, label in zip(images, labels, strict=True)]
+        (home / f"{part}.bin").write_bytes(b"".join(rows))
+    return root
+
+
+TREES = {
+    "imagenet-1k": imagenet,
+    "image-folder": image_folder,
+    "cub-200-2011": cub,
+    "stanford-dogs": dogs,
+    "stanford-cars": cars,
+}
