@@ -47,7 +47,7 @@ def check(record: Record) -> Method:
 
 def _check_labels(record: Record, method: Method) -> None:
     """Refuse augmentations that do not exist, or that mix labels for a method that needs one class a sample."""
-    if not create_augmentation(record.data.augment, classes=2).soft_labels:
+    if not create_augmentation(record.data.augment, classes=2, mean=[0.0], std=[1.0]).soft_labels:
         return
     logits, shares = torch.zeros(1, 2, 2), torch.eye(2)
     for phase in method.phases():

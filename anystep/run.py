@@ -83,7 +83,9 @@ def load_splits(record: Record) -> Splits:
         splits = splits.segment(*data.frames)
     if not data.augment:
         return splits
-    return replace(splits, train=Augmented(splits.train, create_augmentation(data.augment, classes=len(splits.classes))))
+    scale = {key: getattr(splits.train, key, None) for key in ("mean", "std")}
+    augment = create_augmentation(data.augment, classes=len(splits.classes), **scale)
+    return replace(splits, train=Augmented(splits.train, augment))
 
 
 def is_finished(record: Record, folder: Path, *, resume: bool) -> bool:

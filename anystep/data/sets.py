@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from anystep.data.events import Events
 from anystep.data.frames import Binning, Direct
 
+PASSED_ON = ("labels", "ids", "mean", "std")  # what a view of a data set keeps of it
+
 
 class MapStyle(Protocol):
     """Anything with a length and items `(sample, label)`, as torch and tonic datasets are."""
@@ -154,7 +156,7 @@ class Segment:
     def __init__(self, dataset: MapStyle, first: int, stop: int) -> None:
         self.dataset = dataset
         self.frames = slice(first, stop)
-        for name in ("labels", "ids"):
+        for name in PASSED_ON:
             if hasattr(dataset, name):
                 setattr(self, name, getattr(dataset, name))
 
@@ -171,7 +173,7 @@ class Augmented:
 
     def __init__(self, dataset: MapStyle, augment: Callable[..., Any]) -> None:
         self.dataset, self.augment = dataset, augment
-        for name in ("labels", "ids"):
+        for name in PASSED_ON:
             if hasattr(dataset, name):
                 setattr(self, name, getattr(dataset, name))
 
