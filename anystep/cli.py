@@ -107,11 +107,10 @@ def report(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str,
 def data(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
     """What data sets there are."""
     from anystep.console import print_table
-    from anystep.data.datasets import DATASETS
+    from anystep.data.datasets import DATASETS, about
 
     _no_overrides(overrides)
-    first_lines = {name: (load.__doc__ or "").strip().splitlines()[0] for name, load in DATASETS.items()}
-    print_table("data sets", ["name", "what"], [[name, line] for name, line in first_lines.items()])
+    print_table("data sets", ["name", "what"], [[name, about(name)] for name in DATASETS])
     return {"datasets": list(DATASETS)}
 
 

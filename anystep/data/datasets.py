@@ -16,11 +16,28 @@ from anystep.data.frames import Encoding
 from anystep.data.image_sets import LAYOUTS, photographs
 from anystep.data.sets import Splits
 
-DATASETS: dict[str, Callable[..., Splits]] = {"digits-dvs": digits_dvs, "digits": digits}
-DATASETS |= {"nmnist": nmnist, "ncaltech101": ncaltech101, "cifar10-dvs": cifar10_dvs, "dvs-gesture": dvs_gesture}
-DATASETS |= {"events-folder": events_folder}
+DATASETS: dict[str, Callable[..., Splits]] = {
+    "digits-dvs": digits_dvs,
+    "digits": digits,
+    "nmnist": nmnist,
+    "ncaltech101": ncaltech101,
+    "cifar10-dvs": cifar10_dvs,
+    "dvs-gesture": dvs_gesture,
+    "events-folder": events_folder,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    **{name: partial(photographs, name) for name in LAYOUTS},
+}
 
-DATASETS |= {"cifar10": cifar10, "cifar100": cifar100, **{name: partial(photographs, name) for name in LAYOUTS}}
+
+def about(name: str) -> str:
+    """What a row is, in a line.
+
+    >>> about("digits-dvs").startswith("The 1,797 handwritten digits")
+    True
+    """
+    described: Any = LAYOUTS.get(name) or choose(DATASETS, name, "dataset")
+    return (described.__doc__ or "").strip().partition("\n")[0]
 
 
 def load_dataset(

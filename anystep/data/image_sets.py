@@ -207,7 +207,7 @@ def picture_splits(data: PictureSet, parts: Split, classes: tuple[str, ...]) -> 
 
 
 def _tree(name: str, folder: Path) -> Listing:
-    """Class folders, under a training and a test folder or directly under the root."""
+    """Your own images: class folders, under a training and a test folder or directly under the root."""
     train = _first(folder, ("train", "training", "Train"))
     test = _first(folder, ("test", "val", "valid", "validation", "Test", "Val"))
     if train is None or test is None:
