@@ -83,7 +83,9 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     """A table on stderr."""
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        cells = [row[index] for row in rows]
+        numbers = index > 0 and all(not cell or cell[0].isdigit() or cell[0] in "-–." for cell in cells)
+        table.add_column(name, justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*row)
     console = Console(stderr=True)
