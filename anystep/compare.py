@@ -12,7 +12,8 @@ from typing import Any
 from anystep._files import write_json
 from anystep.config import MethodConfig, Record
 from anystep.console import say
-from anystep.preflight import check
+from anystep.methods import create_method
+from anystep.preflight import check, learns_from_run
 from anystep.run import judged_on, load_splits, run_record
 
 TEST = ("protocol", "protocol_hash", "split", "samples")  # what accuracies side by side must have in common
@@ -65,7 +66,10 @@ def refuse_twice(who: str, /, **given: Sequence[Any]) -> None:
 
 def with_method(record: Record, name: str) -> Record:
     """The record with the method `name`: with its own options if it has that method, with the method's defaults if not."""
-    return record if name == record.method.name else replace(record, method=MethodConfig(name=name))
+    if name == record.method.name:
+        return record
+    other = replace(record, method=MethodConfig(name=name))
+    return other if learns_from_run(create_method(name)) else replace(other, teacher=None)
 
 
 def run_all(records: Mapping[str, Record], folder: Path) -> list[dict[str, Any]]:
@@ -74,8 +78,9 @@ def run_all(records: Mapping[str, Record], folder: Path) -> list[dict[str, Any]]
     All are checked before the first is trained. Finished runs are kept and unfinished ones go on. Error: two that were not
     judged on the same test.
     """
-    for record in records.values():
-        check(record)
+    for name, record in records.items():
+        if not (folder / name / "scores.json").exists():  # what is finished needs nothing any more
+            check(record)
     runs = []
     for name, record in records.items():
         place = folder / name

@@ -21,8 +21,8 @@ def check_logits(logits: Tensor) -> None:
 
 def check_temperature(temperature: float) -> None:
     """Refuse a softmax temperature that is not positive."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be > 0, got {temperature}")
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be > 0 and finite, got {temperature}")
 
 
 def check_teacher(logits: Tensor, teacher: Tensor) -> None:

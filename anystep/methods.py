@@ -7,7 +7,7 @@ by its name already; a scheme with a ramp, a teacher or several phases is a clas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from typing import Any, Literal
 
@@ -170,6 +170,14 @@ def _taught_by(teacher: str, twin_share: float) -> tuple[Phase, ...]:
     return (Phase(teacher=OTHER_RUN if teacher == OTHER_RUN else None),)
 
 
+def _refuse_idle(method: Any, name: str, keys: Sequence[str], why: str) -> None:
+    """Refuse options that would do nothing, unless they have their defaults."""
+    for each in fields(method):
+        default = each.default if each.default is not MISSING else {}
+        if each.name in keys and getattr(method, each.name) != default:
+            raise ValueError(f"method {name}: {each.name} does nothing, {why}: leave it out")
+
+
 def _check_share(what: str, share: float) -> None:
     if not 0 < share < 1:
         raise ValueError(f"{what} must be between 0 and 1, got {share}")
@@ -179,8 +187,9 @@ def _check_share(what: str, share: float) -> None:
 class FullRange(Method):
     """`losses.full_range`, whose parts are logged apart, and its ANN teacher if there is one, weighted by `alpha`.
 
-    `teacher`: "none", "twin" (the ReLU twin, trained first for `twin_share` of the epochs) or "run" (the run folder that the
-    record's `teacher` names).
+    `teacher`: "none", "twin" (the ReLU twin, trained first on the labels alone for `twin_share` of the epochs) or "run" (the
+    run folder that the record's `teacher` names). The published one sees the time mean of event frames; here a teacher sees the
+    frames, and the mean of its logits teaches.
     """
 
     teacher: str = "none"
@@ -194,6 +203,10 @@ class FullRange(Method):
     def __post_init__(self) -> None:
         choose({"none": 0, "twin": 0, OTHER_RUN: 0}, self.teacher, "teacher")
         _check_share("method full_range: twin_share", self.twin_share)
+        if self.teacher != "twin":
+            _refuse_idle(self, "full_range", ["twin_share"], f"with teacher {self.teacher!r} no twin is trained")
+        if self.teacher == "none":
+            _refuse_idle(self, "full_range", ["alpha"], "there is no teacher to weigh")
         self.loss({"student": torch.zeros(1, 1, 2)}, torch.zeros(1, dtype=torch.int64), 0.0)  # refuses wrong values
 
     def phases(self) -> tuple[Phase, ...]:
@@ -201,6 +214,8 @@ class FullRange(Method):
 
     def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
         student, teacher = outputs["student"], outputs.get("teacher")
+        if teacher is None and self.teacher == "twin":  # the phase of the twin: the published ANN teachers are plain
+            return {"ce": LOSSES["ce"](student, labels)}
         return full_range_parts(
             student,
             labels,
@@ -219,6 +234,7 @@ class Distillation(Method):
 
     `teacher`: "twin", the ANN twin (ReLU), trained first for `twin_share` of the epochs; "run", the network of the run
     folder that the record's `teacher` names; "self", the student's own time mean, as a constant (with "skd" only).
+    Temperature 4 and the KL per sample are the usual ones of Hinton's distillation; `HSD` has those of its authors.
     """
 
     distill: str
@@ -236,6 +252,8 @@ class Distillation(Method):
         if self.teacher == "self" and self.distill != "skd":
             raise ValueError("method kd: the time mean cannot learn from itself; teacher 'self' needs skd")
         _check_share(f"method {self.distill}: twin_share", self.twin_share)
+        if self.teacher != "twin":
+            _refuse_idle(self, self.distill, ["twin_share"], f"with teacher {self.teacher!r} no twin is trained")
 
     def phases(self) -> tuple[Phase, ...]:
         return _taught_by(self.teacher, self.twin_share)
@@ -289,6 +307,11 @@ class HSD(Method):
         choose({"phase": 0, OTHER_RUN: 0}, self.twin, "twin")
         _check_distillation("hsd", self.temperature, self.weight, self.label_loss)
         _check_share("method hsd: ann_share", self.ann_share)
+        if self.twin == OTHER_RUN:
+            idle = ["levels", "clip_init", "gradient", "ann_share", "ann"]
+            _refuse_idle(self, "hsd", idle, "twin 'run' brings an ANN that is trained already")
+        if self.distill == "none":
+            _refuse_idle(self, "hsd", ["temperature", "weight", "reduction", "teacher_frames"], "nothing is distilled")
         self.phases()  # wrong frames are refused here, not in training
 
     def phases(self) -> tuple[Phase, ...]:

@@ -15,13 +15,13 @@ from anystep.data.datasets import DATASETS
 from anystep.data.frames import ENCODINGS, Encoding
 from anystep.methods import OTHER_RUN, Method, create_method
 from anystep.models import create_model, name_and_options
-from anystep.train import frames_seen, phase_epochs, phase_plan
+from anystep.train import check_shares, frames_seen, phase_plan
 
 
 def check(record: Record) -> Method:
     """Refuse by name what cannot work, before data are read or time is spent. Returns the record's method."""
     method = create_method(record.method.name, **record.method.options)
-    data, size, devices = record.data, record.train.batch_size, record.engine.devices
+    data, devices = record.data, record.engine.devices
     make_binning(data.binning)
     if data.frames is not None and len(data.frames) != 2:
         raise ValueError(f"data.frames must be [first, stop] or null, got {data.frames}")
@@ -30,14 +30,12 @@ def check(record: Record) -> Method:
     check_arguments(choose(DATASETS, data.name, "dataset"), data.options, f"dataset {data.name}")
     _check_method(record, method)
     _check_labels(record, method)
-    epochs = [phase_epochs(phase, record.train) for phase in method.phases()]
-    if sum(epochs) != record.train.epochs:
-        shares = " + ".join(map(str, epochs))
-        raise ValueError(f"train.epochs {record.train.epochs} cannot be shared by the phases of {record.method.name}: {shares}")
+    check_shares(method, record.train)
     if record.engine.precision == "16-mixed":
         raise ValueError("engine.precision 16-mixed has a loss scale that a checkpoint does not hold: use bf16-mixed")
-    if devices < 1 or size % devices:
-        raise ValueError(f"engine.devices must be >= 1 and share train.batch_size {size} equally, got {devices}")
+    for size in (phase_plan(phase, record.train).batch_size for phase in method.phases()):
+        if devices < 1 or size % devices:
+            raise ValueError(f"engine.devices must be >= 1 and share a batch of {size} equally, got {devices}")
     for phase in method.phases():
         neuron = record.model.neuron if phase.neuron is None else phase.neuron
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -47,7 +45,7 @@ def check(record: Record) -> Method:
 
 def _check_labels(record: Record, method: Method) -> None:
     """Refuse augmentations that do not exist, or that mix labels for a method that needs one class a sample."""
-    if not create_augmentation(record.data.augment, classes=2, mean=[0.0], std=[1.0]).soft_labels:
+    if not create_augmentation(record.data.augment, classes=2, mean=[0.0] * 3, std=[1.0] * 3).soft_labels:
         return
     logits, shares = torch.zeros(1, 2, 2), torch.eye(2)
     for phase in method.phases():
@@ -69,13 +67,18 @@ def _check_method(record: Record, method: Method) -> None:
         seen = frames_seen(phase, record.train)
         if seen.stop is not None and seen.stop <= (seen.start or 0):
             raise ValueError(f"train.steps {record.train.steps} leaves no frame for phase {phase.name!r}, which begins later")
-    asked = any(OTHER_RUN in (phase.teacher, phase.start_from) for phase in method.phases())
+    asked = learns_from_run(method)
     if asked and record.teacher is None:
         raise ValueError(f"method {record.method.name} learns from another run: name its folder with --teacher RUN")
     if record.teacher is not None and not asked:
         raise ValueError(f"teacher: method {record.method.name} with these options learns from no other run")
     if record.teacher is not None and not weights_file(record.teacher).exists():
         raise ValueError(f"teacher: {record.teacher} is not a finished run, there is no {weights_file(record.teacher)}")
+
+
+def learns_from_run(method: Method) -> bool:
+    """Whether a method needs the network of another run."""
+    return any(OTHER_RUN in (phase.teacher, phase.start_from) for phase in method.phases())
 
 
 def _refuse(options: Mapping[str, Any], decided: Sequence[str], where: str) -> None:

@@ -22,10 +22,11 @@ from anystep.data.loader import derive_seed
 from anystep.data.sets import Augmented, MapStyle, Splits
 from anystep.environment import describe_environment
 from anystep.evaluate import Outputs, collect, score
-from anystep.fuse import fuse_model, why_not_fusable
+from anystep.fuse import fold_scales_, fuse_model, why_not_fusable
 from anystep.methods import OTHER_RUN, Method, Phase, create_method
 from anystep.models import create_model
 from anystep.models.base import StepModel
+from anystep.neurons import ClippedIF
 from anystep.preflight import check, make_binning, model_options
 from anystep.train import TrainState, begin, fit, make_fabric, phase_epochs
 
@@ -40,13 +41,16 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> d
     record's parts refuse, before any training starts.
     """
     folder = Path(folder)
-    method = check(record)
     if is_finished(record, folder, resume=resume):
         return json.loads((folder / "scores.json").read_text())
+    method = check(record)
     engine = record.engine
     fabric = make_fabric(
         accelerator=engine.accelerator, devices=engine.devices, precision=engine.precision, callbacks=[ProgressBar()]
     )
+    # Before the folder is this run's, so that what is missing can be named and the command given again; and before there are
+    # several processes, so that the frames are built once.
+    rehearse(record, method, load_splits(record))
     open_folder(record, folder, device=fabric.device, precision=fabric._precision.precision)
     _launch(fabric, record, method, folder)
     return json.loads((folder / "scores.json").read_text())
@@ -56,7 +60,6 @@ def _launch(fabric: Any, record: Record, method: Method, folder: Path) -> None:
     """Run `_work` in every process of `fabric`; what stops it says how to go on, and leaves no process behind."""
     others = set(torch.multiprocessing.active_children())
     try:
-        load_splits(record)  # build the frame cache once, before there are several processes
         fabric.launch(partial(_work, record=record, method=method, folder=folder))  # Fabric takes frozen arguments apart
     except torch.multiprocessing.ProcessRaisedException as error:
         raise RuntimeError(f"a worker failed: {error.msg.strip().splitlines()[-1]}\n{resume_hint(folder)}") from error
@@ -154,9 +157,41 @@ def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, dict
     return model, made_by
 
 
-def load_teacher(folder: Path | str, student: StepModel) -> StepModel:
-    """The network of another run, to teach `student`. Error: it sees other frames, or knows other classes."""
+def rehearse(record: Record, method: Method, splits: Splits) -> None:
+    """One recording through the network of every phase, as training and the test will show it: what cannot work there, like
+    frames that a recording does not have, is refused now and not after hours."""
+    frames, _ = splits.train[0]
+    x, steps = torch.as_tensor(np.array(frames)).float()[:, None], len(frames)
+    for phase in method.phases():
+        model, _ = build(record, phase, splits)
+        seen = {"frames": phase.frames, "teacher_frames": slice(None) if phase.teacher is None else phase.teacher_frames}
+        for name, part in seen.items():
+            if max(part.start or 0, (part.stop or 1) - 1) >= steps:
+                span = f"[{part.start or 0}, {part.stop}]"
+                raise ValueError(f"phase {phase.name!r}: {name} {span} are not within the {steps} frames of a recording")
+            if not len(x[: record.train.steps][part]):
+                raise ValueError(f"train.steps {record.train.steps} leaves phase {phase.name!r} without {name}")
+        with torch.inference_mode():
+            model.eval()(x[phase.frames])
+        if phase.start_from is not None:
+            fold_scales_(model)
+        if OTHER_RUN in (phase.start_from, phase.teacher):
+            load_teacher(record, phase, model, splits)
+
+
+def load_teacher(record: Record, phase: Phase, student: StepModel, splits: Splits) -> StepModel:
+    """The network of another run, for `phase`. Errors: it sees other frames or knows other classes than the student; it learnt
+    from another split of the same data, so perhaps from the test samples; the phase starts from it and it is an SNN already."""
+    folder = record.teacher or ""
     teacher = load_model(folder)
+    scores = weights_file(folder).parent / "scores.json"
+    known = json.loads(scores.read_text()) if scores.exists() else {"protocol": "", "protocol_hash": ""}
+    same_data = known["protocol"].partition("/")[0] == splits.protocol.partition("/")[0]
+    if same_data and known["protocol_hash"] != splits.protocol_hash:
+        theirs, ours = f"{known['protocol']} ({known['protocol_hash']})", f"{splits.protocol} ({splits.protocol_hash})"
+        raise ValueError(f"teacher: {folder} learnt from the split {theirs}, not {ours}: it may know the test samples")
+    if phase.start_from == OTHER_RUN and any(isinstance(module, ClippedIF) for module in teacher.modules()):
+        raise ValueError(f"teacher: {folder} is an SNN already; the ANN of an hsd run is its checkpoints/ann.safetensors")
     for what in ("frame_shape", "num_classes"):
         if getattr(teacher, what) != getattr(student, what):
             raise ValueError(
@@ -178,7 +213,7 @@ def _work(fabric: Any, record: Record, method: Method, folder: Path) -> None:
             model.load_state_dict(saved["networks"][phase.name])
             continue
         if OTHER_RUN in (phase.start_from, phase.teacher):
-            networks[OTHER_RUN] = load_teacher(record.teacher or "", model)
+            networks[OTHER_RUN] = load_teacher(record, phase, model, splits)
         state = begin(model.to(fabric.device), record.train, phase=phase, networks=networks)
         keeper = Keeper(record, folder, number, state, saved, fabric)
         fit(
@@ -197,7 +232,6 @@ def _work(fabric: Any, record: Record, method: Method, folder: Path) -> None:
     if fabric.is_global_zero:
         save_model(folder / "model.safetensors", model, made_by=made_by)
         _test(model, splits, phase, folder, record)
-    fabric.barrier()
 
 
 class Keeper:

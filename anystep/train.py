@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anystep._extras import need
-from anystep._lookup import check_keys
+from anystep._lookup import check_arguments, check_keys
 from anystep._warnings import AnystepWarning
 from anystep.checkpoint import copy_weights
 from anystep.data.loader import derive_seed, epoch_order, load_batches, to_device
@@ -181,10 +181,19 @@ def fit_phases(
     `networks`: those made elsewhere, like {"run": teacher}. `options` are those of `fit`.
     """
     made = dict(networks or {})
+    check_shares(method, plan)
     for phase in method.phases():
         state = begin(make(phase), plan, phase=phase, networks=made)
         made[phase.name] = fit(state, dataset, method=method, plan=plan, **options).model
     return made
+
+
+def check_shares(method: Method, plan: Plan) -> None:
+    """Refuse epochs that the phases of a method cannot share exactly."""
+    epochs = [phase_epochs(phase, plan) for phase in method.phases()]
+    if sum(epochs) != plan.epochs:
+        made = " + ".join(map(str, epochs))
+        raise ValueError(f"train.epochs {plan.epochs} would be {made} for the phases: change it, or the share of a phase")
 
 
 def phase_epochs(phase: Phase, plan: Plan) -> int:
@@ -194,8 +203,9 @@ def phase_epochs(phase: Phase, plan: Plan) -> int:
 
 def phase_plan(phase: Phase, plan: Plan) -> Plan:
     """The plan with what is other in this phase. Error: a key that is none of a plan's, or that is the whole run's."""
-    own = {each.name for each in fields(Plan)} - {"epochs", "steps", "workers"}
-    check_keys(phase.plan, own, "key", f"the plan of phase {phase.name!r}")
+    where = f"the plan of phase {phase.name!r}"
+    check_keys(phase.plan, [key for key in vars(plan) if key not in ("epochs", "steps", "workers")], "key", where)
+    check_arguments(Plan, phase.plan, where)
     return replace(plan, **phase.plan)
 
 
@@ -275,7 +285,8 @@ class _Engine:
         outputs = {"student": self.model(views["student"])}
         if state.teacher is not None:
             with torch.no_grad():
-                outputs["teacher"] = state.teacher(views["teacher"])
+                weight = next(state.teacher.parameters())
+                outputs["teacher"] = state.teacher(to_device(views["teacher"], weight.device, weight.dtype)).float()
         parts = self.method.loss(outputs, labels, progress)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(torch.stack(list(parts.values())).sum())

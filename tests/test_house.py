@@ -46,7 +46,7 @@ FLOORS = (
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 
-EXTRAS = {"datasets", "faery", "jinja2", "kornia", "lightning", "matplotlib", "nir", "nirtorch", "onnx"}
+EXTRAS = {"datasets", "faery", "jinja2", "lightning", "matplotlib", "nir", "nirtorch", "onnx"}
 EXTRAS |= {"onnxruntime", "onnxscript", "sklearn", "tensorboard", "torchmetrics"}  # triton comes with torch on some machines
 
 # What a part must not know, beyond its floor.

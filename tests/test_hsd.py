@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -227,6 +228,25 @@ def test_a_twin_teaches_a_network_that_does_not_start_from_it(light, tmp_path):
         (lambda place: record_of("hsd", options={"ann": {"lrr": 1.0}}), "unknown key 'lrr' in the plan of phase 'ann'"),
         (lambda place: record_of("hsd", options={"snn": {"lr": -1.0}}), "lr must be > 0"),
         (lambda place: record_of("hsd", options={"distill": "sdk"}), "Did you mean 'skd'"),
+        (lambda place: record_of("hsd", options={"snn": {"lr": "fast"}}), "phase 'snn': lr must be float, got 'fast'"),
+        (lambda place: record_of("hsd", options={"twin": "run", "levels": 8}), "method hsd: levels does nothing, twin 'run'"),
+        (lambda place: record_of("hsd", options={"distill": "none", "temperature": 2.0}), "does nothing, nothing is distilled"),
+        (lambda place: record_of("skd", neuron="lif", options={"teacher": "self", "twin_share": 0.2}), "no twin is trained"),
+        (lambda place: record_of("hsd", epochs=5), r"would be 2 \+ 2 for the phases"),
+        (lambda place: record_of("hsd", options={"snn_frames": [10, 12]}), r"frames \[10, 12\] are not within the 10 frames"),
+        (lambda place: record_of("hsd", options={"snn_frames": [5, 20]}), r"frames \[5, 20\] are not within the 10 frames"),
+        (
+            lambda place: record_of(
+                "hsd", train={"epochs": 2, "batch_size": 16, "steps": 7}, options={"teacher_frames": [8, 10]}
+            ),
+            "train.steps 7 leaves phase 'snn' without teacher_frames",
+        ),
+        (
+            lambda place: record_of(
+                "ce", model={"neuron": "lif", "norm": {"name": "tebn", "steps": 4}, "options": {"widths": WIDTHS}}
+            ),
+            "made for 4 steps",
+        ),
         (lambda place: record_of("kd", neuron="lif", options={"teacher": "self"}), "cannot learn from itself"),
     ],
 )
@@ -234,6 +254,53 @@ def test_what_cannot_work_is_refused_by_name(light, tmp_path, record, message):
     with pytest.raises(ValueError, match=message):
         anystep.run_record(record(tmp_path / "nothing"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_snn_does_not_pass_for_the_ann_that_it_came_from(light, tmp_path):
+    anystep.run_record(record_of("hsd"), tmp_path / "both")
+    record = record_of("hsd", options={"twin": OTHER_RUN}, teacher=str(tmp_path / "both"))
+    with pytest.raises(ValueError, match=r"is an SNN already; the ANN of an hsd run is its checkpoints/ann.safetensors"):
+        anystep.run_record(record, tmp_path / "snn")
+
+
+def test_a_teacher_that_learnt_from_another_split_of_the_same_data_is_refused(light, tmp_path, monkeypatch):
+    anystep.run_record(record_of("ce", neuron="relu"), tmp_path / "teacher")
+
+    def other_split(**options):
+        return replace(moving_light(**options), protocol="moving-light/v2", protocol_hash="1" * 16)
+
+    monkeypatch.setitem(DATASETS, "moving-light", other_split)
+    record = record_of("skd", neuron="lif", options={"teacher": OTHER_RUN}, teacher=str(tmp_path / "teacher"))
+    with pytest.raises(ValueError, match=r"learnt from the split moving-light/v1 \(0{16}\), not moving-light/v2"):
+        anystep.run_record(record, tmp_path / "student")
+
+
+def test_a_finished_run_needs_its_teacher_no_more(light, tmp_path):
+    anystep.run_record(record_of("ce", neuron="relu"), tmp_path / "teacher")
+    record = record_of("skd", neuron="lif", options={"teacher": OTHER_RUN}, teacher=str(tmp_path / "teacher"))
+    scores = anystep.run_record(record, tmp_path / "student")
+    (tmp_path / "teacher" / "model.safetensors").unlink()
+    assert anystep.run_record(record, tmp_path / "student", resume=True) == scores
+    assert anystep.evaluate_run(tmp_path / "student") == scores
+
+
+def test_methods_with_and_without_another_run_stand_side_by_side(light, tmp_path):
+    anystep.run_record(record_of("ce", neuron="relu"), tmp_path / "teacher")
+    record = record_of("skd", neuron="lif", options={"teacher": OTHER_RUN}, teacher=str(tmp_path / "teacher"))
+    table = anystep.compare_methods(record, ["ce", "skd"], [0], tmp_path / "both")["table"]
+    assert {row["method"] for row in table} == {"ce", "skd"}
+
+
+def test_the_twin_of_full_range_learns_the_labels_alone(light, tmp_path):
+    anystep.run_record(record_of("full_range", neuron="lif", options={"teacher": "twin"}), tmp_path / "run")
+    rows = rows_of(tmp_path / "run")
+    assert [(row["phase"], sorted(row["parts"])) for row in rows] == [("twin", ["ce"]), ("snn", ["self", "step_ce", "teacher"])]
+
+
+def test_a_whole_network_in_sixteen_bits_learns_from_a_teacher(light, tmp_path):
+    with pytest.warns(anystep.AnystepWarning, match="slower"):
+        anystep.run_record(record_of("skd", neuron="lif", engine={"precision": "bf16-true"}), tmp_path / "run")
+    assert len(rows_of(tmp_path / "run")) == 2
 
 
 def test_a_teacher_of_another_shape_is_refused_by_name(light, tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ def test_the_weight_of_tks_over_four_epochs_as_fit_sees_it(ramp, expected, monke
         ("ce", {"logits": 1}, r"unknown argument 'logits' in method ce"),
         ("tks", {"alpha": "much"}, r"method tks: alpha must be float, got 'much'"),
         ("tks", {"alpha": 1.5}, r"alpha must be in \[0, 1\], got 1.5"),
-        ("tks", {"temperature": 0}, r"temperature must be > 0, got 0"),
+        ("tks", {"temperature": 0}, r"temperature must be > 0 and finite, got 0"),
         ("tks", {"pool": "sum_corect"}, r"unknown pool 'sum_corect'. Did you mean 'sum_correct'"),
         ("tks", {"ramp": "linar"}, r"unknown ramp 'linar'. Did you mean 'linear'"),
         ("tet", {"lamb": -1}, r"lamb must be in \[0, 1\], got -1"),

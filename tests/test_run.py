@@ -128,7 +128,7 @@ def test_the_test_split_is_read_once_and_only_after_training(tmp_path, record, m
     assert {name for name, _ in moments[first:]} == {"test"}
     assert [index for _, index in moments[first : first + 24]] == list(range(24))
     assert moments[first + 24 :] == [("test", 0)]  # the example of the report
-    assert sum(name == "train" for name, _ in moments) == 1 + 3 * 64  # one for the shape
+    assert sum(name == "train" for name, _ in moments) == 3 + 3 * 64  # one rehearses, two are asked for their shape
     assert sum(name == "val" for name, _ in moments) == 3 * 24
 
 
@@ -231,9 +231,9 @@ def test_a_folder_left_half_begun_can_be_used(tmp_path, record):
         ("data", {"binning": {"name": "equal_time", "steps": 0}}, r"equal_time: steps must be a whole number >= 1, got 0"),
         ("data", {"binning": {"name": "equal_time"}}, r"binning equal_time: steps is required"),
         ("data", {"binning": {"steps": 3}}, r"unknown binning ''"),
-        ("engine", {"devices": 3}, "engine.devices must be >= 1 and share train.batch_size 16 equally, got 3"),
+        ("engine", {"devices": 3}, "engine.devices must be >= 1 and share a batch of 16 equally, got 3"),
         ("engine", {"accelerator": "abacus"}, "engine: "),
-        ("engine", {"devices": 0}, "engine.devices must be >= 1 and share train.batch_size 16 equally, got 0"),
+        ("engine", {"devices": 0}, "engine.devices must be >= 1 and share a batch of 16 equally, got 0"),
     ],
 )
 def test_a_record_that_cannot_work_is_refused_before_training(tmp_path, record, monkeypatch, section, changes, message):
@@ -248,7 +248,7 @@ def test_a_record_that_cannot_work_is_refused_before_training(tmp_path, record, 
     [
         ("labels", r"labels must be in 0\.\.3, got 7\.\.10 in a batch"),
         ("planes", r"a sample must be frames \(T, P, H, W\), the first one is \(2, 12, 12\)"),
-        ("width", r"frames must be \(T, N, 2, 12, 12\) with T >= 1, got \(3, 16, 2, 12, 14\)"),
+        ("width", r"frames must be \(T, N, 2, 12, 12\) with T >= 1, got \(3, 1, 2, 12, 14\)"),
         ("empty", "fixed_duration: an empty event stream has no frames"),
     ],
 )
