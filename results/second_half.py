@@ -184,14 +184,20 @@ def table_of(runs: Sequence[dict[str, Any]], *, any_step: bool) -> list[dict[str
 
 
 def markdown(runs: Sequence[dict[str, Any]], *, any_step: bool) -> str:
-    """`table_of` in Markdown."""
+    """`table_of` in Markdown; beside the network trained at T = 5 its firing rate, the mean over layers and seeds."""
     rows = table_of(runs, any_step=any_step)
-    steps = list(dict.fromkeys(row["t"] for row in rows))
-    lines = ["| method | " + " | ".join(f"t = {t}" for t in steps) + " |", "| --- |" + " --- |" * len(steps)]
+    head = ["method", *(f"t = {t}" for t in dict.fromkeys(row["t"] for row in rows)), *(["firing rate"] if any_step else [])]
+    lines = [head, ["---"] * len(head)]
     for label in dict.fromkeys(row["method"] for row in rows):
         cells = [f"{row['top1_mean']:.1f} ± {row['top1_sd']:.1f}" for row in rows if row["method"] == label]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([label, *cells, *([f"{firing_rate(runs, label):.3f}"] if any_step else [])])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def firing_rate(runs: Sequence[dict[str, Any]], label: str) -> float:
+    """Spikes of a neuron in a step, in the networks trained at T = 5: the mean over layers and seeds."""
+    own = [run["rates"].values() for run in runs if run["method"] == label and run["steps"] == max(STEPS)]
+    return statistics.fmean(statistics.fmean(rates) for rates in own)
 
 
 def tuning_table(tuning: Sequence[dict[str, Any]]) -> str:
@@ -232,6 +238,7 @@ def picture(runs: Sequence[dict[str, Any]], path: Path) -> None:
             marker = "osD^vDPvX"[number]
             axis.errorbar(steps, means, spreads, label=label, linestyle=style, marker=marker, capsize=2, color=f"C{number}")
         axis.set(title=title, xlabel="t, frames of 30 ms", xticks=range(1, max(STEPS) + 1))
+        axis.set_ylim(top=101)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("test top-1, %")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)

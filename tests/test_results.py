@@ -121,6 +121,21 @@ def test_a_study_gave_every_method_as_many_candidates_and_took_the_best_on_valid
     assert not set(study.TUNE_SEEDS) & set(study.SEEDS)
 
 
+def test_the_recipe_of_hsd_has_what_the_study_chose():
+    chosen = RESULTS["second_half"]["chosen"]["hsd skd, clip 1"]
+    recipe = record_from(load_recipe(ROOT / "recipes" / "digits_hsd.yaml"))
+    assert recipe.method.options == {"distill": "skd", "clip_init": 1.0, **{k: v for k, v in chosen.items() if k != "lr"}}
+    assert recipe.train.lr == chosen["lr"] == RESULTS["second_half"]["ann_lr"]["1.0"]
+    assert recipe.train.epochs == RESULTS["second_half"]["record"]["train"]["epochs"]
+
+
+def test_what_the_page_on_hsd_says_of_its_tables_is_in_them():
+    mean = {(row["method"], row["t"]): row["top1_mean"] for row in RESULTS["second_half"]["study"]}
+    for t, gap in ((1, 9), (5, 3.5)):
+        assert mean["ce", t] - mean["hsd skd", t] > gap
+        assert abs(mean["ce", t] - mean["hsd none, clip 1", t]) < 1
+
+
 def test_the_demo_shows_what_it_claims():
     mean = {(row["method"], row["t"]): row["top1_mean"] for row in RESULTS["digits_demo"]["table"]}
     assert mean["tks", 1] >= mean["ce", 1] + 7
