@@ -37,7 +37,7 @@ def script(monkeypatch) -> Iterator[Any]:
         return import_module(name)
 
     yield load
-    for name in {"measure", "choose_lr", "second_half"} - before:
+    for name in {"measure", "choose_lr", "second_half", "speed"} - before:
         sys.modules.pop(name, None)
 
 
@@ -158,6 +158,11 @@ def test_the_recipe_has_the_rate_that_plain_training_chose(name, script):
         for key in ("val_acc", "val_acc_first"):
             assert row[key] == pytest.approx(sum(run[key] for run in result["runs"] if run["lr"] == row["lr"]) / 3)
     assert result["chosen"] == choose_lr.choose_rate(result["means"], result["val_samples"]) == result["record"]["train"]["lr"]
+
+
+@pytest.mark.parametrize("name", ["bench_networks", "bench_layers"])
+def test_the_lab_log_quotes_the_speeds(name, script):
+    assert block("docs/log.md", name) == script("speed").TABLES[name]()
 
 
 @pytest.mark.parametrize("name", BENCHES)
