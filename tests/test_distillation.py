@@ -381,5 +381,5 @@ def test_strong_weak_refuses_a_wrong_direction_weight_and_temperature_by_name():
         losses.strong_weak(logits, labels, direction="s2v")
     with pytest.raises(ValueError, match="weight must be >= 0, got -1"):
         losses.strong_weak(logits, labels, weight=-1.0)
-    with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
+    with pytest.raises(ValueError, match="temperature must be > 0 and finite, got 0"):
         losses.strong_weak(logits, labels, temperature=0.0)

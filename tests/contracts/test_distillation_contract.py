@@ -144,7 +144,7 @@ def test_a_teacher_that_would_only_broadcast_is_refused_by_name(name):
 @every_row
 def test_a_temperature_that_is_not_positive_is_refused_by_name(name):
     for temperature in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match=f"temperature must be > 0, got {temperature}"):
+        with pytest.raises(ValueError, match=f"temperature must be > 0 and finite, got {temperature}"):
             DISTILLATIONS[name](torch.zeros(4, 3, 10), torch.zeros(3, 10), temperature=temperature)
 
 
