@@ -184,8 +184,9 @@ def load_teacher(record: Record, phase: Phase, student: StepModel, splits: Split
     from another split of the same data, so perhaps from the test samples; the phase starts from it and it is an SNN already."""
     folder = record.teacher or ""
     teacher = load_model(folder)
-    scores = weights_file(folder).parent / "scores.json"
-    known = json.loads(scores.read_text()) if scores.exists() else {"protocol": "", "protocol_hash": ""}
+    places = weights_file(folder).resolve().parents[:2]  # the run folder, or its checkpoints/
+    scores = next((place / "scores.json" for place in places if (place / "scores.json").exists()), None)
+    known = {"protocol": "", "protocol_hash": ""} if scores is None else json.loads(scores.read_text())
     same_data = known["protocol"].partition("/")[0] == splits.protocol.partition("/")[0]
     if same_data and known["protocol_hash"] != splits.protocol_hash:
         theirs, ours = f"{known['protocol']} ({known['protocol_hash']})", f"{splits.protocol} ({splits.protocol_hash})"
