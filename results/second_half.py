@@ -238,9 +238,8 @@ def picture(runs: Sequence[dict[str, Any]], path: Path) -> None:
             marker = "osD^vDPvX"[number]
             axis.errorbar(steps, means, spreads, label=label, linestyle=style, marker=marker, capsize=2, color=f"C{number}")
         axis.set(title=title, xlabel="t, frames of 30 ms", xticks=range(1, max(STEPS) + 1))
-        axis.set_ylim(top=101)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("test top-1, %")
+    axes[0].set(ylabel="test top-1, %", ylim=(0, 101))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
