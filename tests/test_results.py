@@ -54,7 +54,7 @@ def block(page: str, name: str) -> str:
 
 def test_every_record_is_of_a_kind_that_is_guarded_here():
     assert {"digits_demo", "digits_demo_lr"} <= set(RESULTS)
-    assert sorted(RESULTS) == sorted([*TABLES, *RATES, *STUDIES, *BENCHES])
+    assert sorted(RESULTS) == sorted([*TABLES, *RATES, *STUDIES, *BENCHES, "demo_speed"])
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -163,6 +163,15 @@ def test_the_recipe_has_the_rate_that_plain_training_chose(name, script):
 @pytest.mark.parametrize("name", ["bench_networks", "bench_layers"])
 def test_the_lab_log_quotes_the_speeds(name, script):
     assert block("docs/log.md", name) == script("speed").TABLES[name]()
+
+
+def test_the_changelog_quotes_the_speed_of_the_demo():
+    fused, reference = RESULTS["demo_speed"]["speeds"]
+    assert (fused["backend"], reference["backend"]) == ("auto", "reference")
+    assert all(each["env"]["dirty"] is False and each["env"]["commit"] == fused["env"]["commit"] for each in (fused, reference))
+    spans = [f"{min(each['samples_per_s'][1:]):.0f} to {max(each['samples_per_s'][1:]):.0f}" for each in (fused, reference)]
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"{spans[0]} samples a second with the fused neurons and at {spans[1]} with the reference" in text
 
 
 @pytest.mark.parametrize("name", BENCHES)

@@ -8,10 +8,9 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +24,7 @@ from anystep.data.frames import Binning
 from anystep.data.readers import read_events
 from anystep.data.readers.gestures import Segment
 from anystep.data.resize import check_size, resize
+from anystep.data.threads import map_ahead
 
 # Part of every cache key: raise it whenever the same files and settings give other frames.
 RECORDINGS_VERSION = 1
@@ -128,7 +128,7 @@ def stack_frames(
     bad: dict[int, str] = {}
 
     def rows() -> Iterator[NDArray[Any] | None]:
-        found = _in_order(lambda group: _read_group(group, look), _files_of(samples), workers or os.cpu_count() or 1)
+        found = map_ahead(lambda group: _read_group(group, look), _files_of(samples), workers or os.cpu_count() or 1, ahead=2)
         results = (each for group in found for each in group)
         shape = None
         for index, result in enumerate(_reported(name, results, len(samples))):
@@ -216,20 +216,6 @@ def _finished(path: Path, steps: int) -> NDArray[np.uint16]:
     if not np.array_equal(counts, frames):
         raise ValueError(f"{path}: frames must hold whole numbers in 0..65535")
     return counts
-
-
-def _in_order(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
-    """map() on threads that runs at most a few results ahead of the reader, so memory does not grow with `items`."""
-    with ThreadPoolExecutor(workers) as pool:
-        left = iter(items)
-        waiting = [pool.submit(work, item) for item in islice(left, 2 * workers)]
-        try:
-            while waiting:
-                yield waiting.pop(0).result()
-                waiting += [pool.submit(work, item) for item in islice(left, 1)]
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _reported(name: str, results: Iterator[Item], count: int) -> Iterator[Item]:

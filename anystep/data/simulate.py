@@ -12,10 +12,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anystep._lookup import choose
 from anystep.data.events import Events
+from anystep.data.threads import map_ahead
 
 # Part of every cache key: raise it whenever the same settings give other events.
 SIMULATOR_VERSION = 1
@@ -202,21 +201,7 @@ def simulate_many(
     def one(index: int) -> Events:
         return simulate(stack[index], path, camera, seed=(seed, index))
 
-    return _in_order(one, chosen, workers or os.cpu_count() or 1)
-
-
-def _in_order(work: Callable[[int], Events], items: Sequence[int], workers: int) -> Iterator[Events]:
-    """map() on threads that runs at most a few results ahead of the reader, so memory does not grow with `items`."""
-    with ThreadPoolExecutor(workers) as pool:
-        left = iter(items)
-        waiting = [pool.submit(work, item) for item in islice(left, 4 * workers)]
-        try:
-            while waiting:
-                yield waiting.pop(0).result()
-                waiting += [pool.submit(work, item) for item in islice(left, 1)]
-        finally:
-            for future in waiting:
-                future.cancel()
+    return map_ahead(one, chosen, workers or os.cpu_count() or 1, ahead=4)
 
 
 @lru_cache(maxsize=8)
