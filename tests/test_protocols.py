@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import numpy as np
 import pytest
@@ -55,6 +56,36 @@ def test_the_members_cannot_be_changed():
     parts = stratified([0] * 10, (0.5, 0.2, 0.3), name="demo")
     with pytest.raises(ValueError, match="read-only"):
         parts.test[0] = 0
+
+
+def test_of_five_folds_every_sample_tests_in_one_and_a_class_is_cut_evenly():
+    labels, ids = np.repeat([0, 1], [12, 23]), [f"s{i}" for i in range(35)]
+    folds = [split(f"fold-{k}-of-5@0", labels, ids=ids) for k in range(1, 6)]
+    assert np.array_equal(np.sort(np.concatenate([fold.test for fold in folds])), np.arange(35))
+    for label, sizes in ((0, {2, 3}), (1, {4, 5})):
+        assert {int(np.sum(labels[fold.test] == label)) for fold in folds} == sizes
+        order = sorted(np.flatnonzero(labels == label), key=lambda i: hashlib.sha256(f"folds-5@0/s{i}".encode()).digest())
+        assert [set(fold.test[labels[fold.test] == label]) for fold in folds] == [set(order[k::5]) for k in range(5)]
+    assert len({fold.hash for fold in folds} | {split("fold-1-of-5@1", labels, ids=ids).hash}) == 6
+
+
+def test_folds_pool_the_parts_that_samples_came_in():
+    parts = split("fold-2-of-2@0", [0] * 20, parts=["train"] * 15 + ["test"] * 5)
+    assert len(parts.test) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fold-6-of-5@0", "K must be in 1..N and N >= 2, got 'fold-6-of-5@0'"),
+        ("fold-1-of-1@0", "N >= 2"),
+        ("fold-0-of-5@0", "unknown protocol"),
+        ("fold-1-of-9@0", "every class needs 9 samples or more, one has 8"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(name, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        split(name, [0] * 8)
 
 
 @pytest.mark.parametrize(

@@ -264,10 +264,12 @@ def _sensor(name: str, sensor: Sequence[int]) -> tuple[int, int]:
 
 
 def _check_protocol(name: str, protocol: str) -> None:
-    """A protocol is for its data set; `random-90-10@SEED` is for any."""
+    """A protocol is for its data set; `random-90-10@SEED` and `fold-K-of-N@SEED` are for any."""
     rule_of(protocol)
-    if not protocol.startswith((f"{name}/", "random-")):
-        raise ValueError(f"{name}: protocol must be one of {name}/... or random-90-10@SEED, got {protocol!r}")
+    if not protocol.startswith((f"{name}/", "random-", "fold-")):
+        raise ValueError(
+            f"{name}: protocol must be one of {name}/..., random-90-10@SEED or fold-K-of-N@SEED, got {protocol!r}"
+        )
 
 
 def _splits(

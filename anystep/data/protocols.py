@@ -138,6 +138,28 @@ class Drawn:
         return _share_of(everyone, samples, name=name, share=self.share)
 
 
+@dataclass(frozen=True)
+class Fold:
+    """Part `fold` (from 1) of `folds` for cross-validation: every sample tests in exactly one of them.
+
+    Of every class the samples j = fold - 1, fold - 1 + folds, ... test, in the order of sha256("folds-<folds>@<seed>/<id>"). That
+    order is the same for all folds. The parts in which samples came are pooled.
+    """
+
+    fold: int
+    folds: int
+    seed: int
+
+    def test(self, name: str, samples: Members) -> NDArray[np.bool_]:
+        """Which of the samples (M,) test."""
+        everyone, test = np.ones(len(samples.ids), dtype=np.bool_), np.zeros(len(samples.ids), dtype=np.bool_)
+        for members in _by_class(everyone, samples, f"folds-{self.folds}@{self.seed}"):
+            if len(members) < self.folds:
+                raise ValueError(f"{name}: every class needs {self.folds} samples or more, one has {len(members)}")
+            test[members[self.fold - 1 :: self.folds]] = True
+        return test
+
+
 @dataclass(frozen=True, eq=False)
 class Members:
     """All samples of a data set: ids (M,), labels (M,), and the part in which each came, or None."""
@@ -154,7 +176,7 @@ class Members:
             raise ValueError("split: ids must differ from one another; the order within a class comes from them")
 
 
-Rule = Stratified | Given | Numbers | FirstOfClass | Users | Drawn
+Rule = Stratified | Given | Numbers | FirstOfClass | Users | Drawn | Fold
 
 
 # A name here is a promise: its rule never changes, a changed rule gets another name.
@@ -167,16 +189,26 @@ PROTOCOLS: dict[str, Rule] = {
     "dvs-gesture/users": Users(24, 29, count=29),
     "events-folder/given": Given(),
 }
-RANDOM = re.compile(r"random-90-10@[0-9]+")  # one protocol for every seed, for any data set
+# For any data set, one protocol for every seed.
+RANDOM = re.compile(r"random-90-10@[0-9]+")
+FOLD = re.compile(r"fold-([1-9][0-9]*)-of-([1-9][0-9]*)@([0-9]+)")
 VALIDATION = 0.1  # of what trains, in every protocol but Stratified
 
 
 def rule_of(name: str) -> Rule:
-    """The rule of a protocol: a row of PROTOCOLS, or `random-90-10@SEED`; an unknown name is refused with the nearest one."""
+    """The rule of a protocol: a row of PROTOCOLS, `random-90-10@SEED` or `fold-K-of-N@SEED`.
+
+    An unknown name is refused with the nearest one.
+    """
     if isinstance(name, str) and RANDOM.fullmatch(name):
         return Drawn(0.1)
+    if isinstance(name, str) and (found := FOLD.fullmatch(name)):
+        fold, folds, seed = (int(number) for number in found.groups())
+        if not 1 <= fold <= folds or folds < 2:
+            raise ValueError(f"fold-K-of-N@SEED: K must be in 1..N and N >= 2, got {name!r}")
+        return Fold(fold, folds, seed)
     if not isinstance(name, str) or name not in PROTOCOLS:
-        raise unknown(name, [*PROTOCOLS, "random-90-10@0"], "protocol")
+        raise unknown(name, [*PROTOCOLS, "random-90-10@0", "fold-1-of-5@0"], "protocol")
     return PROTOCOLS[name]
 
 
