@@ -293,7 +293,7 @@ def test_a_root_that_is_missing_or_empty_says_what_belongs_there(name, tmp_path)
     [
         ({"binning": Direct(4)}, "{name} holds events: its binning must be one of .*, got direct"),
         ({"protocol": "last-100"}, "unknown protocol 'last-100'"),
-        ({"protocol": "digits-dvs/stratified-70-10-20"}, r"{name}: protocol must be one of {name}/\.\.\. or random"),
+        ({"protocol": "digits-dvs/stratified-70-10-20"}, r"{name}: protocol must be one of {name}/\.\.\., random"),
         ({"protocol": "random-90-10@"}, "unknown protocol"),
         ({"size": 0}, "size must be a whole number >= 1, got 0"),
         ({"size": 8, "interpolation": "cubic"}, "unknown interpolation 'cubic'"),

@@ -142,8 +142,8 @@ class Drawn:
 class Fold:
     """Part `fold` (from 1) of `folds` for cross-validation: every sample tests in exactly one of them.
 
-    Of every class the samples j = fold - 1, fold - 1 + folds, ... test, in the order of sha256("folds-<folds>@<seed>/<id>"). That
-    order is the same for all folds. The parts in which samples came are pooled.
+    Of every class the samples j = fold - 1, fold - 1 + folds, ... test, in the order of sha256("folds-<folds>@<seed>/<id>"),
+    which is the same for all folds. The parts in which samples came are pooled.
     """
 
     fold: int
