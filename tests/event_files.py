@@ -73,6 +73,65 @@ def dat_bytes(rows: Iterable[Row], *, header: bytes = b"% Version 2\n% Width 64\
     return bytes(out)
 
 
+def es_bytes(rows: Iterable[Row], *, sensor: tuple[int, int] = (48, 64)) -> bytes:
+    """Event Stream 2 with DVS events: 0xFF is 127 us more, else a byte has the wait above the polarity; y counts from below."""
+    out, now = bytearray(b"Event Stream\x02\x00\x00\x01" + struct.pack("<HH", sensor[1], sensor[0])), 0
+    for t, x, y, p in rows:
+        out += b"\xff" * ((t - now) // 127)
+        out += struct.pack("<BHH", (t - now) % 127 << 1 | p, x, sensor[0] - 1 - y)
+        now = t
+    return bytes(out)
+
+
+def csv_bytes(rows: Iterable[Row], *, header: bytes = b"t,x@64,y@48,on\n") -> bytes:
+    """A table with commas."""
+    return header + "".join(f"{t},{x},{y},{p}\n" for t, x, y, p in rows).encode()
+
+
+_DV = b"""<dv version="2.0"><node name="outInfo" path="/mainloop/Recorder/outInfo/">
+<node name="0" path="/mainloop/Recorder/outInfo/0/"><attr key="compression" type="string">NONE</attr>
+<attr key="originalOutputName" type="string">events</attr><attr key="typeIdentifier" type="string">EVTS</attr>
+<node name="info" path="/mainloop/Recorder/outInfo/0/info/"><attr key="sizeX" type="int">64</attr>
+<attr key="sizeY" type="int">48</attr><attr key="source" type="string">hand</attr></node></node></node></dv>"""
+
+
+def aedat4_bytes(packets: Iterable[bytes], *, compression: int = 0) -> bytes:
+    """AEDAT 4 of a 64 x 48 camera: a flatbuffer (compression, place of the data table, description), then packets.
+
+    compression: 0 none, 1 LZ4, 3 zstd. The table of fields stands at 8, the root at 20, and the text at 40.
+    """
+    fields = struct.pack("<HHHHH", 10, 20, 4, 8, 16)
+    root = struct.pack("<iiqI", 12, compression, -1, 4)
+    header = struct.pack("<I", 20) + b"IOHE" + fields + b"\0\0" + root + struct.pack("<I", len(_DV)) + _DV + b"\0"
+    body = b"".join(struct.pack("<ii", 0, len(packet)) + packet for packet in packets)
+    return b"#!AER-DAT4.0\r\n" + struct.pack("<I", len(header)) + header + body
+
+
+def aedat4_packet(rows: Iterable[Row], *, number: int | None = None) -> bytes:
+    """A size-prefixed flatbuffer: one vector of structs of 16 bytes. `number` claims another length, and the size for it."""
+    events = b"".join(struct.pack("<qhhB3x", t, x, y, p) for t, x, y, p in rows)
+    count = len(events) // 16 if number is None else number
+    inside = struct.pack("<I", 16) + b"EVTS" + b"\0\0" + struct.pack("<HHH", 6, 8, 4) + struct.pack("<iI", 6, 4)
+    inside += struct.pack("<I", count) + events
+    return struct.pack("<I", len(inside) + 16 * count - len(events)) + inside
+
+
+def zstd_frame(start: bytes, zeros: int) -> bytes:
+    """A zstd frame (RFC 8878) of `start` as it is and then zeros, 4 bytes for each 128 KiB of them."""
+    sizes = [128 * 1024] * (zeros // (128 * 1024)) + [zeros % (128 * 1024)]
+    blocks = [(len(start) << 3).to_bytes(3, "little") + start]
+    blocks += [(size << 3 | 2 | (k == len(sizes) - 1)).to_bytes(3, "little") + b"\0" for k, size in enumerate(sizes)]
+    return struct.pack("<I", 0xFD2FB528) + b"\x00\x38" + b"".join(blocks)
+
+
+def lz4_frame(blocks: int) -> bytes:
+    """An LZ4 frame of blocks that are each 4 MB of one letter, from 16 kB: a letter, then a match of one letter back."""
+    more = (4_000_000 - 20) // 255
+    block = b"\x1fa\x01\x00" + b"\xff" * more + b"\x00" + b"\x50aaaaa"  # the last five bytes are never of a match
+    # Independent blocks of at most 4 MB, no checksums; 0x73 is the header's own (the second byte of xxHash32 of 0x60 0x70).
+    return struct.pack("<I", 0x184D2204) + b"\x60\x70\x73" + (struct.pack("<I", len(block)) + block) * blocks + bytes(4)
+
+
 def put(folder: Path, name: str, content: bytes) -> Path:
     """A file with that content."""
     path = folder / name

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import anystep.bench
-from anystep.bench import events, layer, measure, memory, networks, peers, run_bench, selfcheck, tables_of
+from anystep.bench import layer, measure, memory, networks, peers, run_bench, selfcheck, tables_of
 from anystep.bench.measure import Contender, Setup
 from anystep.cli import main
 from anystep.models import create_model
@@ -319,23 +319,6 @@ def test_an_installed_peer_is_found(library):
     found, left_out = peers.find_peers(CPU)
     assert any(name.startswith(library) for name in found), left_out
     assert library in peers.peer_versions()
-
-
-def test_data_counts_events_and_recordings():
-    result = run_bench("data", repeats=1, quick=True, threads=2, pin=False)
-    rows = {(row["group"], row["name"]): row for row in result["rows"]}
-    fixed = rows["4000 events", "anystep fixed_duration"]
-    assert fixed["events_per_s"] == pytest.approx(4000 / fixed["median_ms"] * 1000, rel=1e-3)
-    assert set(fixed["ratio_to"]) == {"np.add.at"}
-    assert {"simulator, 1 threads", "simulator, 2 threads"} <= {name for _, name in rows}
-    assert result["environment"]["threads"] == 2
-    assert torch.get_num_threads() == 1  # as before
-
-
-def test_data_takes_no_time_if_the_counts_differ(monkeypatch):
-    monkeypatch.setattr(events, "_add_at", lambda recording: np.zeros(1))
-    with pytest.raises(RuntimeError, match="count differently"):
-        run_bench("data", quick=True, pin=False)
 
 
 def test_the_first_call_is_that_of_a_fresh_process():

@@ -14,18 +14,28 @@ import pytest
 from event_files import random_rows, rows_of
 
 from anystep.data.readers import read_events
+from anystep.data.readers.unpacked import most_unpacked
 
 ROWS = [(0, 0, 0, 1), (3, 33, 5, 0), (3, 7, 33, 1), (4096, 1, 2, 0), (70_000, 30, 31, 1), (1_000_000, 6, 7, 0)]
+SIX = [*ROWS[:-1], (80_000, 6, 7, 0)]
+FIXTURES = {
+    "table.csv": files.csv_bytes(SIX),
+    "dv.aedat4": files.aedat4_bytes([files.aedat4_packet(SIX[:4]), files.aedat4_packet(SIX[4:])]),
+    "evt2.raw": files.evt2_bytes(SIX),
+    "evt3.raw": files.evt3_bytes(SIX),
+    "cd.dat": files.dat_bytes(SIX),
+    "dvs.es": files.es_bytes(SIX),
+}
 WITH_FAERY = pytest.mark.skipif(importlib.util.find_spec("faery") is None, reason="needs faery: the extra `events`")
 
 
-def aedat4(path: Path, rows) -> Path:
+def aedat4(path: Path, rows, compression=("lz4", 1)) -> Path:
     """A file that faery wrote."""
     from faery import EVENTS_DTYPE, file_encoder
 
     array = np.zeros(len(rows), dtype=EVENTS_DTYPE)
     array["t"], array["x"], array["y"], array["on"] = np.array(rows).T
-    file_encoder.events_to_file([array], path, (64, 48), zero_t0=False)
+    file_encoder.events_to_file([array], path, (64, 48), zero_t0=False, compression=compression)
     return path
 
 
@@ -55,14 +65,47 @@ def test_what_faery_wrote_is_read_back(name, version, tmp_path):
 
 
 @WITH_FAERY
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [("r.raw", files.evt2_bytes), ("r.raw", files.evt3_bytes), ("r.dat", files.dat_bytes)],
-    ids=["evt2", "evt3", "dat"],
-)
-def test_a_camera_file_made_by_hand_holds_its_events(name, write, tmp_path):
-    events = read_events(files.put(tmp_path, name, write(ROWS)))
-    assert (rows_of(events), events.sensor) == (ROWS, (48, 64))
+@pytest.mark.parametrize("name", FIXTURES)
+def test_a_camera_file_made_by_hand_holds_the_events_known_by_hand(name):
+    path = Path(__file__).parent / "fixtures" / name
+    assert path.read_bytes() == FIXTURES[name]  # what the description of the format gives for these events
+    events = read_events(path)
+    assert (rows_of(events), events.sensor) == (SIX, (48, 64))
+
+
+@WITH_FAERY
+@pytest.mark.parametrize("compression", [None, ("lz4", 1), ("zstd", 3)])
+def test_an_aedat4_file_is_read_whatever_packs_it(compression, tmp_path):
+    rows = random_rows(3000, 34, 2_000_000)
+    assert rows_of(read_events(aedat4(tmp_path / "r.aedat4", rows, compression))) == rows
+
+
+@WITH_FAERY
+@pytest.mark.parametrize("compression", [("lz4", 1), ("lz4", 12), ("zstd", 1), ("zstd", 22)])
+def test_what_packed_packets_unpack_to_is_known_before_they_are(compression, tmp_path):
+    events = 20_000
+    content = aedat4(tmp_path / "r.aedat4", random_rows(events, 34, 2_000_000), compression).read_bytes()
+    at, most = 18 + struct.unpack_from("<I", content, 14)[0], 0
+    while most < 16 * events:
+        size = struct.unpack_from("<i", content, at + 4)[0]
+        packed = content[at + 8 : at + 8 + size]
+        most, at = most + most_unpacked(memoryview(packed)), at + 8 + size
+    assert most <= 4 * 16 * events
+    assert at <= len(content)
+    skipped = b"\x50\x2a\x4d\x18\2\0\0\0ab"
+    assert most_unpacked(memoryview(packed + skipped + packed)) == 2 * most_unpacked(memoryview(packed))
+    for cut in (5, 8, len(packed) // 2, len(packed) - 5):
+        with pytest.raises(ValueError, match="compressed data have no byte"):
+            most_unpacked(memoryview(packed[:cut]))
+
+
+def test_bytes_that_no_packer_wrote_unpack_to_nothing_and_an_old_one_is_refused():
+    assert most_unpacked(memoryview(files.aedat4_packet(ROWS))) == 0
+    assert most_unpacked(memoryview(b"")) == 0
+    assert most_unpacked(memoryview(files.zstd_frame(b"abc", 300_000))) == 300_003
+    assert most_unpacked(memoryview(files.lz4_frame(2))) == 2 * 255 * 15697  # below the 4 MiB that a block may be
+    with pytest.raises(ValueError, match=r"zstd before version 1\.0 is not read"):
+        most_unpacked(memoryview(b"\x27\xb5\x2f\xfd" + bytes(9)))
 
 
 @WITH_FAERY
@@ -102,6 +145,36 @@ def test_a_packet_that_claims_more_than_the_aedat4_file_holds_is_refused(claim, 
         read_events(files.put(tmp_path, "r.aedat4", bytes(content)))
 
 
+MANY = files.aedat4_packet([], number=10**6)  # a head that claims a million events
+
+
+@WITH_FAERY
+@pytest.mark.parametrize(
+    ("packets", "compression", "message"),
+    [
+        ([files.zstd_frame(b"", 3 * 2**30)], 3, "the packet at byte 558 has 98317 bytes that unpack to 3221225472"),
+        ([files.lz4_frame(7)], 1, "the packet at byte 558 has .* bytes that unpack to 28019145"),
+        ([files.zstd_frame(MANY, 16 * 10**6)] * 3, 3, "2181 bytes that unpack to more than 16777216 are no recording"),
+        ([files.zstd_frame(b"", 100)[:-3]], 3, "the packet at byte 558 is damaged: its compressed data have no byte"),
+    ],
+    ids=["one packet of zstd", "one packet of lz4", "three packets that are small enough", "cut"],
+)
+def test_an_aedat4_file_that_unpacks_to_far_more_than_it_holds_is_refused(packets, compression, message, tmp_path):
+    path = files.put(tmp_path, "r.aedat4", files.aedat4_bytes(packets, compression=compression))
+    with pytest.raises(ValueError, match=rf"r\.aedat4: {message}"):
+        read_events(path)
+
+
+@WITH_FAERY
+def test_the_frames_of_these_bombs_are_what_faery_unpacks(tmp_path):
+    whole = files.aedat4_bytes([files.zstd_frame(files.aedat4_packet(ROWS), 0)], compression=3)
+    assert rows_of(read_events(files.put(tmp_path, "r.aedat4", whole))) == ROWS
+    million = files.aedat4_bytes([files.zstd_frame(MANY, 16 * 10**6)], compression=3)
+    assert len(read_events(files.put(tmp_path, "r.aedat4", million))) == 10**6
+    with pytest.raises(ValueError, match=r'faery cannot read it: bad packet prefix .* got "aaaa"'):
+        read_events(files.put(tmp_path, "r.aedat4", files.aedat4_bytes([files.lz4_frame(1)], compression=1)))
+
+
 @pytest.mark.parametrize(
     ("name", "base", "raised"),
     [("PanicException", BaseException, ValueError), ("KeyboardInterrupt", KeyboardInterrupt, KeyboardInterrupt)],
@@ -119,3 +192,10 @@ def test_without_faery_a_camera_file_says_which_extra_it_needs(tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, "faery", None)
     with pytest.raises(ImportError, match=r'reading \.es files needs faery: pip install "anystep\[events\]"'):
         read_events(files.put(tmp_path, "r.es", b"Event Stream"))
+
+
+@WITH_FAERY
+def test_a_column_beyond_any_sensor_is_refused_by_its_own_number(tmp_path):
+    path = files.put(tmp_path, "r.es", files.es_bytes([(0, 1, 1, 1), (5, 40_000, 1, 1)], sensor=(48, 50_000)))
+    with pytest.raises(ValueError, match=r"r\.es: x\[1\] = 40000 does not fit int16"):
+        read_events(path, sensor=(48, 64))

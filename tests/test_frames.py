@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,6 +85,52 @@ def test_a_boolean_polarity_counts_like_a_number():
     assert np.array_equal(EqualTime(2)(events), EqualTime(2)(boolean))
 
 
+def in_numpy(events: Events, step: np.ndarray, steps: int) -> np.ndarray:
+    """Every event's step, one place a pixel and step, and numpy's own counting."""
+    height, width = events.sensor
+    kept = int(np.searchsorted(step, steps))
+    place = ((step[:kept] * 2 + events.p[:kept]) * height + events.y[:kept]) * width + events.x[:kept]
+    return np.bincount(place, minlength=steps * 2 * height * width).reshape(steps, 2, height, width)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 10])
+def test_a_long_recording_is_counted_as_numpy_counts_it(steps):
+    rng = np.random.default_rng(0)
+    count, sensor = 300_000, (48, 64)
+    y, x = (rng.integers(0, size, count).astype(np.int16) for size in sensor)
+    t = np.sort(rng.integers(5_000, 2**40, count))
+    events = Events(t, x, y, rng.integers(0, 2, count).astype(np.uint8), sensor)
+    number = np.arange(count)
+    for binning, step in (
+        (EqualTime(steps), (t - t[0]) * steps // (t[-1] + 1 - t[0])),
+        (EqualCount(steps), number * steps // count),
+        (FixedDuration(steps, 2**37 + 1), t // (2**37 + 1)),
+        (FixedCount(steps, 31_415), number // 31_415),
+    ):
+        frames = binning(events)
+        assert frames.dtype == np.uint16
+        assert np.array_equal(frames, in_numpy(events, step, steps)), binning
+
+
+def test_columns_that_are_read_only_strided_or_unaligned_count_like_any_others():
+    rows = np.array([(k, k % 5, k % 3, k % 2) for k in range(40)])
+    plain = Events.from_arrays(*rows.T, SENSOR)
+    packed = np.empty(40, np.dtype([("p", "u1"), ("x", "<i2"), ("y", "<i2"), ("t", "<i8")]))
+    packed["t"], packed["x"], packed["y"], packed["p"] = rows.T
+    packed.flags.writeable = False
+    twice = {name: np.repeat(getattr(plain, name), 2)[::2] for name in "txyp"}
+    for columns in ({name: packed[name] for name in "txyp"}, twice, {**twice, "p": twice["p"].astype(bool)}):
+        assert np.array_equal(EqualTime(4)(Events(**columns, sensor=SENSOR)), EqualTime(4)(plain))
+
+
+def test_borders_too_late_for_any_clock_are_no_error():
+    events = at_times(5, 6, 2**62)
+    assert per_step(FixedDuration(3, 2**63), events) == [3, 0, 0]
+    assert per_step(FixedDuration(3, 2**61), events) == [2, 0, 1]
+    assert per_step(FixedCount(3, 2**63), events) == [3, 0, 0]
+    assert per_step(EqualTime(3), events) == [2, 0, 1]
+
+
 @settings(deadline=None)
 @given(recordings(), st.integers(1, 12))
 def test_binnings_of_the_whole_recording_count_every_event_where_the_definition_says(events, steps):
@@ -143,6 +192,14 @@ def test_a_count_above_65535_is_an_error_and_65535_is_not():
     assert EqualTime(1)(at_times(*[0] * 65_535)).max() == 65_535
     with pytest.raises(ValueError, match="counts 65536 events in one pixel; the most it can hold is 65535"):
         EqualTime(1)(at_times(*[0] * 65_536))
+    with pytest.raises(ValueError, match="counts 140000 events in one pixel"):  # round twice, and not the only full one
+        EqualTime(2)(at_times(*[0] * 70_000, *[9] * 140_000))
+
+
+def test_naming_a_binning_does_not_wait_for_numba():
+    code = "import sys, anystep.data.frames; print('numba' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize(

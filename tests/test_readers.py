@@ -292,6 +292,18 @@ def test_an_archive_that_unpacks_to_far_more_than_the_file_is_refused_before_it_
         read_events(path, sensor=(34, 34))
 
 
+def test_an_archive_that_lies_about_the_size_of_an_array_is_refused(tmp_path):
+    path = tmp_path / "r.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in "txyp":
+            archive.writestr(f"{name}.npy", bytes(8_765_432))
+    true, said = (8_765_432).to_bytes(4, "little"), (200).to_bytes(4, "little")
+    content = path.read_bytes()
+    assert content.count(true) == 8  # four arrays, each before its bytes and in the directory
+    with pytest.raises(ValueError, match=r"r\.npz: no archive of events"):
+        read_events(files.put(tmp_path, "r.npz", content.replace(true, said)), sensor=(34, 34))
+
+
 # The real recordings.
 
 

@@ -4,37 +4,52 @@ A binning makes frames of event counts from a recording; `Direct` shows an image
 
 A binning is a frozen record that is called with `Events` and gives counts (T, 2, H, W) uint16; plane 0 counts off events,
 plane 1 on events. `causal` says whether the frames can be made live: frames[:k] of a recording are the frames of the
-recording cut after step k. Binnings that need the end of the recording before the first frame is known are not causal.
+recording cut after step k. Binnings that need the end of the recording before the first frame is known are not causal: what
+runs live refuses them with `require_live`, and they cannot leave `steps` open.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anystep.data.events import Events
 
-LARGEST_COUNT = int(np.iinfo(np.uint16).max)
+MOST_COUNTS = 2**28  # in one recording where its own length decides how many frames it has: half a gigabyte
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What makes T frames of something. Its fields are whole numbers >= 1."""
+    """What makes T frames of something. Its fields are whole numbers >= 1.
+
+    `steps` None is for causal binnings of events alone: as many frames as a recording needs.
+    """
 
     name: ClassVar[str]
     causal: ClassVar[bool]
-    steps: int
+    steps: int | None
 
     def __post_init__(self) -> None:
         for field, value in asdict(self).items():
+            if field == "steps" and value is None:
+                self._may_be_open()
+                continue
             whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
             if not whole or value < 1:
                 raise ValueError(f"{self.name}: {field} must be a whole number >= 1, got {value!r}")
             object.__setattr__(self, field, int(value))
+
+    def _may_be_open(self) -> None:
+        open_ended = [name for name, row in BINNINGS.items() if row.causal]
+        if self.name not in open_ended:
+            raise ValueError(
+                f"{self.name}: steps must be a whole number >= 1, got None; "
+                f"only {' and '.join(open_ended)} can make as many frames as a recording needs"
+            )
 
     def describe(self) -> dict[str, Any]:
         """The name and the fields, for hashes and records.
@@ -59,29 +74,50 @@ class Direct(Encoding):
         """(T, P, H, W), read-only."""
         if image.ndim != 3:
             raise ValueError(f"direct: an image must be (P, H, W), got shape {image.shape}")
-        return np.broadcast_to(image, (self.steps, *image.shape))
+        return np.broadcast_to(image, (cast(int, self.steps), *image.shape))
 
 
 @dataclass(frozen=True)
 class Binning(Encoding, ABC):
-    """The common part of the binnings: `step_of` says in which frame an event falls, the call counts."""
+    """The common part of the binnings: `borders` says where frames begin, the call counts.
+
+    With `steps` None a recording has the frames up to that of its last event, which may be partly filled.
+    """
 
     @abstractmethod
-    def step_of(self, events: Events) -> NDArray[np.int64]:
-        """The step of every event (M,), never decreasing; `steps` or more means: in no frame."""
+    def borders(self, events: Events) -> NDArray[np.int64]:
+        """(T + 1,) never decreasing: frame k has the events borders[k] .. borders[k + 1] - 1, the rest are in no frame."""
+
+    def needed(self, events: Events) -> int:
+        """How many frames hold all events. Only causal binnings can say."""
+        raise TypeError(f"{type(self).__name__} defines no needed(events)")
+
+    def length(self, events: Events) -> int:
+        """T of a recording: `steps`, or as many as it needs. Error: far more than anybody means."""
+        if self.steps is not None:
+            return self.steps
+        steps, (height, width) = self.needed(events), events.sensor
+        if steps * 2 * height * width > MOST_COUNTS:
+            raise ValueError(
+                f"{self.name}: the recording needs {steps} frames of {height} x {width}, more than {MOST_COUNTS} counts: "
+                "use longer or fuller frames, or give steps"
+            )
+        return steps
 
     def __call__(self, events: Events) -> NDArray[np.uint16]:
         """Counts (T, 2, H, W). A recording without events, or with none inside the frames, is refused."""
         if len(events) == 0:
             raise ValueError(f"{self.name}: an empty event stream has no frames")
-        step = self.step_of(events)
-        kept = int(np.searchsorted(step, self.steps))  # steps never decrease, so what is left out is a tail
-        if kept == 0:
+        borders = self.borders(events)
+        if borders[-1] == 0:
             raise ValueError(
                 f"{self.name}: no event falls inside the frames, the first is at t = {int(events.t[0])} us. "
                 "Frames start at t = 0: subtract the start of the recording from t"
             )
-        return _count(events, step[:kept], self.steps)
+        # numba is the half of a second that a command which counts nothing should not wait for.
+        from anystep.data.count import count_events
+
+        return count_events(events, borders)
 
 
 @dataclass(frozen=True)
@@ -99,9 +135,10 @@ class EqualTime(Binning):
     name: ClassVar[str] = "equal_time"
     causal: ClassVar[bool] = False
 
-    def step_of(self, events: Events) -> NDArray[np.int64]:
-        """See the class."""
-        return (events.t - events.t[0]) * self.steps // events.duration
+    def borders(self, events: Events) -> NDArray[np.int64]:
+        """See the class: floor(d * T / duration) >= k is d >= ceil(k * duration / T)."""
+        first, span, steps = int(events.t[0]), events.duration, self.length(events)
+        return np.searchsorted(events.t, [first - (-k * span // steps) for k in range(steps + 1)])
 
 
 @dataclass(frozen=True)
@@ -115,9 +152,10 @@ class EqualCount(Binning):
     name: ClassVar[str] = "equal_count"
     causal: ClassVar[bool] = False
 
-    def step_of(self, events: Events) -> NDArray[np.int64]:
-        """See the class."""
-        return np.arange(len(events), dtype=np.int64) * self.steps // len(events)
+    def borders(self, events: Events) -> NDArray[np.int64]:
+        """See the class: floor(j * T / M) >= k is j >= ceil(k * M / T)."""
+        steps = self.length(events)
+        return np.array([-(-k * len(events) // steps) for k in range(steps + 1)], np.int64)
 
 
 @dataclass(frozen=True)
@@ -126,16 +164,22 @@ class FixedDuration(Binning):
 
     Frame k holds the events with k * duration_us <= t < (k + 1) * duration_us. The origin is the clock's zero and not the
     first event: a live device starts its frames when it starts, not when something moves. Events at or after
-    T * duration_us are in no frame; a shorter recording has zero frames at its end.
+    T * duration_us are in no frame; a shorter recording has zero frames at its end. `steps` None: T = floor(t1 / duration_us)
+    + 1, with t1 the time of the last event.
     """
 
     name: ClassVar[str] = "fixed_duration"
     causal: ClassVar[bool] = True
     duration_us: int
 
-    def step_of(self, events: Events) -> NDArray[np.int64]:
+    def needed(self, events: Events) -> int:
         """See the class."""
-        return events.t // self.duration_us
+        return int(events.t[-1]) // self.duration_us + 1
+
+    def borders(self, events: Events) -> NDArray[np.int64]:
+        """See the class."""
+        end = int(events.t[-1]) + 1  # of the recording; a border after it may be too large for int64
+        return np.searchsorted(events.t, [min(k * self.duration_us, end) for k in range(self.length(events) + 1)])
 
 
 @dataclass(frozen=True)
@@ -143,32 +187,33 @@ class FixedCount(Binning):
     """T frames of `count` events each, in the order of the recording.
 
     Event j (from 0) is in frame floor(j / count). Events from T * count on are in no frame; a shorter recording has a partly
-    filled frame and then zero frames at its end.
+    filled frame and then zero frames at its end. `steps` None: T = ceil(M / count) for M events.
     """
 
     name: ClassVar[str] = "fixed_count"
     causal: ClassVar[bool] = True
     count: int
 
-    def step_of(self, events: Events) -> NDArray[np.int64]:
+    def needed(self, events: Events) -> int:
         """See the class."""
-        return np.arange(len(events), dtype=np.int64) // self.count
+        return -(-len(events) // self.count)
+
+    def borders(self, events: Events) -> NDArray[np.int64]:
+        """See the class."""
+        return np.array([min(k * self.count, len(events)) for k in range(self.length(events) + 1)], np.int64)
 
 
 BINNINGS: dict[str, type[Binning]] = {row.name: row for row in (EqualTime, EqualCount, FixedDuration, FixedCount)}
 ENCODINGS: dict[str, type[Encoding]] = {**BINNINGS, Direct.name: Direct}
 
 
-def _count(events: Events, step: NDArray[np.int64], steps: int) -> NDArray[np.uint16]:
-    """Count the first len(step) events into (T, 2, H, W)."""
-    height, width = events.sensor
-    kept = len(step)
-    place = (step * 2 + events.p[:kept]) * height + events.y[:kept]
-    counts = np.bincount(place * width + events.x[:kept], minlength=steps * 2 * height * width)
-    largest = int(counts.max())
-    if largest > LARGEST_COUNT:
-        raise ValueError(
-            f"a frame counts {largest} events in one pixel; the most it can hold is {LARGEST_COUNT}. "
-            "Use more, shorter frames"
-        )
-    return counts.astype(np.uint16).reshape(steps, 2, height, width)
+def require_live(binning: Encoding) -> None:
+    """Refuse an encoding whose frames cannot be made live: what sees events as they come calls this first.
+
+    >>> require_live(EqualCount(10))
+    Traceback (most recent call last):
+    ValueError: binning equal_count needs the end of a recording before its first frame: live use fixed_duration or fixed_count
+    """
+    if not binning.causal:
+        instead = " or ".join(name for name, row in BINNINGS.items() if row.causal)
+        raise ValueError(f"binning {binning.name} needs the end of a recording before its first frame: live use {instead}")

@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from anystep.data.events import Events
 from anystep.data.readers.aedat import DVS128
-from anystep.data.readers.source import Size, checked, regular_file
+from anystep.data.readers.source import Size, checked, largest_unpacked, regular_file
 
 _COLUMNS = ("t", "x", "y", "p")
 _NOTHING = {name: np.empty(0, np.int64) for name in _COLUMNS}
 _LONGEST_HEADER = 4096
 _LATEST_MS = 1e15  # 30,000 years
-_FREE_BYTES = 16 * 2**20  # below this an archive may be packed as tightly as it likes
-_LARGEST_RATIO = 100  # recordings pack 2 to 20 times, zeros 1000 times
 _BROKEN = (ValueError, TypeError, SyntaxError, EOFError, OverflowError, RecursionError, tokenize.TokenError)
 _BROKEN_ZIP = (*_BROKEN, zipfile.BadZipFile, zlib.error, RuntimeError, KeyError, OSError)
 
@@ -44,7 +42,7 @@ def read_npz(path: str | os.PathLike[str], *, sensor: Size | None = None, sort: 
                 raise ValueError(f"no array {', '.join(missing)}; must have t, x, y, p")
             read = [info for info in archive.infolist() if info.filename.removesuffix(".npy") in (*_COLUMNS, "sensor")]
             unpacked, packed = sum(info.file_size for info in read), place.stat().st_size
-            if unpacked > max(_FREE_BYTES, _LARGEST_RATIO * packed):
+            if unpacked > largest_unpacked(packed):
                 raise ValueError(f"{packed} bytes that unpack to {unpacked} are no recording")
             columns = {name: _member(archive, name) for name in _COLUMNS}
             size = sensor or (_stored_sensor(archive) if "sensor.npy" in names else None)

@@ -30,15 +30,20 @@ def read_bin(path: str | os.PathLike[str], *, sensor: Size | None = None, sort: 
     """
     data = read_bytes(path)
     count = whole_records(Path(path), data, start=0, size=5)
+    marks = np.flatnonzero(data[1::5] == _OVERFLOW_ROW)
+    late = np.diff(marks, prepend=-1, append=count) - 1  # events before the first mark, between the first and the second, ...
+    if len(marks):
+        data = data.view("V5")[data[1::5] != _OVERFLOW_ROW].view(np.uint8)
+        count -= len(marks)
+    if count == 0:
+        raise ValueError(f"{path}: holds no events")
     # One load an event: y in the highest byte, below it the polarity and the time.
     word = np.ndarray((count,), dtype=">u4", buffer=data, offset=1, strides=(5,)).astype(np.uint32)
     x, y = data[::5].astype(np.int16), (word >> np.uint32(24)).astype(np.int16)
     t = (word & np.uint32(0x7FFFFF)).astype(np.int64)
     p = (word >> np.uint32(23)).astype(np.uint8) & np.uint8(1)
+    if len(marks):
+        t += np.repeat(np.arange(len(late)) * _OVERFLOW_US, late)
     columns: dict[str, NDArray[Any]] = {"t": t, "x": x, "y": y, "p": p}
-    overflow = y == _OVERFLOW_ROW
-    if overflow.any():
-        t += np.cumsum(overflow) * _OVERFLOW_US
-        columns = {name: column[~overflow] for name, column in columns.items()}
     hint = f"N-MNIST has {NMNIST}, N-Caltech101 needs sensor={NCALTECH101}; else the file is damaged or of another format"
     return checked(Path(path), columns, sensor or NMNIST, sort=sort, hint=hint)

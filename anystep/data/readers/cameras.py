@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from anystep._extras import need
 from anystep.data.events import Events
-from anystep.data.readers.source import Size, checked, regular_file
+from anystep.data.readers.source import Size, checked, largest_unpacked, regular_file
+from anystep.data.readers.unpacked import most_unpacked
 
 _NOT_SAID = (32766, 32765)  # (width, height) that faery returns when a file names no size; no camera has it
 _HEADER_BYTES = 8192
@@ -24,7 +26,8 @@ def read_aedat4(path: str | os.PathLike[str], *, sensor: Size | None = None, sor
     """AEDAT 4 (iniVation): the first event stream of the file. `sensor` overrides the file's own size.
 
     The frame of the file (header, description, packets) is checked first: faery takes what it claims at its word, and a
-    damaged size would end the whole program.
+    damaged size would end the whole program. So is what a packet can unpack to, which must be at most a hundred times its
+    size (or 16 MiB).
     """
     _check_aedat4(regular_file(path))
     return _read(path, "aedat", sensor, sort)
@@ -82,18 +85,41 @@ def _check_aedat4(path: Path) -> None:
         size = struct.unpack_from("<i", data, start + 4)[0] if end - start >= 8 else -1
         if size < 0 or size > end - start - 8:
             raise ValueError(f"{path}: truncated: the packet at byte {start} claims {size} bytes, {end - start} are left")
+        try:
+            unpacked = most_unpacked(data[start + 8 : start + 8 + size])
+        except ValueError as error:
+            raise ValueError(f"{path}: the packet at byte {start} is damaged: {error}") from error
+        if unpacked > largest_unpacked(size):
+            raise ValueError(f"{path}: the packet at byte {start} has {size} bytes that unpack to {unpacked}: no recording")
         start += 8 + size
+
+
+def _packets(stream: Iterable[NDArray[Any]], most: int) -> tuple[list[NDArray[Any]], int]:
+    """(the packets of a stream, their bytes); it stops where they are more than `most`."""
+    packets, held = [], 0
+    for packet in stream:
+        packets.append(packet)
+        held += packet.nbytes
+        if held > most:
+            break
+    return packets, held
+
+
+def _small(place: NDArray[np.uint16]) -> NDArray[Any]:
+    """Coordinates as int16 if all fit; else as they are, for the error that names the first one which does not."""
+    return place.astype(np.int16) if place.max(initial=0) <= np.iinfo(np.int16).max else place
 
 
 def _read(path: str | os.PathLike[str], kind: str, sensor: Size | None, sort: bool) -> Events:
     """All events of a file that faery reads. Where a time steps back, faery holds the clock; it does not tell us."""
     place = regular_file(path)
     faery = need("faery", extra="events", purpose=f"reading {place.suffix or kind} files")
-    fallback = (sensor[1], sensor[0]) if sensor else _NOT_SAID
+    fallback, packed = (sensor[1], sensor[0]) if sensor else _NOT_SAID, place.stat().st_size
+    most = largest_unpacked(packed)
     try:
         stream = faery.events_stream_from_file(place, dimensions_fallback=fallback, file_type=kind)
         width, height = stream.dimensions()
-        packets: list[NDArray[Any]] = list(stream)
+        packets, held = _packets(stream, most)
     except BaseException as error:
         # A panic inside faery is no Exception. Whoever interrupts the program or asks it to end still can.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
@@ -101,6 +127,8 @@ def _read(path: str | os.PathLike[str], kind: str, sensor: Size | None, sort: bo
         raise
     if (width, height) == _NOT_SAID:
         raise ValueError(f"{place}: the header does not say how large the camera was: pass sensor=(height, width)")
+    if held > most:
+        raise ValueError(f"{place}: {packed} bytes that unpack to more than {most} are no recording")
     if not packets:
         raise ValueError(f"{place}: holds no events")
     events = np.concatenate(packets)
@@ -108,8 +136,8 @@ def _read(path: str | os.PathLike[str], kind: str, sensor: Size | None, sort: bo
         raise ValueError(f"{place}: a time of {events['t'].max()} us does not fit int64: the file is damaged")
     columns = {
         "t": events["t"].astype(np.int64),
-        "x": events["x"],
-        "y": events["y"],
+        "x": _small(events["x"]),
+        "y": _small(events["y"]),
         "p": events["on"].astype(np.uint8),
     }
     return checked(place, columns, sensor or (height, width), sort=sort)

@@ -15,6 +15,9 @@ from anystep.data.events import Events
 
 Size = tuple[int, int]
 
+_LARGEST_RATIO = 100  # recordings pack 2 to 20 times, zeros 1000 times
+_FREE_BYTES = 16 * 2**20  # below this a file may be packed as tightly as it likes
+
 _READY = {"t": np.int64, "x": np.int16, "y": np.int16, "p": np.uint8}
 
 
@@ -41,6 +44,11 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
 def read_bytes(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """All bytes of a regular file that is not empty."""
     return np.fromfile(regular_file(path), dtype=np.uint8)
+
+
+def largest_unpacked(packed: int) -> int:
+    """The most bytes that `packed` bytes of a recording may become in memory."""
+    return max(_FREE_BYTES, _LARGEST_RATIO * packed)
 
 
 def whole_records(path: Path, data: NDArray[np.uint8], *, start: int, size: int) -> int:

@@ -1,0 +1,73 @@
+"""The rows of `bench data` for the event camera: one image at a time, to events; and a batch at once, to frames."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anystep.bench.measure import Contender, Setup
+from anystep.bench.rates import rated
+from anystep.data.batched_camera import simulate_batch
+from anystep.data.frames import FixedDuration
+from anystep.data.resize import resize
+from anystep.data.simulate import Camera, Trajectory, closed_loop, simulate_many
+
+STEPS = 10
+SUBSTEPS_US = (1000, 5000)
+
+
+def camera_rows(setup: Setup) -> list[dict[str, Any]]:
+    """28 x 28 images on a sensor of 34 x 34, and 32 x 32 images made 128 x 128 on a sensor of that size."""
+    small = (_pictures(28, 4 if setup.quick else 32), Camera((34, 34)))
+    large = (resize(_pictures(32, 2 if setup.quick else 16), 128, "bilinear").astype(np.float64), Camera((128, 128)))
+    path, rows = closed_loop(), []
+    for images, camera in (small, large):
+        rows += _event_rows(images, path, camera, setup)
+    for images, camera in (small, large):
+        for substep_us in SUBSTEPS_US:
+            rows += _frame_rows(images, path, replace(camera, substep_us=substep_us), setup)
+    return rows
+
+
+def _pictures(side: int, number: int) -> NDArray[np.float64]:
+    rows = np.linspace(0, np.pi, side)
+    return np.stack([np.outer(np.sin(rows), np.sin((i + 1) * rows) ** 2) for i in range(number)])
+
+
+def _event_rows(images: NDArray[Any], path: Trajectory, camera: Camera, setup: Setup) -> list[dict[str, Any]]:
+    """Recordings a second, with one thread and with all."""
+
+    def film(workers: int) -> None:
+        for _ in simulate_many(images, path, camera, seed=0, workers=workers):
+            pass
+
+    group = f"{len(images)} recordings, {camera.sensor[0]} x {camera.sensor[1]}"
+    threads = sorted({1, torch.get_num_threads()})
+    contenders = [Contender(f"simulator, {n} threads", lambda n=n: film(n), group) for n in threads]  # type: ignore[misc]
+    rows = rated(contenders, setup, "recordings", len(images))
+    return [{**row, "threads": n} for row, n in zip(rows, threads, strict=True)]
+
+
+def _frame_rows(images: NDArray[Any], path: Trajectory, camera: Camera, setup: Setup) -> list[dict[str, Any]]:
+    """Images into ten frames: the events of the simulator counted, and the batched camera on the device."""
+    binning = FixedDuration(STEPS, path.duration_us // STEPS)
+    batch = torch.from_numpy(images).to(setup.device, torch.float32)
+    threads = torch.get_num_threads()
+
+    def exact(camera: Camera = camera) -> NDArray[Any]:
+        events = simulate_many(images, path, camera, seed=0, workers=threads)
+        return np.stack([binning(recording) for recording in events], axis=1)
+
+    def batched(batch: torch.Tensor = batch, camera: Camera = camera) -> torch.Tensor:
+        return simulate_batch(batch, path, camera, binning=binning, generator=torch.Generator().manual_seed(0))
+
+    quiet = replace(camera, noise_hz=0.0)
+    if not np.array_equal(batched(batch.double(), quiet).cpu().numpy(), exact(quiet)):
+        raise RuntimeError("no time is taken: the simulator and the batched camera count differently")
+    group = f"{len(images)} images to frames, {camera.sensor[0]} x {camera.sensor[1]}, {camera.substep_us} us"
+    contenders = [Contender("simulator, fixed_duration", exact, group), Contender("batched camera", batched, group)]
+    return rated(contenders, setup, "recordings", len(images), threads=threads)

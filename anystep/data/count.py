@@ -1,0 +1,67 @@
+"""The one loop behind every binning: events into counts, in one pass over the columns.
+
+A module of its own because it needs numba, and whoever only wants to name a binning should not wait for that.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numpy.typing import NDArray
+
+from anystep.data.events import Events
+
+LARGEST_COUNT = int(np.iinfo(np.uint16).max)
+
+
+def _column(kind: Any) -> Any:
+    """A column as loosely as numba allows: any stride, read-only and unaligned too, so one compiled loop serves all."""
+    return types.Array(kind, 1, "A", readonly=True, aligned=False)
+
+
+_ARGUMENTS = types.Tuple((_column(types.int16), _column(types.int16), _column(types.uint8)))
+_SIGNATURE = types.boolean(_ARGUMENTS, types.Array(types.int64, 1, "C"), types.Array(types.uint16, 4, "C"))
+
+
+def count_events(events: Events, borders: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """Counts (T, 2, H, W): frame k has the events borders[k] .. borders[k + 1] - 1 of the recording.
+
+    borders (T + 1,) int64   never decreasing, in 0..len(events)
+
+    ValueError: a pixel that counts more than 65,535 events in one frame.
+    """
+    borders = np.ascontiguousarray(borders, np.int64)
+    frames = np.zeros((len(borders) - 1, 2, *events.sensor), np.uint16)
+    if _count((events.x, events.y, events.p.view(np.uint8)), borders, frames):
+        largest = _largest(events, borders)
+        raise ValueError(
+            f"a frame counts {largest} events in one pixel; the most it can hold is {LARGEST_COUNT}. Use more, shorter frames"
+        )
+    return frames
+
+
+@njit(_SIGNATURE, nogil=True, cache=True)
+def _count(columns: Any, borders: Any, frames: Any) -> bool:
+    """Fill frames, which are zero; True where a count went round from the largest to zero."""
+    x, y, p = columns
+    over = False
+    for k in range(len(frames)):
+        frame = frames[k]
+        for j in range(borders[k], borders[k + 1]):
+            # Seen as unsigned: numba would otherwise ask of every index whether it counts from the end.
+            plane, row, column = np.uint64(p[j]), np.uint64(np.uint16(y[j])), np.uint64(np.uint16(x[j]))
+            counted = frame[plane, row, column] + np.uint16(1)
+            frame[plane, row, column] = counted
+            over |= counted > LARGEST_COUNT
+    return over
+
+
+def _largest(events: Events, borders: NDArray[np.int64]) -> int:
+    """The largest count of one pixel in one frame, however large."""
+    height, width = events.sensor
+    place = (events.p.astype(np.int64) * height + events.y) * width + events.x
+    parts = [place[first:last] for first, last in pairwise(borders.tolist())]
+    return max(int(np.bincount(part).max(initial=0)) for part in parts)
