@@ -14,6 +14,7 @@ from typing import Any
 
 from anystep import __version__
 from anystep._lookup import choose
+from anystep.cli_data import ACTIONS, add_actions
 
 OVERRIDES = "any key of the recipe can be overridden: --train.epochs 3 --method.name tks (see: anystep keys)"
 
@@ -24,7 +25,7 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
 
     if arguments.resume:
         flags = [getattr(arguments, key) for key in ("recipe", "out", *ENGINE_FLAGS)]
-        if overrides or any(flag is not None for flag in flags):
+        if overrides or arguments.skip_bad or any(flag is not None for flag in flags):
             raise ValueError("--resume RUN goes on with that run as it is: no recipe, no --out and no overrides with it")
         folder = Path(arguments.resume)
         record = read_record(folder)
@@ -105,13 +106,9 @@ def report(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str,
 
 
 def data(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
-    """What data sets there are."""
-    from anystep.console import print_table
-    from anystep.data.datasets import DATASETS, about
-
+    """List, get, check, show and simulate data sets."""
     _no_overrides(overrides)
-    print_table("data sets", ["name", "what"], [[name, about(name)] for name in DATASETS])
-    return {"datasets": list(DATASETS)}
+    return choose(ACTIONS, arguments.action, "action")(arguments)
 
 
 def keys(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
@@ -179,7 +176,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("recipe", nargs="?", help="a YAML recipe")
     add.add_argument("--out", help="run folder (default: runs/NAME-METHOD-seedN)")
     add.add_argument("--resume", metavar="RUN", help="go on with this run folder")
-    _engine_flags(add)
+    _record_flags(add)
     add = command("evaluate")
     add.add_argument("run", help="a finished run folder")
     add = command("compare", epilog=OVERRIDES)
@@ -187,19 +184,18 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("--methods", help="of one recipe: names with commas between: ce,tks")
     add.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)")
     add.add_argument("--out", help="folder of run folders (default: runs/NAME, or runs/compare of several recipes)")
-    _engine_flags(add)
+    _record_flags(add)
     add = command("sweep", epilog=OVERRIDES)
     add.add_argument("recipe", help="a YAML recipe")
     add.add_argument("--train-steps", required=True, metavar="T,...", help="numbers of time steps to train with: 1,2,4,10")
     add.add_argument("--methods", help="names with commas between (default: the recipe's)")
     add.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)")
     add.add_argument("--out", help="folder of run folders (default: runs/NAME-sweep)")
-    _engine_flags(add)
+    _record_flags(add)
     add = command("report")
     add.add_argument("runs", nargs="+", metavar="RUN", help="finished run folders, or folders of them")
     add.add_argument("--out", default="report.html", help="the page to write (default: report.html)")
-    add = command("data")
-    add.add_argument("action", choices=["list"], help="what to do")
+    add_actions(command("data"))
     command("keys")
     add = command("bench")
     add.add_argument("kind", choices=["neurons", "train", "infer", "data"], help="what to measure")
@@ -229,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"anystep {arguments.command}: interrupted{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
         return 130
     print(json.dumps(result))
-    return 0
+    return 0 if result.get("ok", True) else 1
 
 
 def _record(recipe: str | None, arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
@@ -237,9 +233,12 @@ def _record(recipe: str | None, arguments: argparse.Namespace, overrides: Sequen
 
     if not recipe:
         raise ValueError("name a recipe, or go on with a run: --resume RUN")
-    engine = {key: getattr(arguments, key) for key in ENGINE_FLAGS if getattr(arguments, key) is not None}
-    tree = merge(load_recipe(recipe), overrides_from(overrides))
-    return record_from(merge(tree, {"engine": engine}))
+    flags: dict[str, Any] = {
+        "engine": {key: getattr(arguments, key) for key in ENGINE_FLAGS if getattr(arguments, key) is not None}
+    }
+    if arguments.skip_bad:
+        flags["data"] = {"options": {"skip_bad": True}}
+    return record_from(merge(merge(load_recipe(recipe), overrides_from(overrides)), flags))
 
 
 def _seeds(arguments: argparse.Namespace, overrides: Sequence[str]) -> range:
@@ -250,8 +249,9 @@ def _seeds(arguments: argparse.Namespace, overrides: Sequence[str]) -> range:
     return range(arguments.seeds)
 
 
-def _engine_flags(parser: argparse.ArgumentParser) -> None:
-    """Short for --engine.devices and --engine.precision."""
+def _record_flags(parser: argparse.ArgumentParser) -> None:
+    """Short for --data.options.skip_bad true, --engine.devices and --engine.precision."""
+    parser.add_argument("--skip-bad", action="store_true", help="leave out recordings that cannot be read, and count them")
     parser.add_argument("--devices", type=int, metavar="N", help="processes, one a device (engine.devices)")
     parser.add_argument("--precision", metavar="NAME", help="like 32-true or bf16-mixed (engine.precision)")
 

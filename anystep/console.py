@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
+
+SECONDS_BETWEEN_LINES = 5.0
 
 
 def say(text: str) -> None:
@@ -77,6 +89,26 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+@contextmanager
+def progress_bar(title: str, *, unit: str = "") -> Iterator[Callable[[int, int | None], None]]:
+    """A bar for `progress(done, total)`, where stderr is a terminal; elsewhere a line every few seconds."""
+    amounts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
+    terminal = sys.stderr.isatty()
+    said = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as bar:
+        task = bar.add_task(title, total=None)
+
+        def progress(done: int, total: int | None) -> None:
+            nonlocal said
+            bar.update(task, completed=done, total=total)
+            if not terminal and time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                say(f"{title}: {done} of {'?' if total is None else total}{unit and ' '}{unit}")
+
+        yield progress
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -19,14 +19,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from measure import ROOT, quote
 from numpy.typing import NDArray
-from study import Job, markdown, picture, table_of, train_all
+from study import Job, markdown, picture, public, table_of, train_all
 
 from anystep._extras import need
 from anystep._files import write_json, write_text
@@ -98,13 +98,6 @@ def measure(root: str) -> list[dict[str, Any]]:
         rows.append({"method": method, "fold": fold, **scores})
         print(method, fold, [round(value, 1) for value in scores["prefix_top1"]], file=sys.stderr, flush=True)
     return rows
-
-
-def public(record: Record) -> dict[str, Any]:
-    """The record without the folder of whoever measured."""
-    tree = asdict(record)
-    tree["data"]["options"].pop("root")
-    return tree
 
 
 def write_documents(rows: Sequence[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ import json
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ def train_all(jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
     """`train` for all jobs, two at a time, in order."""
     with ProcessPoolExecutor(2) as pool:
         yield from pool.map(train, jobs)
+
+
+def public(record: Record) -> dict[str, Any]:
+    """The record without the folder of whoever measured."""
+    tree = asdict(record)
+    tree["data"]["options"].pop("root")
+    return tree
 
 
 def table_of(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

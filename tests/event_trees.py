@@ -99,6 +99,18 @@ def cifar10_dvs(root: Path, *, top: str = "", kind: str = "aedat") -> Known:
     return known
 
 
+def cifar10_film(root: Path) -> Known:
+    """<class>/<number>.bin and camera.json, as the simulated camera leaves them."""
+    known: Known = {}
+    for label, group in enumerate(CIFAR10):
+        for number in (*range(10), 900, 950, 999):
+            name = f"{group}/{number}"
+            known[name] = (rows_of(name, 128, 128), label)
+            put(root / f"{name}.bin", bin_bytes(known[name][0]))
+    put(root / "camera.json", f'{{"recordings": {len(known)}}}'.encode())
+    return known
+
+
 def gesture_names() -> list[tuple[str, str, int, int]]:
     """(id, trial, label, which of its label): eleven gestures a trial, and arm roll a second time."""
     return [
@@ -184,6 +196,7 @@ TREES = {
         "SpikingJelly's extract": lambda root: cifar10_dvs(root, top="extract"),
         "SpikingJelly": lambda root: cifar10_dvs(root, top="events_np", kind="npz"),
     },
+    "cifar10-sim": {"filmed": cifar10_film},
     "dvs-gesture": {
         "released": lambda root: gestures(root, top="DvsGesture"),
         "without lists": lambda root: gestures(root, lists=False),

@@ -11,15 +11,18 @@ from event_trees import CALTECH, OPTIONS, TREES, rows_of
 from anystep import AnystepWarning
 from anystep.config import record_from
 from anystep.data import layouts, recordings
+from anystep.data.catalogue import find_recordings
 from anystep.data.datasets import load_dataset
+from anystep.data.event_sets import events_folder
 from anystep.data.frames import Direct, EqualCount, EqualTime, FixedDuration
+from anystep.data.protocols import natural
 from anystep.data.resize import resize
 from anystep.run import run_record
 
 LIVE = FixedDuration(10, 30_000)
 PARTS = ("train", "val", "test")
 SIZES = {"nmnist": (90, 10, 20), "ncaltech101": (808, 101, 101), "cifar10-dvs": (90, 10, 30), "dvs-gesture": (49, 11, 24)}
-SIZES |= {"events-folder": (32, 4, 4)}
+SIZES |= {"events-folder": (32, 4, 4), "cifar10-sim": (90, 10, 30)}
 OTHER_SPLIT = {("dvs-gesture", "Tonic"), ("events-folder", "parts")}  # fewer gestures; another protocol
 
 
@@ -78,7 +81,7 @@ def test_the_order_is_that_of_the_ids_and_not_of_the_file_system(small, monkeypa
     second = load("events-folder", root, cache)
     for part in PARTS:
         assert getattr(first, part).ids.tolist() == getattr(second, part).ids.tolist()
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(cache.glob("*.npy"))) == 1
     numbers = [each for each in first.train.ids if each.startswith("left/0/")]
     assert numbers == sorted(numbers, key=lambda each: int(each.rpartition(".")[2]))
 
@@ -184,7 +187,7 @@ def test_whatever_shapes_the_frames_has_a_file_of_its_own(small):
     file.write_bytes(file.read_bytes()[:-5])
     os.utime(file, (1, 1))
     load("events-folder", root, cache)
-    assert len(list(cache.iterdir())) == 7
+    assert len(list(cache.glob("*.npy"))) == 6  # other times are no other content
 
 
 def test_a_damaged_recording_is_named_and_leaves_no_frames(small):
@@ -192,7 +195,7 @@ def test_a_damaged_recording_is_named_and_leaves_no_frames(small):
     (root / "left" / "0" / "take.0.bin").write_bytes(b"123")
     with pytest.raises(ValueError, match=r"take\.0\.bin: truncated"):
         load("events-folder", root, cache)
-    assert list(cache.iterdir()) == []
+    assert list(cache.glob("*.npy")) == []
 
 
 def test_damaged_recordings_are_left_out_and_counted_if_you_say_so(tmp_path):
@@ -214,6 +217,46 @@ def test_damaged_recordings_are_left_out_and_counted_if_you_say_so(tmp_path):
         load("nmnist", tmp_path / "data", tmp_path / "cache")
 
 
+def test_a_folder_of_your_own_can_leave_out_damaged_recordings_too(small):
+    root, cache = small
+    (root / "left" / "0" / "take.0.bin").write_bytes(b"123")
+    with pytest.raises(ValueError, match=r"take\.0\.bin: truncated.*With skip_bad=True such recordings are left out"):
+        load("events-folder", root, cache)
+    with pytest.warns(AnystepWarning, match=r"events-folder: left out 1 of 40 recordings .* left/0/take\.0: "):
+        rest = load("events-folder", root, cache, skip_bad=True)
+    assert "left/0/take.0" not in samples_of(rest)
+    assert len(samples_of(rest)) == 39
+
+
+def test_recordings_are_found_without_opening_a_file(tmp_path):
+    known = TREES["nmnist"]["Tonic"](tmp_path / "data")
+    for path in (tmp_path / "data").rglob("*.bin"):
+        path.write_bytes(b"")
+    found = find_recordings("nmnist", tmp_path / "data")
+    assert {sample.id: sample.label for sample in found.samples} == {name: label for name, (_, label) in known.items()}
+    assert (found.protocol, found.sensor, found.finished) == ("nmnist/official", (34, 34), None)
+    assert tuple(len(getattr(found.split(), part)) for part in PARTS) == SIZES["nmnist"]
+    assert found.ids == sorted(known, key=natural)
+
+
+@pytest.mark.parametrize(("layout", "protocol"), [("classes", "random-90-10@0"), ("parts", "events-folder/given")])
+def test_a_folder_of_your_own_has_the_protocol_of_its_layout_unless_you_choose(layout, protocol, tmp_path):
+    TREES["events-folder"][layout](tmp_path)
+    assert find_recordings("events-folder", tmp_path).protocol == protocol
+    chosen = find_recordings("events-folder", tmp_path, protocol="fold-2-of-5@3", sensor=[34, 40])
+    assert (chosen.protocol, chosen.sensor) == ("fold-2-of-5@3", (34, 40))
+
+
+def test_only_event_data_sets_have_recordings(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown event data set 'nmist'. Did you mean 'nmnist'"):
+        find_recordings("nmist", tmp_path)
+
+
+def test_an_option_that_no_row_has_is_refused_by_the_row_itself(small):
+    with pytest.raises(ValueError, match=r"unknown option 'skipbad' in dataset events-folder. Did you mean 'skip_bad'"):
+        events_folder(binning=LIVE, root=small[0], skipbad=True)
+
+
 def test_when_nothing_can_be_read_nothing_is_skipped(tmp_path):
     TREES["nmnist"]["released"](tmp_path / "data")
     for path in (tmp_path / "data").rglob("*.bin"):
@@ -226,7 +269,8 @@ def test_a_long_build_says_how_far_it_is(small, monkeypatch, capsys):
     monkeypatch.setattr(recordings, "SECONDS_BETWEEN_LINES", 0.0)
     load("events-folder", *small)
     out, err = capsys.readouterr()
-    assert (out, len(err.splitlines())) == ("", 40)
+    assert (out, len(err.splitlines())) == ("", 80)
+    assert re.fullmatch(r"events-folder: 40 of 40 files hashed, \d+ a second", err.splitlines()[39])
     assert re.fullmatch(r"events-folder: 40 of 40 recordings binned, \d+ a second", err.splitlines()[-1])
 
 
@@ -311,9 +355,10 @@ def test_workers_are_at_least_one(small):
         load("events-folder", *small, workers=0)
 
 
-def test_a_sensor_is_two_whole_numbers(small):
-    with pytest.raises(ValueError, match=r"sensor must be \(height, width\), each >= 1, got \[34\]"):
-        load("events-folder", *small, sensor=[34])
+@pytest.mark.parametrize("sensor", [[34], [34, 0], [34, 34.0], 34])
+def test_a_sensor_is_two_whole_numbers(small, sensor):
+    with pytest.raises(ValueError, match=r"sensor must be \(height, width\), each >= 1, got "):
+        load("events-folder", *small, sensor=sensor)
 
 
 REAL = os.environ.get("ANYSTEP_DATA")

@@ -5,7 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from anystep.data.simulate import PATHS, Camera, Trajectory, _thresholds, closed_loop, path_of, saccade, simulate, simulate_many
+from anystep.data.simulate import (
+    PATHS,
+    Camera,
+    Trajectory,
+    closed_loop,
+    path_of,
+    saccade,
+    simulate,
+    simulate_many,
+    thresholds_of,
+)
 
 QUIET = Camera(noise_hz=0.0)
 
@@ -30,7 +40,7 @@ def light_at(image: np.ndarray, row: float, column: float) -> float:
 def slow_camera(image: np.ndarray, path: Trajectory, camera: Camera) -> list[tuple[int, int, int, int]]:
     """One pixel after the other, one sample after the other, from the definition."""
     height, width = camera.sensor
-    off, on = _thresholds(camera)
+    off, on = thresholds_of(camera)
     samples = [*range(0, path.duration_us, camera.substep_us), path.duration_us]
     rows, columns = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
     found = []
@@ -51,10 +61,13 @@ def slow_camera(image: np.ndarray, path: Trajectory, camera: Camera) -> list[tup
     return sorted(found)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_simulator_agrees_with_a_slow_camera_event_for_event(seed):
+SIZES = [*((4, 3) for _ in range(6)), (9, 10), (3, 20), (20, 7)]  # the last three are larger than the sensor of 6 x 7
+
+
+@pytest.mark.parametrize(("seed", "size"), list(enumerate(SIZES)))
+def test_the_simulator_agrees_with_a_slow_camera_event_for_event(seed, size):
     rng = np.random.default_rng(seed)
-    image = rng.random((4, 3)) * (rng.random((4, 3)) < 0.7)
+    image = rng.random(size) * (rng.random(size) < 0.7)
     times = (0, *sorted(rng.choice(np.arange(1, 20_000), 4, replace=False).tolist()), 20_003)
     path = Trajectory(times, tuple(rng.normal(0, 2, 6).tolist()), tuple(rng.normal(0, 2, 6).tolist()))
     camera = Camera(sensor=(6, 7), threshold=0.15, mismatch=0.1, noise_hz=0.0, substep_us=700, floor=0.05, seed=seed)
@@ -89,6 +102,26 @@ def test_a_still_image_sends_only_background_events():
         assert abs(share - 0.5) < 5 * 0.5 / math.sqrt(len(events))
 
 
+def test_an_image_larger_than_the_sensor_by_the_radius_hides_the_background():
+    path = closed_loop(60_000, radius=3.0, loops=2)
+    assert len(simulate(np.ones((34 + 6, 34 + 6)), path, QUIET, seed=0)) == 0
+    assert len(simulate(np.ones((34 + 5, 34 + 5)), path, QUIET, seed=0)) > 0
+
+
+def test_a_long_row_of_events_at_one_pixel_is_exact_to_the_last():
+    # the band that skips logarithms is kept by products: after thousands of crossings it must still let every one through
+    camera = Camera(sensor=(1, 1), threshold=0.01, mismatch=0.0, noise_hz=0.0, floor=0.001)
+    there_and_back = Trajectory(tuple(range(0, 41_000, 1000)), tuple(float(k % 2) for k in range(41)), (0.0,) * 41)
+    events = simulate([[1.0]], there_and_back, camera, seed=0)
+    expected = slow_camera(np.array([[1.0]]), there_and_back, camera)
+    assert len(expected) > 20_000
+    assert columns(events) == expected
+
+
+def test_a_path_is_named_with_an_underscore_or_a_hyphen():
+    assert path_of("closed-loop") == path_of("closed_loop") == closed_loop()
+
+
 def test_background_events_come_on_top_of_the_same_signal():
     image = np.random.default_rng(0).random((10, 10))
     signal = columns(simulate(image, saccade(30_000), QUIET, seed=1))
@@ -111,8 +144,8 @@ def test_events_are_ordered_by_time_then_row_column_and_polarity():
 
 
 def test_a_camera_is_its_seed_and_has_off_and_on_thresholds_of_their_own():
-    off, on = _thresholds(Camera(sensor=(60, 60), threshold=0.2, mismatch=0.05))
-    again, other = _thresholds(Camera(sensor=(60, 60), mismatch=0.05)), _thresholds(Camera((60, 60), mismatch=0.05, seed=1))
+    off, on = thresholds_of(Camera(sensor=(60, 60), threshold=0.2, mismatch=0.05))
+    again, other = thresholds_of(Camera(sensor=(60, 60), mismatch=0.05)), thresholds_of(Camera((60, 60), mismatch=0.05, seed=1))
     assert np.array_equal(again, [off, on])
     assert not np.array_equal(other, again)
     for each in (off, on):
@@ -178,8 +211,9 @@ def test_a_reader_that_stops_early_stops_the_workers():
         (lambda: Trajectory((0, 5), (0.0, math.nan), (0.0, 0.0)), "must be finite"),
         (lambda: closed_loop(loops=0), "closed_loop: loops must be >= 1"),
         (lambda: saccade(2), "saccade: duration_us must be >= 3"),
-        (lambda: path_of("closed-loop"), "unknown path 'closed-loop'. Did you mean 'closed_loop'"),
-        (lambda: simulate(np.zeros((35, 4)), saccade(), Camera(), seed=0), r"at most 34 x 34, got \(35, 4\)"),
+        (lambda: path_of("closed-lop"), "unknown path 'closed_lop'. Did you mean 'closed_loop'"),
+        (lambda: simulate(np.zeros(35), saccade(), Camera(), seed=0), r"image must be \(H0, W0\), each >= 1, got shape \(35,"),
+        (lambda: simulate(np.zeros((0, 4)), saccade(), Camera(), seed=0), r"each >= 1, got shape \(0, 4\)"),
         (lambda: simulate([[1.5]], saccade(), Camera(), seed=0), r"image must lie in \[0, 1\]"),
         (lambda: simulate([[math.nan]], saccade(), Camera(), seed=0), r"image must lie in \[0, 1\]"),
         (lambda: simulate_many(np.zeros((3, 3)), saccade(), Camera(), seed=0), r"images must be \(M, H0, W0\)"),

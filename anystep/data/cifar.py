@@ -159,14 +159,15 @@ def _shards(folder: Path, part: str) -> list[Path]:
 
 def _records(read: Callable[[Path], Part], train: list[Path], test: list[Path]) -> NDArray[Any]:
     """All images as RECORDs, training before test, each part ordered by the hash of the pixels and the label."""
-    parts = []
+    parts: list[NDArray[Any]] = []
     for testing, files in ((False, train), (True, test)):
         images, labels = (np.concatenate(each) for each in zip(*(read(file) for file in files), strict=True))
         names = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images]
         order = sorted(range(len(images)), key=lambda i: (names[i], int(labels[i])))
         part = np.empty(len(images), dtype=RECORD)
         part["image"], part["label"], part["test"] = images[order], labels[order], testing
-        part["id"] = list(_unique(names[i] for i in order))
+        known = set(parts[0]["id"].tolist()) if testing else set()  # an image of the test set that also trains has two ids
+        part["id"] = [f"{name}t" if name in known else name for name in _unique(names[i] for i in order)]
         parts.append(part)
     return np.concatenate(parts)
 

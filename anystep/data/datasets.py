@@ -6,10 +6,11 @@ import inspect
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, get_type_hints
 
 from anystep._lookup import check_keys, choose
 from anystep.data.cifar import cifar10, cifar100
+from anystep.data.cifar10_sim import cifar10_sim
 from anystep.data.digits import digits, digits_dvs
 from anystep.data.event_sets import cifar10_dvs, dvs_gesture, events_folder, ncaltech101, nmnist
 from anystep.data.frames import Encoding
@@ -22,6 +23,7 @@ DATASETS: dict[str, Callable[..., Splits]] = {
     "nmnist": nmnist,
     "ncaltech101": ncaltech101,
     "cifar10-dvs": cifar10_dvs,
+    "cifar10-sim": cifar10_sim,
     "dvs-gesture": dvs_gesture,
     "events-folder": events_folder,
     "cifar10": cifar10,
@@ -50,6 +52,21 @@ def load_dataset(
 ) -> Splits:
     """Row `name` of DATASETS in frames of `binning`; `options` are that row's own and unknown ones are refused."""
     load = choose(DATASETS, name, "dataset")
-    known = [key for key in inspect.signature(load).parameters if key not in ("binning", "cache", "workers")]
-    check_keys(options, known, "option", f"dataset {name}")
+    check_keys(options, options_of(name), "option", f"dataset {name}")
     return load(binning=binning, cache=cache, workers=workers, **options)
+
+
+def options_of(name: str) -> list[str]:
+    """The options that row `name` takes.
+
+    >>> options_of("events-folder")
+    ['root', 'sensor', 'protocol', 'size', 'interpolation', 'skip_bad']
+    """
+    load = choose(DATASETS, name, "dataset")
+    known: list[str] = []
+    for key, parameter in inspect.signature(load).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:  # a group of options with a type of its own
+            known += get_type_hints(load)[key].__args__[0].__annotations__
+        else:
+            known.append(key)
+    return [key for key in known if key not in ("binning", "cache", "workers")]

@@ -5,46 +5,30 @@ Nothing is downloaded. A sample's id is the same in every layout, and samples ar
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
-from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anystep._lookup import check_keys
 from anystep._warnings import AnystepWarning
+from anystep.data.catalogue import SOURCES, Catalogue, check_protocol, check_sensor, find_recordings
 from anystep.data.frames import BINNINGS, Binning, Encoding
-from anystep.data.layouts import (
-    PARTS,
-    TONIC_PARTS,
-    Folder,
-    any_depth,
-    check_complete,
-    cut_gesture,
-    folders_in,
-    nothing_found,
-    places,
-    released_gestures,
-    root_folder,
-    tonic_gesture,
-    two_levels,
-)
-from anystep.data.protocols import Split, natural, number_in, rule_of, split
-from anystep.data.recordings import Look, Sample, stack_frames
-from anystep.data.sets import FrameSet, Splits
+from anystep.data.layouts import Folder
+from anystep.data.protocols import Split
+from anystep.data.recordings import Look, stack_frames
+from anystep.data.sets import Splits
 
-DIGITS = tuple("0123456789")
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-GESTURES = (
-    *("hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter clockwise"),
-    *("left arm clockwise", "left arm counter clockwise", "arm roll", "air drums", "air guitar", "other gestures"),
-)
-CALTECH_CLASSES = 101
-_SPIKINGJELLY_FRAMES = re.compile(r"frames_number_([0-9]+)_split_by_(number|time)")
-_CUT_BY = {"number": "equal_count", "time": "equal_time"}
+
+class FrameOptions(TypedDict, total=False):
+    """How the frames of a row look, and what becomes of recordings that cannot be read."""
+
+    size: int | None
+    interpolation: str
+    skip_bad: bool
 
 
 def nmnist(
@@ -62,20 +46,10 @@ def nmnist(
 
     root   the folder with {Train,Test}/<digit>/*.bin, or one above it called NMNIST or extract, or SpikingJelly's root
     """
-    wanted = "Train/<digit>/*.bin and Test/<digit>/*.bin, or SpikingJelly's events_np/train/<digit>/*.npz"
-    look = _look("nmnist", binning, size, interpolation, sensor=(34, 34), from_first=False)
-    _check_protocol("nmnist", protocol)
-    base = root_folder("nmnist", root, wanted)
-    for folder, suffixes in places(base, ("", "NMNIST", "extract"), (".bin",)):
-        entries = [each for each in two_levels(folder, suffixes, PARTS) if each.group in DIGITS and each.part]
-        if entries:
-            break
-    else:
-        raise nothing_found("nmnist", base, wanted)
-    for part in ("train", "test"):
-        check_complete("nmnist", base, {each.group for each in entries if each.part == part}, DIGITS, f" in {part}")
-    samples = [Sample(f"{e.part}/{e.group}/{e.path.stem}", DIGITS.index(e.group), e.path, e.part) for e in entries]
-    return _splits("nmnist", samples, DIGITS, look, protocol=protocol, cache=cache, workers=workers, skip_bad=skip_bad)
+    look = _look("nmnist", binning, size, interpolation, from_first=False)
+    check_protocol("nmnist", protocol)
+    found = find_recordings("nmnist", root, protocol=protocol)
+    return frames_of(found, look, cache=cache, workers=workers, skip_bad=skip_bad)
 
 
 def ncaltech101(
@@ -96,27 +70,12 @@ def ncaltech101(
     Recordings differ in size: of each, the pixels in use (x and y shifted to start at 0, up to the largest) are stretched to
     `size` x `size`, so `size` must be given. BrainCog, the code of TKS, does so; SpikingJelly keeps 180 x 240 for all.
     """
-    wanted = "the 101 folders <class>/*.bin (Caltech101), or SpikingJelly's events_np/<class>/*.npz"
-    look = _look("ncaltech101", binning, size, interpolation, sensor=(180, 240), from_first=False, tight=True)
+    look = _look("ncaltech101", binning, size, interpolation, from_first=False, tight=True)
     if size is None:
         raise ValueError("ncaltech101: size must be given, such as 48: the recordings differ in size, got None")
-    _check_protocol("ncaltech101", protocol)
-    base = root_folder("ncaltech101", root, wanted)
-    below = ("", "Caltech101", "extract", "extract/Caltech101", "NCALTECH101/Caltech101")
-    for folder, suffixes in places(base, below, (".bin",)):
-        entries = two_levels(folder, suffixes, {})
-        if entries:
-            break
-    else:
-        raise nothing_found("ncaltech101", base, wanted)
-    classes = tuple(sorted({each.group for each in entries}))
-    if len(classes) != CALTECH_CLASSES:
-        raise ValueError(
-            f"ncaltech101: {base} must hold {CALTECH_CLASSES} folders of classes, got {len(classes)}; "
-            "events-folder reads a part of them as a data set of its own"
-        )
-    samples = [Sample(f"{e.group}/{e.path.stem}", classes.index(e.group), e.path) for e in entries]
-    return _splits("ncaltech101", samples, classes, look, protocol=protocol, cache=cache, workers=workers, skip_bad=skip_bad)
+    check_protocol("ncaltech101", protocol)
+    found = find_recordings("ncaltech101", root, protocol=protocol)
+    return frames_of(found, look, cache=cache, workers=workers, skip_bad=skip_bad)
 
 
 def cifar10_dvs(
@@ -137,24 +96,10 @@ def cifar10_dvs(
 
     There is no official split; see docs/data.md for the two that papers use. Ids are <class>/<number of the file>.
     """
-    wanted = "airplane/*.aedat to truck/*.aedat (Tonic: *.aedat4), or SpikingJelly's events_np/<class>/*.npz"
-    look = _look("cifar10-dvs", binning, size, interpolation, sensor=(128, 128))
-    _check_protocol("cifar10-dvs", protocol)
-    base = root_folder("cifar10-dvs", root, wanted)
-    for folder, suffixes in places(base, ("", "CIFAR10DVS", "extract"), (".aedat", ".aedat4")):
-        entries = [each for each in two_levels(folder, suffixes, {}) if each.group in CIFAR10]
-        if entries:
-            break
-    else:
-        raise nothing_found("cifar10-dvs", base, wanted)
-    check_complete("cifar10-dvs", base, {each.group for each in entries}, CIFAR10)
-    samples = []
-    for each in entries:
-        number = number_in(each.path.stem)
-        if number < 0:
-            raise ValueError(f"cifar10-dvs: the name of a recording must end in its number, got {each.path}")
-        samples.append(Sample(f"{each.group}/{number}", CIFAR10.index(each.group), each.path))
-    return _splits("cifar10-dvs", samples, CIFAR10, look, protocol=protocol, cache=cache, workers=workers, skip_bad=skip_bad)
+    look = _look("cifar10-dvs", binning, size, interpolation)
+    check_protocol("cifar10-dvs", protocol)
+    found = find_recordings("cifar10-dvs", root, protocol=protocol)
+    return frames_of(found, look, cache=cache, workers=workers, skip_bad=skip_bad)
 
 
 def dvs_gesture(
@@ -176,21 +121,10 @@ def dvs_gesture(
     Every gesture starts its clock at its first event. Ids are userNN_<light>/<label>_<k>, k counting the gestures of that
     label in the recording. The release has more gestures than Tonic's folder: accuracies on the two have other hashes.
     """
-    wanted = "userNN_<light>.aedat with userNN_<light>_labels.csv, ibmGestureTrain/userNN_<light>/<label>.npy (Tonic), "
-    wanted += "or events_np/train/<label>/userNN_<light>_<k>.npz (SpikingJelly)"
-    look = _look("dvs-gesture", binning, size, interpolation, sensor=(128, 128))
-    _check_protocol("dvs-gesture", protocol)
-    base = root_folder("dvs-gesture", root, wanted)
-    samples: list[Sample] = []
-    for place in ("", "DvsGesture", "extract/DvsGesture"):
-        samples = samples or released_gestures(base / place)
-    for place in ("", "DVSGesture"):
-        samples = samples or [tonic_gesture(e) for e in two_levels(base / place, (".npy",), TONIC_PARTS) if e.part]
-    for place in ("events_np", ""):
-        samples = samples or [cut_gesture(e) for e in two_levels(base / place, (".npz",), PARTS) if e.part]
-    if not samples:
-        raise nothing_found("dvs-gesture", base, wanted)
-    return _splits("dvs-gesture", samples, GESTURES, look, protocol=protocol, cache=cache, workers=workers, skip_bad=skip_bad)
+    look = _look("dvs-gesture", binning, size, interpolation)
+    check_protocol("dvs-gesture", protocol)
+    found = find_recordings("dvs-gesture", root, protocol=protocol)
+    return frames_of(found, look, cache=cache, workers=workers, skip_bad=skip_bad)
 
 
 def events_folder(
@@ -200,44 +134,26 @@ def events_folder(
     workers: int | None = None,
     root: Folder | None = None,
     sensor: Sequence[int] | None = None,
-    size: int | None = None,
-    interpolation: str = "nearest",
     protocol: str | None = None,
+    **frames: Unpack[FrameOptions],
 ) -> Splits:
     """Your own recordings: a folder a class, in every format that `read_events` knows.
 
     root       holds <class>/.../<file>, or train/<class>/... and test/<class>/...
     sensor     (height, width), for formats that do not say it, such as .npz
     protocol   None: "events-folder/given" if there are train and test, else "random-90-10@0"
+    frames     size, interpolation and skip_bad, as the other rows have them
 
     Time counts from a recording's first event. Ids are paths below root without the suffix; classes are in the order of
     their names. Recordings of different sizes need `size`.
     """
-    wanted = "<class>/.../<recording>, or train/<class>/... and test/<class>/..."
-    camera = None if sensor is None else _sensor("events-folder", sensor)
-    look = _look("events-folder", binning, size, interpolation, sensor=camera)
+    check_keys(frames, FrameOptions.__annotations__, "option", "dataset events-folder")
+    camera = None if sensor is None else check_sensor("events-folder", sensor)
+    look = _look("events-folder", binning, frames.get("size"), frames.get("interpolation", "nearest"), sensor=camera)
     if protocol is not None:
-        _check_protocol("events-folder", protocol)
-    base = root_folder("events-folder", root, wanted)
-    parts = {path.name.lower(): path for path in folders_in(base)}
-    if set(PARTS) <= set(parts):
-        if extra := sorted(set(parts) & {"val", "valid", "validation"}):
-            raise ValueError(
-                f"events-folder: {parts[extra[0]]} lies beside train and test, but validation is carved from train: "
-                "move its recordings there"
-            )
-        entries = [each for part in PARTS for each in any_depth(parts[part], part)]
-    else:
-        entries = list(any_depth(base, None))
-    if not entries:
-        raise nothing_found("events-folder", base, wanted)
-    classes = tuple(sorted({each.group for each in entries}))
-    samples = [
-        Sample(each.path.relative_to(base).with_suffix("").as_posix(), classes.index(each.group), each.path, each.part)
-        for each in entries
-    ]
-    chosen = protocol or ("events-folder/given" if entries[0].part else "random-90-10@0")
-    return _splits("events-folder", samples, classes, look, protocol=chosen, cache=cache, workers=workers, skip_bad=False)
+        check_protocol("events-folder", protocol)
+    found = find_recordings("events-folder", root, protocol=protocol, sensor=camera)
+    return frames_of(found, look, cache=cache, workers=workers, skip_bad=frames.get("skip_bad", False))
 
 
 def _look(
@@ -246,66 +162,35 @@ def _look(
     size: int | None,
     interpolation: str,
     *,
-    sensor: tuple[int, int] | None,
+    sensor: tuple[int, int] | None = None,
     from_first: bool = True,
     tight: bool = False,
 ) -> Look:
     """The record of how frames are made, or an error for images' encodings."""
     if not isinstance(binning, Binning):
         raise ValueError(f"{name} holds events: its binning must be one of {', '.join(BINNINGS)}, got {binning.name}")
-    return Look(binning, size, interpolation, sensor, from_first, tight)
+    return Look(binning, size, interpolation, sensor or SOURCES[name].sensor, from_first, tight)
 
 
-def _sensor(name: str, sensor: Sequence[int]) -> tuple[int, int]:
-    whole = [isinstance(each, int) and not isinstance(each, bool) and each >= 1 for each in sensor]
-    if len(whole) != 2 or not all(whole):
-        raise ValueError(f"{name}: sensor must be (height, width), each >= 1, got {sensor!r}")
-    return sensor[0], sensor[1]
-
-
-def _check_protocol(name: str, protocol: str) -> None:
-    """A protocol is for its data set; `random-90-10@SEED` and `fold-K-of-N@SEED` are for any."""
-    rule_of(protocol)
-    if not protocol.startswith((f"{name}/", "random-", "fold-")):
-        raise ValueError(
-            f"{name}: protocol must be one of {name}/..., random-90-10@SEED or fold-K-of-N@SEED, got {protocol!r}"
-        )
-
-
-def _splits(
-    name: str,
-    samples: Sequence[Sample],
-    classes: tuple[str, ...],
-    look: Look,
-    *,
-    protocol: str,
-    cache: Folder | None,
-    workers: int | None,
-    skip_bad: bool,
-) -> Splits:
-    """Frames of all samples in the order of their ids, split by `protocol`. Skipped samples change the hash of the split."""
-    described = look.binning.describe()
-    ordered = sorted(samples, key=lambda sample: natural(sample.id))
-    for one, other in pairwise(ordered):
-        if one.id == other.id:
-            raise ValueError(f"{name}: two files are the sample {one.id}: {one.path} and {other.path}; keep one of them")
-    if finished := _spikingjelly(name, ordered[0].path, look):
-        ordered, described = [replace(each, frames=True) for each in ordered], {**described, "cut_by": finished}
-    labels = np.array([sample.label for sample in ordered], dtype=np.int64)
-    ids = [sample.id for sample in ordered]
-    parts = split(protocol, labels, ids=ids, parts=[sample.part for sample in ordered])
-    stack = stack_frames(name, ordered, look, cache=cache, workers=workers, skip_bad=skip_bad)
+def frames_of(found: Catalogue, look: Look, *, cache: Folder | None, workers: int | None, skip_bad: bool) -> Splits:
+    """Frames of all recordings, split by their protocol. Skipped recordings change the hash of the split."""
+    described, samples = look.binning.describe(), found.samples
+    if found.finished:
+        check_finished(found, look)
+        samples, described = tuple(replace(each, frames=True) for each in samples), {**described, "cut_by": "spikingjelly"}
+    parts = found.split()
+    stack = stack_frames(found.name, samples, look, cache=cache, workers=workers, skip_bad=skip_bad)
     if stack.bad:
         index, message = next(iter(stack.bad.items()))
-        text = f"{name}: left out {len(stack.bad)} of {len(ordered)} recordings that cannot be read"
-        warnings.warn(f"{text}; the first, {ids[index]}: {message}", AnystepWarning, stacklevel=3)
-        parts = Split(protocol, *(_without(part, stack.bad) for part in (parts.train, parts.val, parts.test)))
-    data = FrameSet(stack.frames, labels, ids)
+        text = f"{found.name}: left out {len(stack.bad)} of {len(samples)} recordings that cannot be read"
+        warnings.warn(f"{text}; the first, {found.ids[index]}: {message}", AnystepWarning, stacklevel=3)
+        parts = Split(parts.name, *(_without(part, stack.bad) for part in (parts.train, parts.val, parts.test)))
+    data = stack.with_labels(found.labels, found.ids)
     return Splits(
         train=data.subset(parts.train),
         val=data.subset(parts.val),
         test=data.subset(parts.test),
-        classes=classes,
+        classes=found.classes,
         protocol=parts.name,
         protocol_hash=parts.hash,
         causal=look.binning.causal,
@@ -317,15 +202,11 @@ def _without(part: NDArray[np.int64], bad: dict[int, str]) -> NDArray[np.int64]:
     return part[~np.isin(part, list(bad))]
 
 
-def _spikingjelly(name: str, path: Path, look: Look) -> str | None:
-    """Who cut the frames if the path goes through SpikingJelly's folder of finished ones, which must be of the binning."""
-    for folder in path.parents:
-        if found := _SPIKINGJELLY_FRAMES.fullmatch(folder.name):
-            steps, cut = int(found[1]), _CUT_BY[found[2]]
-            if (look.binning.name, look.binning.steps) != (cut, steps):
-                raise ValueError(
-                    f"{name}: {folder} holds {steps} frames cut by {cut}, the binning is {look.binning.describe()}; "
-                    "give the folder above it as root to cut the events themselves"
-                )
-            return "spikingjelly"
-    return None
+def check_finished(found: Catalogue, look: Look) -> None:
+    """Frames that SpikingJelly cut are of the binning asked for, or an error."""
+    made = found.finished
+    if made and (look.binning.name, look.binning.steps) != (made.binning, made.steps):
+        raise ValueError(
+            f"{found.name}: {made.folder} holds {made.steps} frames cut by {made.binning}, the binning is "
+            f"{look.binning.describe()}; give the folder above it as root to cut the events themselves"
+        )

@@ -49,10 +49,19 @@ def check_complete(name: str, root: Path, found: set[str], classes: Sequence[str
         raise ValueError(f"{text}; the release has all {len(classes)} classes")
 
 
-def places(root: Path, folders: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Where recordings may lie: as released first, then as SpikingJelly converted them."""
-    yield from ((root / folder, suffixes) for folder in folders)
-    yield from ((root / folder, (".npz",)) for folder in ("events_np", ""))
+def first_place(
+    root: Path, folders: Sequence[str], suffixes: tuple[str, ...], parts: dict[str, str], *, groups: Sequence[str] = ()
+) -> list[Entry]:
+    """The files of the first place that has some: the release in one of `folders`, then as SpikingJelly converted them.
+
+    groups   only these folders of classes count; none given: all
+    """
+    converted = (("events_np", (".npz",)), ("", (".npz",)))
+    for folder, endings in (*((folder, suffixes) for folder in folders), *converted):
+        entries = [each for each in two_levels(root / folder, endings, parts) if not groups or each.group in groups]
+        if entries:
+            return entries
+    return []
 
 
 def folders_in(folder: Path) -> list[Path]:

@@ -143,35 +143,39 @@ PATHS: dict[str, Callable[..., Trajectory]] = {"closed_loop": closed_loop, "sacc
 
 
 def path_of(path: str | Trajectory) -> Trajectory:
-    """A trajectory as it is, or the one a name of PATHS stands for."""
-    return path if isinstance(path, Trajectory) else choose(PATHS, path, "path")()
+    """A trajectory as it is, or the one a name of PATHS stands for; "closed-loop" is read as "closed_loop"."""
+    return path if isinstance(path, Trajectory) else choose(PATHS, path_name(path), "path")()
+
+
+def path_name(path: str) -> str:
+    """The one spelling of a path's name: as PATHS has it, with underscores."""
+    return path.replace("-", "_")
 
 
 def simulate(image: ArrayLike, path: Trajectory, camera: Camera, *, seed: int | Sequence[int]) -> Events:
     """The events of `camera` while `image` moves along `path` over a black background.
 
-    image (H0, W0) in [0, 1], no larger than the sensor: it starts at the centre, (H - H0) // 2 rows down, and is moved by
-    bilinear interpolation; what leaves the sensor is not seen. All times are in [0, path.duration_us). Events are ordered by
-    time, ties by row, column and polarity. `seed` draws the background events and nothing else: the same arguments
-    always give the same events.
+    image (H0, W0) in [0, 1]: it starts at the centre, (H - H0) // 2 rows down, and is moved by bilinear interpolation; what
+    lies outside the sensor is not seen until it moves in. An image that is larger than the sensor by what the path moves it
+    hides the background. All times are in [0, path.duration_us). Events are ordered by time, ties by row, column and
+    polarity. `seed` draws the background events and nothing else: the same arguments always give the same events.
     """
     picture = np.asarray(image, dtype=np.float64)
-    height, width = camera.sensor
-    if picture.ndim != 2 or picture.shape[0] > height or picture.shape[1] > width:
-        raise ValueError(f"simulate: image must be (H0, W0) with at most {height} x {width}, got {picture.shape}")
+    if picture.ndim != 2 or 0 in picture.shape:
+        raise ValueError(f"simulate: image must be (H0, W0), each >= 1, got shape {picture.shape}")
     if not (picture.min(initial=0) >= 0 and picture.max(initial=0) <= 1):
         raise ValueError(f"simulate: image must lie in [0, 1], got {picture.min()} to {picture.max()}")
     times = np.unique(np.append(np.arange(0, path.duration_us, camera.substep_us), path.duration_us))
     dx, dy = path.at(times)
     margin = math.ceil(max(np.abs(dx).max(), np.abs(dy).max())) + 1
-    canvas = np.zeros((height + 2 * margin, width + 2 * margin))
-    top, left = margin + (height - picture.shape[0]) // 2, margin + (width - picture.shape[1]) // 2
-    canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    canvas = _canvas(picture, camera.sensor, margin)
     # A pixel (y, x) sees the canvas at (y, x) + margin - (dy, dx): a whole number of pixels and a fraction.
     source = margin - np.stack([dy, dx], axis=1)
     whole = np.floor(source)
-    keys = _crossings(canvas, times, whole.astype(np.int64), source - whole, _thresholds(camera), float(camera.floor))
-    return _decode(np.concatenate([keys, _noise(path.duration_us, camera, seed)]), camera.sensor)
+    keys = _crossings(canvas, times, whole.astype(np.int64), source - whole, thresholds_of(camera), float(camera.floor))
+    keys = np.sort(np.concatenate([keys, _noise(path.duration_us, camera, seed)]))
+    t, x, y, p = _columns(keys, *camera.sensor)
+    return Events(t, x, y, p, camera.sensor)
 
 
 def simulate_many(
@@ -204,8 +208,21 @@ def simulate_many(
     return map_ahead(one, chosen, workers or os.cpu_count() or 1, ahead=4)
 
 
+def _canvas(picture: NDArray[np.float64], sensor: tuple[int, int], margin: int) -> NDArray[np.float64]:
+    """The picture in the middle of the sensor with `margin` black pixels on every side; what goes beyond them is cut."""
+    canvas = np.zeros((sensor[0] + 2 * margin, sensor[1] + 2 * margin))
+    here, there = [], []
+    for seen, size in zip(sensor, picture.shape, strict=True):
+        first = margin + (seen - size) // 2
+        last = min(first + size, seen + 2 * margin)
+        here.append(slice(max(first, 0), last))
+        there.append(slice(max(-first, 0), last - first))
+    canvas[tuple(here)] = picture[tuple(there)]
+    return canvas
+
+
 @lru_cache(maxsize=8)
-def _thresholds(camera: Camera) -> NDArray[np.float64]:
+def thresholds_of(camera: Camera) -> NDArray[np.float64]:
     """(2, H, W): the off and the on threshold of every pixel, fixed by the camera's seed."""
     draw = np.random.default_rng(camera.seed).standard_normal((2, *camera.sensor))
     thresholds: NDArray[np.float64] = camera.threshold * np.maximum(1 + camera.mismatch * draw, _SMALLEST_THRESHOLD)
@@ -221,67 +238,94 @@ def _noise(duration_us: int, camera: Camera, seed: int | Sequence[int]) -> NDArr
     return rng.integers(0, duration_us * height * width * 2, count)
 
 
-def _decode(keys: NDArray[np.int64], sensor: tuple[int, int]) -> Events:
-    """Events from keys ((t * H + y) * W + x) * 2 + p: sorting the keys sorts by time, then row, column, polarity."""
-    height, width = sensor
-    place, p = np.divmod(np.sort(keys), 2)
-    t, pixel = np.divmod(place, height * width)
-    y, x = np.divmod(pixel, width)
-    return Events(t, x.astype(np.int16), y.astype(np.int16), p.astype(np.uint8), sensor)
+@njit(nogil=True, cache=True)
+def _columns(keys: Any, height: int, width: int) -> Any:
+    """t, x, y, p of keys ((t * H + y) * W + x) * 2 + p: sorting the keys sorted by time, then row, column, polarity."""
+    t, x, y = np.empty(len(keys), np.int64), np.empty(len(keys), np.int16), np.empty(len(keys), np.int16)
+    p = np.empty(len(keys), np.uint8)
+    for i in range(len(keys)):
+        row = (keys[i] >> 1) // width
+        t[i] = row // height
+        x[i], y[i], p[i] = (keys[i] >> 1) - row * width, row - t[i] * height, keys[i] & 1
+    return t, x, y, p
 
 
 @njit(nogil=True, cache=True)
-def _see(canvas: Any, row: int, column: int, part: Any, light: Any) -> None:
-    """One row of the sensor: light[x] interpolated between four pixels of the canvas."""
-    down, right = part
-    above, below = canvas[row, column:], canvas[row + 1, column:]
+def _across(row: Any, right: float, seen: Any) -> None:
+    """seen[x]: a row of the canvas `right` of a pixel further on."""
+    for x in range(len(seen)):
+        seen[x] = (1 - right) * row[x] + right * row[x + 1]
+
+
+@njit(nogil=True, cache=True)
+def _down(high: Any, low: Any, down: float, light: Any) -> None:
+    """light[x] between two rows that `_across` made."""
     for x in range(len(light)):
-        high = (1 - right) * above[x] + right * above[x + 1]
-        low = (1 - right) * below[x] + right * below[x + 1]
-        light[x] = (1 - down) * high + down * low
+        light[x] = (1 - down) * high[x] + down * low[x]
 
 
 @njit(nogil=True, cache=True)
-def _append(keys: Any, count: int, key: int) -> Any:
-    """`keys` with keys[count] = key, made twice as long when it was full."""
-    if count == len(keys):
-        longer = np.empty(2 * count, np.int64)
-        longer[:count] = keys
-        keys = longer
-    keys[count] = key
-    return keys
+def _leaving(darkest: Any, after: Any, brightest: Any, leaves: Any) -> None:
+    """leaves[x] = 1 where the light is outside the band. Without a branch, so that it runs on vectors."""
+    for x in range(len(after)):
+        leaves[x] = (after[x] <= darkest[x]) | (after[x] >= brightest[x])
+
+
+@njit(nogil=True, cache=True)
+def _longer(keys: Any) -> Any:
+    """`keys`, with room for as many again."""
+    room = np.empty(2 * len(keys), np.int64)
+    room[: len(keys)] = keys
+    return room
 
 
 @njit(nogil=True, cache=True)
 def _crossings(canvas: Any, times: Any, whole: Any, part: Any, thresholds: Any, floor: float) -> Any:
     """Keys of all threshold crossings. Logarithms are taken only where the light left the band that makes no event."""
     _, height, width = thresholds.shape
-    light = np.empty((height, width))
-    after = np.empty(width)
+    light, after = np.empty((height, width)), np.empty((height, width))
+    high, low = np.empty(width), np.empty(width)
+    leaves = np.zeros((width + 7) // 8 * 8, np.uint8)
+    eights = leaves.view(np.uint64)  # eight pixels a look: few of them make an event in one step
+    _across(canvas[whole[0, 0], whole[0, 1] :], part[0, 1], high)
     for y in range(height):
-        _see(canvas, y + whole[0, 0], whole[0, 1], part[0], light[y])
+        _across(canvas[y + 1 + whole[0, 0], whole[0, 1] :], part[0, 1], low)
+        _down(high, low, part[0, 0], light[y])
+        high, low = low, high
     reference = np.log(light + floor)
-    # The band is narrowed by far more than a rounding error: it may only let too much through to the exact test.
-    darkest = np.exp(reference - thresholds[0]) * (1 + 1e-9) - floor
-    brightest = np.exp(reference + thresholds[1]) * (1 - 1e-9) - floor
+    # The band is narrowed by far more than the rounding errors of `bright`, which is exp(reference) kept by products:
+    # it may only let too much through to the exact test.
+    bright, off, on = light + floor, np.exp(-thresholds[0]) * (1 + 1e-9), np.exp(thresholds[1]) * (1 - 1e-9)
+    factor = np.exp(thresholds)
+    darkest, brightest = bright * off - floor, bright * on - floor
     keys, count = np.empty(4096, np.int64), 0
     for k in range(1, len(times)):
         start, length = times[k - 1], times[k] - times[k - 1]
+        _across(canvas[whole[k, 0], whole[k, 1] :], part[k, 1], high)
         for y in range(height):
-            _see(canvas, y + whole[k, 0], whole[k, 1], part[k], after)
-            for x in range(width):
-                if darkest[y, x] < after[x] < brightest[y, x]:
+            _across(canvas[y + 1 + whole[k, 0], whole[k, 1] :], part[k, 1], low)
+            _down(high, low, part[k, 0], after[y])
+            high, low = low, high
+            _leaving(darkest[y], after[y], brightest[y], leaves[:width])
+            for eight in range(len(eights)):
+                if eights[eight] == 0:
                     continue
-                before, level = math.log(light[y, x] + floor), math.log(after[x] + floor)
-                p = 1 if level > reference[y, x] else 0
-                sign, threshold = 2 * p - 1, thresholds[p, y, x]
-                while sign * (level - reference[y, x]) >= threshold:
-                    reference[y, x] += sign * threshold
-                    # A crossing at the very end of a substep still belongs to it, so no time reaches the duration.
-                    t = start + min(int((reference[y, x] - before) / (level - before) * length), length - 1)
-                    keys = _append(keys, count, ((t * height + y) * width + x) * 2 + p)
-                    count += 1
-                darkest[y, x] = math.exp(reference[y, x] - thresholds[0, y, x]) * (1 + 1e-9) - floor
-                brightest[y, x] = math.exp(reference[y, x] + thresholds[1, y, x]) * (1 - 1e-9) - floor
-            light[y] = after
+                for x in range(8 * eight, min(8 * eight + 8, width)):
+                    if leaves[x] == 0:
+                        continue
+                    before, level = math.log(light[y, x] + floor), math.log(after[y, x] + floor)
+                    p = 1 if level > reference[y, x] else 0
+                    sign, threshold = 2 * p - 1, thresholds[p, y, x]
+                    while sign * (level - reference[y, x]) >= threshold:
+                        reference[y, x] += sign * threshold
+                        bright[y, x] *= factor[1, y, x] if p else 1 / factor[0, y, x]
+                        # A crossing at the very end of a substep still belongs to it, so no time reaches the duration.
+                        t = start + min(int((reference[y, x] - before) / (level - before) * length), length - 1)
+                        if count == len(keys):
+                            keys = _longer(keys)
+                        keys[count] = ((t * height + y) * width + x) * 2 + p
+                        count += 1
+                    darkest[y, x] = bright[y, x] * off[y, x] - floor
+                    brightest[y, x] = bright[y, x] * on[y, x] - floor
+        light, after = after, light
     return keys[:count]

@@ -28,6 +28,7 @@ SIZES = {
     "nmnist": (90, 10, 20),
     "ncaltech101": (808, 101, 101),
     "cifar10-dvs": (90, 10, 30),
+    "cifar10-sim": (90, 10, 30),
     "dvs-gesture": (49, 11, 24),
     "events-folder": (32, 4, 4),
     "cifar10": (180, 20, 20),

@@ -1,0 +1,143 @@
+"""`anystep data ACTION`: what data sets there are, fetching, checking, showing and filming them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def list_(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What data sets there are."""
+    from anystep.console import print_table
+    from anystep.data.datasets import DATASETS, about
+
+    print_table("data sets", ["name", "what"], [[name, about(name)] for name in DATASETS])
+    return {"datasets": list(DATASETS)}
+
+
+def get(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Fetch a data set's release, check it against its published hash and unpack it; broken downloads go on."""
+    from anystep.console import progress_bar, say
+    from anystep.data.get import get_dataset
+
+    with progress_bar(f"getting {arguments.name}", unit="bytes") as progress:
+        return get_dataset(arguments.name, arguments.dir or Path("data") / arguments.name, say=say, progress=progress)
+
+
+def check(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Read every sample where it lies: counts, times, sizes, and the files that cannot be read."""
+    from anystep.console import print_table, progress_bar, say
+    from anystep.data.check import check_dataset, table_cells
+    from anystep.figures.contact_sheet import contact_sheet
+
+    with progress_bar(f"checking {arguments.name}") as progress:
+        found = check_dataset(
+            arguments.name, arguments.dir, options=_options(arguments.option), deep=arguments.deep, progress=progress
+        )
+    print_table(*table_cells(found.summary))
+    for each in found.summary["corrupt"]:
+        say(f"cannot be read: {each['file']}: {each['reason']}")
+    result = {**found.summary, "ok": arguments.skip_bad or not found.summary["corrupt"]}
+    if arguments.sheet and found.examples:
+        result["sheet"] = str(contact_sheet(Path(arguments.sheet), found.examples))
+        say(f"one sample of each class: {arguments.sheet}")
+    return result
+
+
+def show(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Animate one recording as a GIF, at its own speed or slower."""
+    from anystep.console import say
+    from anystep.data.readers import read_events
+    from anystep.figures.animation import animate
+
+    sensor = None if arguments.sensor is None else _pair(arguments.sensor)
+    events = read_events(arguments.file, sensor=sensor, sort=True)
+    out = Path(arguments.out or Path(arguments.file).with_suffix(".gif").name)
+    frames = animate(events, out, frame_us=arguments.frame_us, slow=arguments.slow)
+    say(f"{frames} pictures: {out}")
+    height, width = events.sensor
+    return {"animation": str(out), "pictures": frames, "events": len(events), "sensor": [height, width]}
+
+
+def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Film a set of images with the simulated event camera; what is there already is kept."""
+    from anystep.console import progress_bar
+    from anystep.data.cifar10_sim import simulate_dataset
+
+    with progress_bar(f"filming {arguments.images}") as progress:
+        return simulate_dataset(
+            arguments.images,
+            root=arguments.root or Path("data") / arguments.images,
+            out=arguments.out,
+            path=arguments.path,
+            per_class=arguments.per_class,
+            workers=arguments.workers,
+            seed=arguments.seed,
+            progress=progress,
+        )
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "list": list_,
+    "get": get,
+    "check": check,
+    "show": show,
+    "simulate": simulate,
+}
+
+
+def add_actions(parser: argparse.ArgumentParser) -> None:
+    """The actions of `anystep data` and their flags."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name: str) -> argparse.ArgumentParser:
+        text = (ACTIONS[name].__doc__ or "").strip()
+        return actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    action("list")
+    add = action("get")
+    add.add_argument("name", help="a row of: anystep data list")
+    add.add_argument("dir", nargs="?", help="where to put it (default: data/NAME)")
+    add = action("check")
+    add.add_argument("name", help="a row of: anystep data list")
+    add.add_argument("dir", nargs="?", help="the folder that holds it; none for sets that come with a library")
+    add.add_argument("--sheet", metavar="FILE.png", help="draw one sample of each class there")
+    add.add_argument("--deep", action="store_true", help="decode every image too, not only count the files")
+    add.add_argument("--skip-bad", action="store_true", help="files that cannot be read are counted and are no failure")
+    add.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the row; may be repeated")
+    add = action("show")
+    add.add_argument("file", help="a recording of any format that is read")
+    add.add_argument("--out", metavar="FILE.gif", help="the animation (default: the recording's name here)")
+    add.add_argument("--frame-us", type=int, metavar="N", help="microseconds in a picture (default: what suits)")
+    add.add_argument("--slow", type=float, default=1.0, metavar="X", help="how many times slower than life (default: 1)")
+    add.add_argument("--sensor", metavar="H,W", help="for formats that do not say it, like 128,128")
+    add = action("simulate")
+    add.add_argument("--images", default="cifar10", help="the image set (default: cifar10)")
+    add.add_argument("--root", metavar="DIR", help="the folder that holds it (default: data/IMAGES)")
+    add.add_argument("--path", default="closed-loop", help="how the image moves (default: closed-loop)")
+    add.add_argument("--out", required=True, metavar="DIR", help="the folder of recordings to write, or to go on with")
+    add.add_argument("--per-class", type=int, default=1000, metavar="N", help="images of each class (default: 1000)")
+    add.add_argument("--workers", type=int, metavar="N", help="threads (default: one a processor)")
+    add.add_argument("--seed", type=int, default=0, metavar="N", help="of the background events (default: 0)")
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    from anystep.config import parse_value
+
+    options = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--option: expected KEY=VALUE, like protocol=cifar10-dvs/first-100, got {pair!r}")
+        options[key] = parse_value(text)
+    return options
+
+
+def _pair(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"--sensor: height and width with a comma between, like 128,128, got {text!r}") from None
+    return height, width
