@@ -8,6 +8,8 @@ from anystep.compare import compare_recipes as compare_recipes
 from anystep.config import Record as Record
 from anystep.config import load_recipe as load_recipe
 from anystep.config import record_from as record_from
+from anystep.data.batched_camera import simulate_batch as simulate_batch
+from anystep.data.check import check_dataset as check_dataset
 from anystep.data.datasets import DATASETS as DATASETS
 from anystep.data.datasets import load_dataset as load_dataset
 from anystep.data.digits import digits_dvs as digits_dvs
@@ -99,6 +101,7 @@ __all__ = [
     "StepModel",
     "TrainState",
     "__version__",
+    "check_dataset",
     "collect",
     "compare_methods",
     "compare_recipes",
@@ -118,6 +121,7 @@ __all__ = [
     "run_record",
     "save_model",
     "score",
+    "simulate_batch",
     "start",
     "sweep_steps",
     "write_report",

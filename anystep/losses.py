@@ -2,13 +2,15 @@
 
 To add one: a function here and a row in `LOSSES`. The contract suite then tests it, and `--method.name` trains with it.
 Where labels may be shares `(N, C)`, as mixed samples have them, the docstring says so. What learns from another network is in
-`distillation`.
+`distillation`. `mask (T, N) bool` is for recordings of different length: the mean over T is then each sample's over its own
+steps, so the loss is the mean over N of the losses of the samples alone, whatever they were padded with.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +18,13 @@ from torch import Tensor
 
 from anystep._lookup import choose
 from anystep.distillation import check_logits, check_teacher, check_temperature, kl_terms, skd
+from anystep.masks import check_mask, mean_of, step_mean
 
 
-def check_step_logits(logits: Tensor, labels: Tensor, *, soft: bool = False) -> None:
+def check_step_logits(logits: Tensor, labels: Tensor, *, soft: bool = False, mask: Tensor | None = None) -> None:
     """Refuse wrong shapes and, where looking is free (labels on the CPU), labels out of range. `soft`: or shares (N, C)."""
     check_logits(logits)
+    check_mask(logits, mask)
     if labels.is_floating_point() and labels.shape == logits.shape[1:]:
         if not soft:
             raise ValueError("this loss needs a class for each sample; these labels are shares (N, C), as mixed samples have")
@@ -33,7 +37,7 @@ def check_step_logits(logits: Tensor, labels: Tensor, *, soft: bool = False) -> 
             raise ValueError(f"labels must be in 0..{logits.shape[2] - 1}, got {low if low < 0 else high}")
 
 
-def ce(logits: Tensor, labels: Tensor) -> Tensor:
+def ce(logits: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
     r"""Cross-entropy of the time mean.
 
         mean_n -log softmax(obar)_{n, y_n},  obar = (1/T) sum_t o_t
@@ -41,11 +45,11 @@ def ce(logits: Tensor, labels: Tensor) -> Tensor:
     logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T inside the softmax, mean over N. The plain training
     loss ("SDT").
     """
-    check_step_logits(logits, labels, soft=True)
-    return F.cross_entropy(logits.mean(0), labels)
+    check_step_logits(logits, labels, soft=True, mask=mask)
+    return F.cross_entropy(step_mean(logits, mask), labels)
 
 
-def label_smoothing(logits: Tensor, labels: Tensor, *, epsilon: float = 0.1) -> Tensor:
+def label_smoothing(logits: Tensor, labels: Tensor, *, epsilon: float = 0.1, mask: Tensor | None = None) -> Tensor:
     r"""Cross-entropy of the time mean against softened labels.
 
         mean_n -sum_c r_nc log softmax(obar)_nc,  r = (1 - epsilon) onehot(y) + epsilon / C
@@ -53,29 +57,34 @@ def label_smoothing(logits: Tensor, labels: Tensor, *, epsilon: float = 0.1) -> 
     logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T inside the softmax, sum over C, mean over N.
     Szegedy et al. 2016. TKS's tables do not state their epsilon.
     """
-    check_step_logits(logits, labels, soft=True)
+    check_step_logits(logits, labels, soft=True, mask=mask)
     if not 0 <= epsilon < 1:
         raise ValueError(f"epsilon must be in [0, 1), got {epsilon}")
-    return F.cross_entropy(logits.mean(0), labels, label_smoothing=epsilon)
+    return F.cross_entropy(step_mean(logits, mask), labels, label_smoothing=epsilon)
 
 
-def step_ce(logits: Tensor, labels: Tensor) -> Tensor:
+def step_ce(logits: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
     r"""Cross-entropy at every step, averaged.
 
         (1/T) sum_t mean_n -log softmax(o_t)_{n, y_n}
 
     logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T and N. TET (Deng et al. 2022) without its regulariser.
     """
-    check_step_logits(logits, labels, soft=True)
-    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(logits.shape[0], *[1] * (labels.dim() - 1)))
+    check_step_logits(logits, labels, soft=True, mask=mask)
+    steps, repeated = logits.flatten(0, 1), labels.repeat(logits.shape[0], *[1] * (labels.dim() - 1))
+    if mask is None:
+        return F.cross_entropy(steps, repeated)
+    return mean_of(F.cross_entropy(steps, repeated, reduction="none").view(mask.shape), mask)
 
 
-def distance_to(logits: Tensor, phi: float) -> Tensor:
+def distance_to(logits: Tensor, phi: float, *, mask: Tensor | None = None) -> Tensor:
     """mean_{t,n,c} (o_tnc - phi)^2, TET's regulariser: logits (T, N, C) -> scalar."""
-    return (logits - phi).square().mean()
+    return mean_of((logits - phi).square(), mask)
 
 
-def tet(logits: Tensor, labels: Tensor, *, lamb: float = 1e-3, phi: float = 1.0) -> Tensor:
+def tet(
+    logits: Tensor, labels: Tensor, *, lamb: float = 1e-3, phi: float = 1.0, mask: Tensor | None = None
+) -> Tensor:
     r"""Temporal efficient training: every step is asked for the label, gently held near `phi`.
 
         (1 - lamb) (1/T) sum_t CE(o_t, y) + lamb mean_{t,n,c} (o_tnc - phi)^2
@@ -83,14 +92,17 @@ def tet(logits: Tensor, labels: Tensor, *, lamb: float = 1e-3, phi: float = 1.0)
     logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T and N; the second term also over C. Deng et al. 2022;
     `lamb` and `phi` as in the released code.
     """
-    parts = tet_parts(logits, labels, lamb=lamb, phi=phi)
+    parts = tet_parts(logits, labels, lamb=lamb, phi=phi, mask=mask)
     return parts["step_ce"] + parts["distance"]
 
 
-def tet_parts(logits: Tensor, labels: Tensor, *, lamb: float = 1e-3, phi: float = 1.0) -> dict[str, Tensor]:
+def tet_parts(
+    logits: Tensor, labels: Tensor, *, lamb: float = 1e-3, phi: float = 1.0, mask: Tensor | None = None
+) -> dict[str, Tensor]:
     """The two weighted terms of `tet`, apart: "step_ce" and "distance", scalars."""
     check_unit("lamb", lamb)
-    return {"step_ce": (1 - lamb) * step_ce(logits, labels), "distance": lamb * distance_to(logits, phi)}
+    near = distance_to(logits, phi, mask=mask)
+    return {"step_ce": (1 - lamb) * step_ce(logits, labels, mask=mask), "distance": lamb * near}
 
 
 def check_unit(name: str, value: float) -> None:
@@ -105,30 +117,34 @@ def check_weight(name: str, value: float) -> None:
         raise ValueError(f"{name} must be >= 0, got {value}")
 
 
-def _right(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 where a step has its label on top, (T, N, 1); of equal logits the lowest class is on top."""
-    return (logits.argmax(-1) == labels).unsqueeze(-1).to(logits.dtype)
+Pool = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def _sum_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits * _right(logits, labels)).sum(0)
+def _right(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    """1 where a step has its label on top, (T, N, 1); of equal logits the lowest class is on top. Padded steps are wrong."""
+    right = logits.argmax(-1) == labels
+    return (right if mask is None else right & mask).unsqueeze(-1).to(logits.dtype)
 
 
-def _mean_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    right = _right(logits, labels)
+def _sum_correct(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    return (logits * _right(logits, labels, mask)).sum(0)
+
+
+def _mean_correct(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    right = _right(logits, labels, mask)
     return (logits * right).sum(0) / right.sum(0).clamp(min=1)
 
 
-def _mean_all(logits: Tensor, labels: Tensor) -> Tensor:
-    return logits.mean(0)
+def _mean_all(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    return step_mean(logits, mask)
 
 
-def _label(logits: Tensor, labels: Tensor) -> Tensor:
+def _label(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
     other = F.one_hot(labels, logits.shape[2]) == 0
     return torch.zeros_like(logits[0]).masked_fill(other, -math.inf)  # logits of certainty: one-hot at every temperature
 
 
-POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+POOLS: dict[str, Pool] = {
     "sum_correct": _sum_correct,
     "mean_correct": _mean_correct,
     "mean_all": _mean_all,
@@ -136,7 +152,9 @@ POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def tks_teacher(logits: Tensor, labels: Tensor, *, temperature: float, pool: str = "sum_correct") -> Tensor:
+def tks_teacher(
+    logits: Tensor, labels: Tensor, *, temperature: float, pool: str = "sum_correct", mask: Tensor | None = None
+) -> Tensor:
     r"""What the right steps know together: q = softmax(z / temperature), logits (T, N, C), labels (N,) -> (N, C).
 
     With m_t = 1[argmax o_t = y] (lowest index on a tie), z is
@@ -148,9 +166,9 @@ def tks_teacher(logits: Tensor, labels: Tensor, *, temperature: float, pool: str
 
     No step right: z = 0 and q is uniform, for both `*_correct` pools. The gradient flows through q into the pooled steps.
     """
-    check_step_logits(logits, labels)
+    check_step_logits(logits, labels, mask=mask)
     check_temperature(temperature)
-    return F.softmax(choose(POOLS, pool, "pool")(logits, labels) / temperature, dim=-1)
+    return F.softmax(choose(POOLS, pool, "pool")(logits, labels, mask) / temperature, dim=-1)
 
 
 def _cross_entropy(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -168,7 +186,9 @@ DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
-def tks_soft(logits: Tensor, teacher: Tensor, *, temperature: float, divergence: str = "ce") -> Tensor:
+def tks_soft(
+    logits: Tensor, teacher: Tensor, *, temperature: float, divergence: str = "ce", mask: Tensor | None = None
+) -> Tensor:
     r"""How far every step is from one teacher.
 
         "ce":  temperature^2 (1/T) sum_t mean_n -sum_c q_nc log softmax(o_t)_nc
@@ -180,7 +200,8 @@ def tks_soft(logits: Tensor, teacher: Tensor, *, temperature: float, divergence:
     """
     check_temperature(temperature)
     check_teacher(logits, teacher)
-    return temperature**2 * choose(DIVERGENCES, divergence, "divergence")(logits, teacher, temperature).mean()
+    check_mask(logits, mask)
+    return temperature**2 * mean_of(choose(DIVERGENCES, divergence, "divergence")(logits, teacher, temperature), mask)
 
 
 def tks(
@@ -192,6 +213,7 @@ def tks(
     pool: str = "sum_correct",
     detach: bool = False,
     divergence: str = "ce",
+    mask: Tensor | None = None,
 ) -> Tensor:
     r"""Temporal knowledge sharing: the steps that are right teach all steps.
 
@@ -204,7 +226,8 @@ def tks(
     With `pool="label"` the soft part is temperature^2 `step_ce`; for `divergence="kl"` see `tks_soft`. Needs hard labels.
     The ramp of `alpha` over epochs is the method's (`anystep.methods.TKS`).
     """
-    parts = tks_parts(logits, labels, alpha=alpha, temperature=temperature, pool=pool, detach=detach, divergence=divergence)
+    options: dict[str, Any] = {"pool": pool, "detach": detach, "divergence": divergence, "mask": mask}
+    parts = tks_parts(logits, labels, alpha=alpha, temperature=temperature, **options)
     return parts["ce"] + parts["tks"]
 
 
@@ -217,14 +240,15 @@ def tks_parts(
     pool: str = "sum_correct",
     detach: bool = False,
     divergence: str = "ce",
+    mask: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The two weighted terms of `tks`, apart: "ce" and "tks", scalars."""
     check_unit("alpha", alpha)
-    teacher = tks_teacher(logits, labels, temperature=temperature, pool=pool)
+    teacher = tks_teacher(logits, labels, temperature=temperature, pool=pool, mask=mask)
     teacher = teacher.detach() if detach else teacher
     return {
-        "ce": (1 - alpha) * ce(logits, labels),
-        "tks": alpha * tks_soft(logits, teacher, temperature=temperature, divergence=divergence),
+        "ce": (1 - alpha) * ce(logits, labels, mask=mask),
+        "tks": alpha * tks_soft(logits, teacher, temperature=temperature, divergence=divergence, mask=mask),
     }
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
+from inspect import signature
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from anystep._lookup import check_arguments, choose
+from anystep._lookup import check_arguments, check_keys, choose
 from anystep.distillation import DISTILLATIONS, check_temperature
 from anystep.losses import DIVERGENCES, LOSSES, POOLS, check_unit, full_range_parts, tet_parts, tks_parts
 
@@ -45,10 +46,12 @@ class Phase:
 class Method:
     """A training scheme. The default: one phase, the student sees everything.
 
-    `neurons`: the neurons that it can train, by name; none named means any.
+    `neurons`: the neurons that it can train, by name; none named means any. `masks`: whether it can train on recordings of
+    different length. Their batches are padded at the end, and `outputs` has a "mask" (T, N) bool, True where a step is real.
     """
 
     neurons: tuple[str, ...] = ()
+    masks: bool = False
 
     def phases(self) -> tuple[Phase, ...]:
         """The phases, in order; the last one's network is the run's model."""
@@ -67,8 +70,8 @@ class Method:
     def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
         """Named, weighted parts whose sum is differentiated.
 
-        `outputs` has the step logits (T, N, C) of "student" and, in a phase with a teacher, of "teacher". `progress` =
-        epoch / epochs of the phase, from 0, constant within an epoch.
+        `outputs` has the step logits (T, N, C) of "student" and, in a phase with a teacher, of "teacher"; and "mask" where the
+        recordings of a batch differ in length. `progress` = epoch / epochs of the phase, from 0, constant within an epoch.
         """
         raise TypeError(f"{type(self).__name__} defines no loss(outputs, labels, progress)")
 
@@ -79,18 +82,23 @@ class LossMethod(Method):
     def __init__(self, name: str, /, **options: Any) -> None:
         self.name = name
         self._loss = partial(choose(LOSSES, name, "loss"), **options)
+        takes = list(signature(LOSSES[name]).parameters)
+        self.masks = "mask" in takes  # which is the batch's and no option
+        check_keys(options, [each for each in takes[2:] if each != "mask"], "argument", f"method {name}")
         free = partial(LOSSES[name], None, None)
         check_arguments(free, options, f"method {name}", complete=True)
         self._loss(torch.zeros(1, 1, 2), torch.zeros(1, dtype=torch.int64))  # a wrong value is refused here, not in training
 
     def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
-        return {self.name: self._loss(outputs["student"], labels)}
+        mask = {"mask": outputs["mask"]} if "mask" in outputs else {}
+        return {self.name: self._loss(outputs["student"], labels, **mask)}
 
 
 @dataclass(frozen=True)
 class TET(Method):
     """`losses.tet` with its two terms logged apart."""
 
+    masks = True
     lamb: float = 1e-3
     phi: float = 1.0
 
@@ -98,7 +106,7 @@ class TET(Method):
         check_unit("lamb", self.lamb)
 
     def loss(self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float) -> dict[str, Tensor]:
-        return tet_parts(outputs["student"], labels, lamb=self.lamb, phi=self.phi)
+        return tet_parts(outputs["student"], labels, lamb=self.lamb, phi=self.phi, mask=outputs.get("mask"))
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,7 @@ class TKS(Method):
     (alpha 0.7, temperature 3); its event recipes use 0.3 and 5.
     """
 
+    masks = True
     alpha: float = 0.7
     temperature: float = 3.0
     pool: str = "sum_correct"
@@ -134,6 +143,7 @@ class TKS(Method):
             pool=self.pool,
             detach=self.detach,
             divergence=self.divergence,
+            mask=outputs.get("mask"),
         )
 
 

@@ -7,7 +7,8 @@ may start smaller there. A norm that differs from step to step remembers how man
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -25,8 +26,11 @@ class BatchNorm(nn.BatchNorm2d):
     What BrainCog does with `layer_by_layer`, TET and HSD. With `per_step` every step has its own statistics in training, over
     N, H and W, and moves the running ones: T updates a batch, in the order of the steps. That is BrainCog without
     `layer_by_layer`. In eval mode the two are the same affine map. In multi-process training the statistics are those of the
-    global batch (equal shares a process), so that the number of processes does not change the result.
+    global batch (equal shares a process), so that the number of processes does not change the result. Inside `real_frames`
+    they are those of real frames alone.
     """
+
+    real: Tensor | None = None  # which of the T N frames, by number
 
     def __init__(
         self,
@@ -43,6 +47,9 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return fold(super().forward, x)
+        if self.real is not None:
+            own = super().forward(x.flatten(0, 1).index_select(0, self.real))
+            return own.new_zeros(x.shape).flatten(0, 1).index_copy(0, self.real, own).unflatten(0, x.shape[:2])
         static, steps = is_static(x), x.shape[0]
         copies, updates = (steps, 1) if static and not self.per_step else (1, steps if static else 1)
         normalise: Callable[[Tensor], Tensor] = super().forward
@@ -85,6 +92,31 @@ class BatchNorm(nn.BatchNorm2d):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, per_step={self.per_step}"
+
+
+@contextmanager
+def real_frames(model: nn.Module, mask: Tensor | None) -> Iterator[None]:
+    """While training inside, batch norms of `model` see the frames where `mask (T, N) bool` is True, and no others.
+
+    Recordings of different length are padded with frames of zeros; those would pull means and variances towards what a layer
+    says of nothing, the more the shorter a recording, and statistics would depend on who shares a batch. What was padded
+    leaves a norm as zeros. None changes nothing. The backward pass of a network that recomputes belongs inside too.
+
+    Errors: a norm with `per_step` (a late step has few samples or one, so its statistics are noise); several processes.
+    """
+    norms = [] if mask is None else [module for module in model.modules() if isinstance(module, BatchNorm)]
+    if any(norm.per_step for norm in norms):
+        raise ValueError("a norm with per_step needs recordings of one length; give binning.steps")
+    if norms and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise ValueError("several processes share batch statistics of recordings of one length alone; give binning.steps")
+    real = None if mask is None else mask.flatten().nonzero()[:, 0]  # once: a GPU has to be waited for
+    try:
+        for norm in norms:
+            norm.real = real
+        yield
+    finally:
+        for norm in norms:
+            norm.real = None
 
 
 def _one_by_one(normalise: Callable[[Tensor], Tensor], samples: int, x: Tensor) -> Tensor:

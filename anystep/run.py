@@ -287,7 +287,8 @@ def _test(model: StepModel, splits: Splits, phase: Phase, folder: Path, record: 
     last: a run folder that has it is finished."""
     outputs, fused = judge(model, splits, phase, record, features=FEATURES)
     judged = judged_on(splits, record)
-    recording = np.asarray(judged[0][0])
+    shown = 0 if outputs.lengths is None else int(outputs.lengths.argmax())  # of the longest, every step can be shown
+    lengths: dict[str, Any] = {} if outputs.lengths is None else {"lengths": outputs.lengths}
     with atomic_path(folder / "outputs.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
@@ -295,8 +296,9 @@ def _test(model: StepModel, splits: Splits, phase: Phase, folder: Path, record: 
             labels=outputs.labels,
             ids=np.asarray(getattr(judged, "ids", np.arange(len(outputs.labels)))),
             features=outputs.features,
-            example_frames=recording[phase.frames],
-            example_index=0,
+            example_frames=np.asarray(judged[shown][0])[phase.frames],
+            example_index=shown,
+            **lengths,
         )
     write_json(folder / "scores.json", {**scores_of(outputs, splits, phase, record), "fused": fused})
 

@@ -51,8 +51,11 @@ def sweep_steps(
 
 
 def steps_of(record: Record) -> int:
-    """How many time steps a recording of the record has."""
-    return len(range(make_binning(record.data.binning).steps)[slice(*(record.data.frames or (None,)))])
+    """How many time steps a recording of the record has. Error: each has its own number."""
+    steps = make_binning(record.data.binning).steps
+    if steps is None:
+        raise ValueError("sweep: data.binning must give steps, got null: recordings of different length have no common T")
+    return len(range(steps)[slice(*(record.data.frames or (None,)))])
 
 
 def _one(record: Record, steps: int, seed: int) -> Record:

@@ -20,13 +20,15 @@ from anystep._extras import need
 from anystep._lookup import check_arguments, check_keys
 from anystep._warnings import AnystepWarning
 from anystep.checkpoint import copy_weights
-from anystep.data.loader import derive_seed, epoch_order, load_batches, to_device
+from anystep.data.loader import derive_seed, epoch_order, load_batches, to_device, unpack
 from anystep.energy import FiringRates, firing_rates
 from anystep.evaluate import collect
 from anystep.fuse import fold_scales_
+from anystep.masks import step_mean
 from anystep.methods import Method, Phase
 from anystep.metrics import accuracy_by_step
 from anystep.models.base import StepModel
+from anystep.norms import real_frames
 from anystep.readout import prefix_mean
 from anystep.schedule import Plan
 
@@ -122,8 +124,12 @@ def fit(
     epoch goes on to bit-identical weights; the global random generators are left as they were. `fabric=None` trains in this
     process on the best device.
 
+    Recordings may differ in T if the method has `masks`: a batch is padded with frames of zeros at its end, and what was padded
+    changes no number. Losses and firing rates are those of real steps, batch statistics those of real frames (`real_frames`;
+    a norm that is none of NORMS sees the zeros), and the order of the samples is that of recordings of one length.
+
     Errors: fewer samples than a batch; a batch that the processes cannot share equally; labels or frames that the network
-    cannot take; a loss that is no longer finite.
+    cannot take; recordings of different length for a method without masks; a loss that is no longer finite.
     """
     fabric = fabric or make_fabric()
     epochs = phase_epochs(state.phase, plan)
@@ -237,7 +243,8 @@ class _Engine:
         """One pass over the data."""
         self.model.train()
         size, balance = self.plan.batch_size, _balance(dataset, self.plan)
-        order = epoch_order(len(dataset), batch_size=size, seed=self.seed, epoch=state.epoch, balance=balance)
+        chance = {"seed": self.seed, "epoch": state.epoch, "balance": balance, "blocks": getattr(dataset, "blocks", None)}
+        order = epoch_order(len(dataset), batch_size=size, **chance)
         self._tell("on_epoch_start", title=f"{state.phase.name} epoch {state.epoch + 1}", updates=len(order))
         try:
             totals, correct, rates = self._pass(state, dataset, order, progress)
@@ -263,26 +270,44 @@ class _Engine:
         totals: dict[str, Tensor] = {}
         correct = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
         mine = load_batches(dataset, [batch[rank::world] for batch in order], workers=self.plan.workers)
-        for index, (x, labels) in enumerate(mine):
+        for index, batch in enumerate(mine):
+            x, labels, mask = unpack(batch)
             _check_labels(labels, state.model)
             x, labels = to_device(x, self.fabric.device), labels.to(self.fabric.device)
+            seen = None if mask is None else self._seen(mask, state.phase)
             if augment is not None:
                 seed = derive_seed(self.seed, "augment", state.phase.name, state.epoch, index, rank)
                 x, labels = augment(x, labels, torch.Generator().manual_seed(seed))
+                x = x if mask is None else _still_padded(x, labels, mask.to(x.device))
             seed = derive_seed(self.seed, "views", state.phase.name, state.epoch, index)
             views = self.method.views(x[: self.plan.steps], state.phase, torch.Generator().manual_seed(seed))
             watched = firing_rates(state.model) if index == len(order) - 1 else nullcontext(FiringRates())
-            with watched as rates:
-                parts, logits = self._update(state, views, labels, progress)
+            with watched as rates, real_frames(state.model, seen):
+                rates.mask = seen
+                parts, logits = self._update(state, views, labels, progress, seen)
             classes = labels.argmax(-1) if labels.is_floating_point() else labels
-            correct += (logits.mean(0).argmax(-1) == classes).double().mean()
+            correct += (step_mean(logits, seen).argmax(-1) == classes).double().mean()
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0) + value.detach().double()
             self._tell("on_update_end")
         return totals, correct, rates
 
-    def _update(self, state: TrainState, views: dict[str, Tensor], labels: Tensor, progress: float) -> tuple:
+    def _seen(self, mask: Tensor, phase: Phase) -> Tensor | None:
+        """Which of the steps that the student is trained on are real, None if all are. Error: a method without masks."""
+        seen = mask[: self.plan.steps][phase.frames]
+        if bool(seen.all()):
+            return None
+        if not self.method.masks:
+            name = getattr(self.method, "name", type(self.method).__name__)
+            raise ValueError(f"method {name} needs recordings of one length; give binning.steps")
+        return seen.to(self.fabric.device)
+
+    def _update(
+        self, state: TrainState, views: dict[str, Tensor], labels: Tensor, progress: float, mask: Tensor | None
+    ) -> tuple:
         outputs = {"student": self.model(views["student"])}
+        if mask is not None:
+            outputs["mask"] = mask
         if state.teacher is not None:
             with torch.no_grad():
                 weight = next(state.teacher.parameters())
@@ -318,6 +343,13 @@ def _check_labels(labels: Tensor, model: nn.Module) -> None:
     classes = getattr(model, "num_classes", None)
     if classes is not None and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(f"labels must be in 0..{classes - 1}, got {labels.min()}..{labels.max()} in a batch")
+
+
+def _still_padded(x: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """An augmented batch whose padded frames are zeros again. Error: one of mixed samples, which end at different steps."""
+    if labels.is_floating_point():
+        raise ValueError("data.augment mixes samples, which needs recordings of one length; give binning.steps")
+    return x * mask[:, :, None, None, None]
 
 
 def _warn_of_extremes(rates: dict[str, float]) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -149,6 +153,68 @@ def cifar100_binary(root: Path) -> Path:
     for part, (images, labels) in cifar_images(100).items():
         rows = [bytes([label // 5, label]) + image.tobytes() for image, label in zip(images, labels, strict=True)]
         (home / f"{part}.bin").write_bytes(b"".join(rows))
+    return root
+
+
+Row = tuple[bytes | None, str | None, int | None]  # bytes of an image file, its path, its label
+WNIDS = ("n01440764", "n01443537", "n01484850")
+WORDS = ("tench, Tinca tinca", "goldfish, Carassius auratus", "great white shark")
+
+
+def picture(rgb: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> bytes:
+    """The file that `save` writes."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", size, rgb).save(file, format="PNG")
+    return file.getvalue()
+
+
+def write_shard(
+    file: Path, rows: Sequence[Row], *, group: int = 4, names: Sequence[str] | None = None, column: str = "image"
+) -> Path:
+    """A parquet file as the hub has them: columns image (bytes, path) and label, and the class names in the footer."""
+    import pyarrow
+    from pyarrow import parquet
+
+    images = [{"bytes": content, "path": path} for content, path, _ in rows]
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    labels = pyarrow.array([label for *_, label in rows], pyarrow.int64())
+    table = pyarrow.table({column: pyarrow.array(images, kind), "label": labels})
+    if names is not None:
+        features: dict[str, Any] = {column: {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, file, row_group_size=group)
+    return file
+
+
+def write_part(folder: Path, part: str, rows: Sequence[Row], *, shards: int = 2, **options: Any) -> list[Path]:
+    """<part>-00000-of-00002.parquet and so on, the rows in order."""
+    cuts = [len(rows) * k // shards for k in range(shards + 1)]
+    files = [folder / f"{part}-{k:05d}-of-{shards:05d}.parquet" for k in range(shards)]
+    return [write_shard(file, rows[a:b], **options) for file, a, b in zip(files, cuts, cuts[1:], strict=False)]
+
+
+def rows_of(count: int, classes: int = 4, *, paths: bool = True) -> list[Row]:
+    """Images of one colour whose red is the label and whose green is the number."""
+    return [(picture((k % classes, k % 256, 7)), f"{k}.png" if paths else None, k % classes) for k in range(count)]
+
+
+def imagenet_rows(part: str) -> list[Row]:
+    """The images of `imagenet` under the names that the hub gives them, mixed."""
+    rows: list[Row] = []
+    for label, wnid in enumerate(WNIDS):
+        for number in range(PER_CLASS[part != "train"]):
+            rows.append((picture(colour(label, number, part != "train")), f"{wnid}_{number}_{wnid}.JPEG", label))
+    return [rows[int(k)] for k in np.random.default_rng(0).permutation(len(rows))]
+
+
+def imagenet_shards(root: Path) -> Path:
+    """data/train-*, validation-* and test-*.parquet; the test images have the label -1."""
+    for part in ("train", "validation"):
+        write_part(root / "data", part, imagenet_rows(part), names=WORDS)
+    write_part(root / "data", "test", [(picture((1, 2, 3)), "ILSVRC2012_test_00000001.JPEG", -1)], shards=1, names=WORDS)
     return root
 
 

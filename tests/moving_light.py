@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import anystep
-from anystep.data.sets import FrameSet, Splits
+from anystep.data.sets import FrameSet, RaggedSet, Splits
 from anystep.train import start
 
 WIDTHS = [[4], [8]]
@@ -20,6 +20,14 @@ def recordings(count=32, *, steps=10, seed=0) -> FrameSet:
     frames = generator.poisson(0.3, (count, steps, 2, 8, 8))
     frames[np.arange(count), :, labels] += generator.poisson(2.0, (count, steps, 8, 8))
     return FrameSet(frames.astype(np.uint8), labels)
+
+
+def ragged(count=32, *, seed=0, shortest=4):
+    """Moving light, each recording cut to a length of its own."""
+    whole = recordings(count, seed=seed)
+    lengths = np.random.default_rng(seed + 100).integers(shortest, 11, count)
+    frames = np.concatenate([whole[n][0][:length] for n, length in enumerate(lengths)])
+    return RaggedSet(frames, lengths, whole.labels)
 
 
 def small_model(neuron="lif", *, seed=0):

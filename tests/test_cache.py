@@ -6,7 +6,7 @@ import tempfile
 import numpy as np
 import pytest
 
-from anystep.data.cache import cached_array, cached_stack, default_cache
+from anystep.data.cache import cached_array, cached_ragged, cached_stack, default_cache
 
 
 def count_up() -> np.ndarray:
@@ -173,6 +173,94 @@ def test_two_builders_of_a_stack_at_once_both_get_a_whole_one(tmp_path):
         yield rows[1]
 
     assert np.array_equal(cached_stack(tmp_path, "key", 2, slower), rows)
+
+
+def pieces(*lengths: int | None, largest: int = 9) -> list[np.ndarray | None]:
+    """Rows (t, 2, 3) of these lengths, all values different up to `largest`; None for None."""
+    made = [None if t is None else np.arange(6 * t, dtype=np.uint16).reshape(t, 2, 3) % 200 for t in lengths]
+    made[-1] = np.full((lengths[-1] or 1, 2, 3), largest, np.uint16)
+    return made
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(9, np.uint8), (255, np.uint8), (256, np.uint16)])
+@pytest.mark.parametrize("lengths", [(1,), (3, 1, 12), (None, 2, None, 30, 1)], ids=str)
+def test_rows_of_different_length_are_one_array_and_their_lengths(tmp_path, lengths, largest, dtype):
+    rows = pieces(*lengths, largest=largest)
+    for build in (lambda: iter(rows), must_not_build):
+        frames, found = cached_ragged(tmp_path, "key", build)
+        assert (type(frames), frames.dtype, found.dtype) == (np.memmap, dtype, np.int64)
+        assert found.tolist() == [length or 0 for length in lengths]
+        assert np.array_equal(frames, np.concatenate([row for row in rows if row is not None]))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["key.lengths.npy", "key.npy"]
+    assert np.array_equal(np.load(tmp_path / "key.npy"), frames)
+
+
+def test_many_rows_leave_the_header_as_long_as_it_was(tmp_path):
+    frames, lengths = cached_ragged(tmp_path, "key", lambda: (np.full((100, 1), n % 300, np.uint16) for n in range(1100)))
+    assert (frames.shape, frames.dtype, lengths.sum()) == ((110_000, 1), np.uint16, 110_000)
+    assert np.array_equal(frames[::100, 0], np.arange(1100) % 300)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "rows must come, one at least not None, 0 came"),
+        ([None, None], "rows must come, one at least not None, 0 came"),
+        ([np.zeros((2, 3)), np.zeros((2, 4))], r"row 2 has shape \(4,\), those before it \(3,\)"),
+    ],
+)
+def test_rows_of_different_length_that_do_not_fit_are_refused_and_leave_nothing(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
+        cached_ragged(tmp_path, "key", lambda: rows)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("when", ["in the frames", "in the lengths"])
+def test_rows_of_different_length_on_a_full_disk_are_named_and_leave_no_frames(tmp_path, monkeypatch, when):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    if when == "in the lengths":
+        monkeypatch.setattr(np, "save", lambda *_, **__: next(full()))
+    with pytest.raises(OSError, match=r"could not write .*key\.npy: No space left on device.*another folder"):
+        cached_ragged(tmp_path, "key", full if when == "in the frames" else lambda: pieces(1, 2))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_build_that_is_killed_between_its_two_files_is_built_again(tmp_path):
+    cached_ragged(tmp_path, "key", lambda: pieces(3, 2))
+    (tmp_path / "key.npy").unlink()  # the lengths came first
+    frames, lengths = cached_ragged(tmp_path, "key", lambda: pieces(3, 2))
+    assert (len(frames), lengths.tolist()) == (5, [3, 2])
+
+
+def test_frames_without_their_lengths_or_with_those_of_others_are_damaged(tmp_path):
+    cached_ragged(tmp_path, "key", lambda: pieces(3, 2))
+    lengths = tmp_path / "key.lengths.npy"
+    for damage in (np.array([3, 3]), np.array([3.0, 2.0]), np.array([[3, 2]])):
+        np.save(lengths, damage)
+        with pytest.raises(ValueError, match=r"key\.lengths\.npy does not fit the 5 frames of key\.npy; delete both"):
+            cached_ragged(tmp_path, "key", must_not_build)
+    lengths.write_bytes(lengths.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"key\.lengths\.npy is damaged"):
+        cached_ragged(tmp_path, "key", must_not_build)
+    lengths.unlink()
+    with pytest.raises(ValueError, match=r"key\.npy has no key\.lengths\.npy beside it; delete it"):
+        cached_ragged(tmp_path, "key", must_not_build)
+
+
+def test_two_builders_of_rows_of_different_length_at_once_both_get_whole_ones(tmp_path):
+    rows = pieces(3, 2, largest=300)
+
+    def slower():
+        yield rows[0]
+        cached_ragged(tmp_path, "key", lambda: rows)  # the other one finishes first
+        yield rows[1]
+
+    frames, lengths = cached_ragged(tmp_path, "key", slower)
+    assert np.array_equal(frames, np.concatenate(rows))
+    assert lengths.tolist() == [3, 2]
 
 
 def test_the_default_folder_follows_the_cache_home(tmp_path, monkeypatch):

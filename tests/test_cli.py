@@ -9,49 +9,18 @@ import sys
 
 import drivers
 import pytest
+from terminal import Terminal
 
 import anystep
 from anystep import cli, run
-from anystep.cli import COMMANDS, main
+from anystep.cli import COMMANDS
 from anystep.methods import METHODS, LossMethod, Phase
-
-
-class Terminal:
-    """Calls the command line in this process."""
-
-    def __init__(self, capsys, folder):
-        self.capsys, self.folder = capsys, folder
-
-    def __call__(self, *arguments):
-        """(exit code, stdout, stderr)."""
-        self.capsys.readouterr()
-        try:
-            code = main([str(each) for each in arguments])
-        except SystemExit as stop:  # argparse's way to refuse usage
-            code = stop.code
-        captured = self.capsys.readouterr()
-        return code, captured.out, captured.err
-
-    def refused(self, *arguments):
-        """The message of a command that must be refused as bad usage: exit 2, nothing on stdout, no traceback."""
-        code, out, err = self(*arguments)
-        assert (code, out) == (2, ""), err
-        assert "Traceback" not in err
-        (line,) = err.splitlines()
-        assert line.startswith(f"anystep {arguments[0]}: ")
-        return line
-
-    def done(self, *arguments):
-        """The JSON that a command ends with on stdout."""
-        code, out, err = self(*arguments)
-        assert code == 0, err
-        return json.loads(out.splitlines()[-1])
 
 
 @pytest.fixture
 def terminal(capsys, tmp_path, tiny_rows, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return Terminal(capsys, tmp_path)
+    return Terminal(capsys)
 
 
 @pytest.fixture
@@ -165,7 +134,7 @@ def test_data_list_and_keys_name_what_there_is(terminal):
         (["--train.epochs", "[1"], "--train.epochs: '[1' is not a YAML value"),
         (["--train.epochs"], "--train.epochs needs a value"),
         (["--data.binning.steps", "0"], "fixed_duration: steps must be a whole number >= 1, got 0"),
-        (["--data.binning.steps", "ten"], "fixed_duration: steps must be int, got 'ten'"),
+        (["--data.binning.steps", "ten"], "fixed_duration: steps must be int or None, got 'ten'"),
         (["--data.name", "digit-dvs"], "unknown dataset 'digit-dvs'. Did you mean 'digits-dvs'?"),
         (["--model.options.input_size", "40"], "model.options: 'input_size' is not an option"),
         (["--model.options.norm", "bn"], "model.options: 'norm' is not an option"),

@@ -24,7 +24,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOU
 # Lowest first. A module imports from lower floors and from its own package, nothing else.
 FLOORS = (
     ("_extras", "_files", "_lookup", "_warnings"),
-    ("data", "readout", "schedule", "surrogate"),
+    ("data", "masks", "readout", "schedule", "surrogate"),
     ("activations", "kernels"),
     ("distillation",),
     ("losses", "metrics", "neurons"),
@@ -41,6 +41,7 @@ FLOORS = (
     ("run",),
     ("bench", "compare", "report"),
     ("sweep",),
+    ("cli_data",),
     ("cli",),
     ("__init__",),
 )
@@ -58,26 +59,32 @@ BLIND = {
     "readout.py": {"torch", "numpy"},
 }
 TORCH_IN_DATA = {"data/loader.py", "data/augment.py", "data/mixing.py", "data/randaugment.py", "data/warps.py"}
+TORCH_IN_DATA |= {"data/batched_camera.py"}
 FOR_ONE_BACKEND = {"kernels.cuda"}  # written in triton's own language, so imported only by whoever asks for that backend
 
 # Everything here is read or run by somebody's scripts without torch, or must answer at once.
 FREE_OF_TORCH = (
     *("anystep", "anystep._extras", "anystep._files", "anystep._lookup", "anystep.readout", "anystep.schedule"),
-    *("anystep.cli", "anystep.config", "anystep.environment", "anystep.metrics", "anystep.console"),
+    *("anystep.cli", "anystep.cli_data", "anystep.config", "anystep.environment", "anystep.metrics", "anystep.console"),
     *("anystep.data.events", "anystep.data.frames", "anystep.data.protocols", "anystep.data.cache"),
     *("anystep.data.simulate", "anystep.data.datasets", "anystep.data.digits", "anystep.data.sets"),
-    *("anystep.data.cifar", "anystep.data.image_sets"),
+    *("anystep.data.cifar", "anystep.data.image_sets", "anystep.data.pictures", "anystep.data.shards"),
     *("anystep.records", "anystep.figures", "anystep.report"),
 )
 
 # The command line is a promise to other people's scripts.
 COMMANDS = {
-    "train": ["recipe", "--out", "--resume", "--devices", "--precision"],
+    "train": ["recipe", "--out", "--resume", "--skip-bad", "--devices", "--precision"],
     "evaluate": ["run"],
-    "compare": ["recipe", "--methods", "--seeds", "--out", "--devices", "--precision"],
-    "sweep": ["recipe", "--train-steps", "--methods", "--seeds", "--out", "--devices", "--precision"],
+    "compare": ["recipe", "--methods", "--seeds", "--out", "--skip-bad", "--devices", "--precision"],
+    "sweep": ["recipe", "--train-steps", "--methods", "--seeds", "--out", "--skip-bad", "--devices", "--precision"],
     "report": ["runs", "--out"],
     "data": ["action"],
+    "data list": [],
+    "data get": ["name", "dir"],
+    "data check": ["name", "dir", "--sheet", "--deep", "--skip-bad", "--option"],
+    "data show": ["file", "--out", "--frame-us", "--slow", "--sensor"],
+    "data simulate": ["--images", "--root", "--path", "--out", "--per-class", "--workers", "--seed"],
     "keys": [],
     "bench": ["kind", "--shape", "--repeats", "--threads", "--quick", "--device", "--model", "--save"],
 }
@@ -205,7 +212,7 @@ def test_a_part_does_not_see_what_is_none_of_its_business(source):
     assert not seen
 
 
-def test_only_the_loader_and_the_augmentations_of_the_data_package_import_torch():
+def test_only_the_loader_the_augmentations_and_the_batched_camera_of_the_data_package_import_torch():
     users = {s for s in SOURCES if s.startswith("data/") for _, name in imported(TREES[s]) if name.startswith("torch")}
     assert users == TORCH_IN_DATA
 
@@ -334,13 +341,18 @@ def test_no_room_is_called_utils():
     assert not {"utils", "helpers", "common", "misc"} & {part for module in MODULES for part in module.split(".")}
 
 
+def commands_of(parser: argparse.ArgumentParser, prefix: str = "") -> dict[str, list[str]]:
+    """The flags of every command, those of an action of it under "command action"."""
+    found = {}
+    for group in [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]:
+        for name, below in group.choices.items():
+            flags = [action.option_strings[0] if action.option_strings else action.dest for action in below._actions[1:]]
+            found |= {prefix + name: flags} | commands_of(below, f"{prefix}{name} ")
+    return found
+
+
 def test_the_commands_and_their_flags_are_the_promised_ones():
-    groups = [a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    found = {
-        name: [action.option_strings[0] if action.option_strings else action.dest for action in parser._actions[1:]]
-        for name, parser in groups[0].choices.items()
-    }
-    assert found == COMMANDS, ON_PURPOSE
+    assert commands_of(make_parser()) == COMMANDS, ON_PURPOSE
 
 
 def test_the_keys_of_a_recipe_are_the_promised_ones():

@@ -14,8 +14,9 @@ from image_trees import TREES, cifar10_binary, cifar10_python, cifar100_binary, 
 from anystep.data.cifar import CIFAR10_CLASSES, CIFAR100_CLASSES
 from anystep.data.datasets import load_dataset
 from anystep.data.frames import Direct, FixedDuration
-from anystep.data.image_sets import IMAGENET_MEAN, IMAGENET_STD, ImageFiles, PictureSet
+from anystep.data.image_sets import IMAGENET_MEAN, IMAGENET_STD, PictureSet
 from anystep.data.loader import in_order, load_batches
+from anystep.data.pictures import ImageFiles
 
 PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 OFFICIAL = ["imagenet-1k", "cub-200-2011", "stanford-dogs", "stanford-cars"]
@@ -215,6 +216,18 @@ def test_cifar_is_decoded_once_and_read_from_the_cache_after(tmp_path):
     made = file.stat().st_mtime_ns
     load_dataset("cifar10", binning=Direct(3), cache=cache, root=root, **PLAIN)
     assert [each.stat().st_mtime_ns for each in cache.glob("cifar10-*.npy")] == [made]
+
+
+def test_an_image_of_cifar_that_trains_and_tests_has_two_ids(tmp_path):
+    root = cifar10_binary(tmp_path)
+    first, test = (root / "cifar-10-batches-bin" / name for name in ("data_batch_1.bin", "test_batch.bin"))
+    test.write_bytes(first.read_bytes()[:3073] * 2 + test.read_bytes()[2 * 3073 :])
+    splits = load_dataset("cifar10", binning=Direct(1), root=root, cache=tmp_path / "cache")
+    train, both = set(splits.train.ids) | set(splits.val.ids), sorted(splits.test.ids)
+    assert len(set(both)) == len(both)
+    assert not train & set(both)
+    assert len([each for each in both if each.endswith("t")]) == 1  # the second of the two has its own id by its number
+
 
 
 def test_equal_images_are_told_apart(tmp_path):

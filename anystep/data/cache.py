@@ -51,6 +51,37 @@ def cached_stack(
     return _open(path)
 
 
+def cached_ragged(
+    folder: str | os.PathLike[str], key: str, build: Callable[[], Iterable[NDArray[Any] | None]]
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Like `cached_stack`, for rows (t_i, ...) of different length: all of them one after another (sum of t_i, ...), mapped,
+    and the lengths t_i. None is a row of length 0.
+
+    The lengths are a file of their own, <key>.lengths.npy, that is there before the frames appear.
+    """
+    path, beside = cache_file(folder, key), cache_file(folder, f"{key}.lengths")
+    if not path.exists():
+        _prepare(path.parent)
+        lengths: list[int] = []
+
+        def parts() -> Iterator[NDArray[Any]]:
+            for row in build():
+                lengths.append(0 if row is None else len(row))
+                if row is not None:
+                    yield from row
+
+        with _trouble_named(path), atomic_path(path) as temporary, temporary.open("wb+") as file:
+            _write_rows(file, path, None, parts())
+            with atomic_path(beside) as whole, whole.open("wb") as lengths_file:
+                np.save(lengths_file, np.array(lengths, np.int64))
+    if not beside.exists():
+        raise ValueError(f"cached_ragged: {path} has no {beside.name} beside it; delete it and run again")
+    frames, known = _open(path), np.array(_open(beside))
+    if known.dtype != np.int64 or known.ndim != 1 or known.sum() != len(frames):
+        raise ValueError(f"cached_ragged: {beside} does not fit the {len(frames)} frames of {path.name}; delete both")
+    return frames, known
+
+
 def cache_file(folder: str | os.PathLike[str], key: str) -> Path:
     """<folder>/<key>.npy. Error: a key that is no plain file name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", key):
@@ -91,8 +122,9 @@ def _trouble_named(path: Path, size: int | None = None) -> Iterator[None]:
         ) from error
 
 
-def _write_rows(file: IO[bytes], path: Path, count: int, rows: Iterable[NDArray[Any] | None]) -> None:
-    """A .npy file of `count` rows. Rows are written, not mapped: a full disk is then an error and not a crash."""
+def _write_rows(file: IO[bytes], path: Path, count: int | None, rows: Iterable[NDArray[Any] | None]) -> None:
+    """A .npy file of `count` rows (None: as many as come). Rows are written, not mapped: a full disk is then an error and
+    not a crash."""
     dtype: np.dtype[Any] = np.dtype(np.uint8)
     shape: tuple[int, ...] | None = None
     written = 0
@@ -100,18 +132,22 @@ def _write_rows(file: IO[bytes], path: Path, count: int, rows: Iterable[NDArray[
         if row is not None and shape is None:
             shape = row.shape
             dtype = np.dtype(np.float32 if row.dtype.kind == "f" else np.uint8)
-            file.write(_header(dtype, (count, *shape)))
+            file.write(_header(dtype, (count or 0, *shape)))
             file.write(bytes(written * _size(dtype, shape)))
         if row is not None and row.shape != shape:
             raise ValueError(f"cached_stack: {path.name}: row {written} has shape {row.shape}, those before it {shape}")
         if row is not None and dtype == np.uint8 and row.max(initial=0) > 255:
             dtype = np.dtype(np.uint16)
-            _widen(file, (count, *row.shape), written)
+            _widen(file, (count or 0, *row.shape), written)
         if shape is not None:
             file.write(bytes(_size(dtype, shape)) if row is None else np.ascontiguousarray(row, dtype).data)
         written += 1
-    if written != count or shape is None:
-        raise ValueError(f"cached_stack: {path.name}: {count} rows must come, one at least not None, {written} came")
+    if shape is None or (count is not None and written != count):
+        wanted = "rows" if count is None else f"{count} rows"
+        raise ValueError(f"cached_stack: {path.name}: {wanted} must come, one at least not None, {written} came")
+    if count is None:
+        file.seek(0)
+        file.write(_header(dtype, (written, *shape)))  # numpy leaves room for the number of rows to grow
 
 
 def _widen(file: IO[bytes], shape: tuple[int, ...], written: int) -> None:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from anystep._extras import need
 from anystep._files import content_hash
-from anystep.data.cache import cached_array, default_cache
+from anystep.data.cache import cached_array, cached_ragged, default_cache
 from anystep.data.events import Events
 from anystep.data.frames import BINNINGS, Binning, Direct, Encoding
 from anystep.data.protocols import split
-from anystep.data.sets import FrameSet, ImageSet, Splits
+from anystep.data.sets import FrameSet, ImageSet, RaggedSet, Splits
 from anystep.data.simulate import SIMULATOR_VERSION, Camera, Trajectory, path_of, simulate_many
 
 DIGIT_PIXELS = 22  # a digit of 8 x 8 is enlarged to this on the 34 x 34 sensor
@@ -80,7 +80,8 @@ def digits_dvs(
     floor 0.2, 1 Hz of background events a pixel (350 of the events), samples every 1 ms.
 
     Frames (T, 2, 34, 34) uint8, or uint16 where a count passes 255, in a file under `cache` (None: `default_cache()`) whose
-    name hashes all that shaped it. `seed` draws the background events. The split is "digits-dvs/stratified-70-10-20".
+    name hashes all that shaped it; T is each recording's own if the binning has no `steps`. `seed` draws the background events.
+    The split is "digits-dvs/stratified-70-10-20".
     """
     if not isinstance(binning, Binning):
         raise ValueError(f"digits-dvs holds events: its binning must be one of {', '.join(BINNINGS)}, got {binning.name}")
@@ -94,14 +95,19 @@ def digits_dvs(
         "seed": seed,
     }
 
+    def filmed() -> Iterator[NDArray[np.uint16]]:
+        return (binning(events) for events, _ in digits_events(path=trajectory, workers=workers, seed=seed))
+
     def build() -> NDArray[Any]:
-        frames = [binning(events) for events, _ in digits_events(path=trajectory, workers=workers, seed=seed)]
+        frames = list(filmed())
         largest = max(int(each.max()) for each in frames)
         return np.stack(frames).astype(np.uint8 if largest <= 255 else np.uint16)
 
     folder = default_cache() if cache is None else Path(cache)
-    frames = cached_array(folder, f"digits-dvs-{content_hash(shaped_by, images.tobytes())}", build)
-    return _digits_splits(FrameSet(frames, labels), binning)
+    key = f"digits-dvs-{content_hash(shaped_by, images.tobytes())}"
+    if binning.steps is None:
+        return _digits_splits(RaggedSet(*cached_ragged(folder, key, filmed), labels), binning)
+    return _digits_splits(FrameSet(cached_array(folder, key, build), labels), binning)
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from anystep._extras import need
 from anystep._lookup import choose
 from anystep.data.frames import Direct, Encoding
+from anystep.data.pictures import ImageFiles, ParquetPictures
 from anystep.data.protocols import Split, held_out, stratified
 from anystep.data.sets import Splits
+from anystep.data.shards import Blocks, Stored, find_shards, read_shards
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -35,6 +37,7 @@ class PictureSet:
         item = ((image / 255 - mean) / std shown T times (T, P, H, W) float32, label)
 
     pictures (M images (P, H, W) uint8)   labels (M,)   ids (M,)   mean, std: a number for each of the P planes
+    blocks: which images lie together on disk, if an epoch must read those together
     """
 
     def __init__(
@@ -46,8 +49,9 @@ class PictureSet:
         mean: Sequence[float],
         std: Sequence[float],
         ids: ArrayLike | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
-        self._pictures, self.encoding = pictures, encoding
+        self._pictures, self.encoding, self.blocks = pictures, encoding, blocks
         self._rows = np.arange(len(pictures))
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
         self.ids: NDArray[Any] = self._rows if ids is None else np.asarray(ids)
@@ -78,6 +82,7 @@ class PictureSet:
         view = object.__new__(PictureSet)
         view._pictures, view.encoding, view.mean, view.std = self._pictures, self.encoding, self.mean, self.std
         view._rows, view.labels, view.ids = self._rows[rows], self.labels[rows], self.ids[rows]
+        view.blocks = None if self.blocks is None else self.blocks.subset(rows)
         return view
 
 
@@ -88,51 +93,18 @@ def _planes(name: str, values: Sequence[float]) -> tuple[float, ...]:
     return tuple(array.tolist())
 
 
-class ImageFiles:
-    """Image files, decoded at access: the shorter side to `resize` pixels (bilinear), then the centre `crop` x `crop`.
-
-    An item is (3, crop, crop) uint8; a grey image has three equal planes. This is the test transform of the papers (256 and
-    224); the longer side is int(resize * longer / shorter), as in torchvision.
-
-    Error: a file that is no whole image, by name.
-    """
-
-    def __init__(self, files: Sequence[str | os.PathLike[str]], *, resize: int = 256, crop: int = 224) -> None:
-        if not 1 <= crop <= resize:
-            raise ValueError(f"images: crop must be in 1..resize ({resize}), got {crop}")
-        self.files = [os.fspath(file) for file in files]
-        self.resize, self.crop = resize, crop
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        pillow = need("PIL.Image", extra="images", purpose="reading image files")
-        file = self.files[index]
-        try:
-            with pillow.open(file) as picture:
-                return self._fit(picture.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:  # SyntaxError: a broken PNG
-            raise ValueError(f"{file} is not a whole image: {error}") from error
-
-    def _fit(self, picture: Any) -> NDArray[np.uint8]:
-        shorter = min(picture.size)
-        size = tuple(int(self.resize * side / shorter) for side in picture.size)
-        if size != picture.size:
-            picture = picture.resize(size, need("PIL.Image", extra="images", purpose="resizing").Resampling.BILINEAR)
-        left, top = (round((side - self.crop) / 2) for side in size)
-        pixels = np.asarray(picture.crop((left, top, left + self.crop, top + self.crop)))
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
 @dataclass(frozen=True)
 class Listing:
-    """What a release holds: file and label of every image, which are test images (None: no official test), class names."""
+    """What a release holds: file and label of every image, which are test images (None: no official test), class names.
+
+    Ids are paths under `base` (None: under the root).
+    """
 
     files: list[Path]
     labels: list[int]
     test: list[bool] | None
     classes: tuple[str, ...]
+    base: Path | None = None
 
 
 def photographs(
@@ -147,31 +119,68 @@ def photographs(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Splits:
-    """Row `name` of LAYOUTS from the folder `root`: files decoded at access by `ImageFiles`, normalised by `PictureSet`.
+    """Row `name` of LAYOUTS from the folder `root`: files or parquet shards, decoded at access, normalised by `PictureSet`.
 
     The shorter side becomes 8/7 `size` and the centre `size` x `size` is kept, in all three parts: 256 and 224 as the papers
     test. What trains sees chance through `data.augment` only.
 
     Test is the release's (of ImageNet the 50,000 validation images, since nobody has the labels of its test set), validation
-    is a tenth of every training class: protocol "<name>/official". A tree without a test part is split
-    "<name>/stratified-70-10-20". An image's id is its path under `root`; order and membership come from ids. `cache` and
-    `workers` have nothing to do: nothing is built.
+    is a tenth of every training class: protocol "<name>/official". What has no test part is split "<name>/stratified-70-10-20".
+    An image's id is its path under `root`; order and membership come from ids. `cache` and `workers` have nothing to do:
+    nothing is built.
+
+    Shards are <root>/data/train-*.parquet or <root>/train-*.parquet, and validation or test beside; see `read_shards` for the
+    ids. Test is the test part, else the validation part; with both, validation is the release's too: "<name>/given". Samples
+    come in the order of the shards, and an epoch is shuffled in windows, see `epoch_order`.
 
     Errors: an encoding other than direct; a folder or file that is missing, with what was looked for.
     """
     encoding, folder = direct(name, binning), release_folder(name, root)
-    found = choose(LAYOUTS, name, "image layout")(name, folder)
-    order = sorted(range(len(found.files)), key=lambda i: found.files[i].as_posix())
-    labels = np.array([found.labels[i] for i in order], dtype=np.int64)
-    files = [found.files[i] for i in order]
-    ids = [file.relative_to(folder).as_posix() for file in files]
-    if found.test is None:
-        parts = stratified(labels, (0.7, 0.1, 0.2), name=f"{name}/stratified-70-10-20", ids=ids)
+    look: dict[str, Any] = {"encoding": encoding, "mean": mean, "std": std}
+    fit = {"resize": round(size * 8 / 7), "crop": size}
+    shards = find_shards(folder)
+    if shards:
+        found = read_shards(name, _parts(name, shards))
+        pictures = ParquetPictures(found.images, **fit)
+        stored = PictureSet(pictures, found.labels, ids=found.ids, blocks=found.images.blocks(), **look)
+        return picture_splits(stored, *_split_of(name, found))
+    listed = choose(LAYOUTS, name, "image layout")(name, folder)
+    order = sorted(range(len(listed.files)), key=lambda i: listed.files[i].as_posix())
+    labels = np.array([listed.labels[i] for i in order], dtype=np.int64)
+    files = [listed.files[i] for i in order]
+    ids = [file.relative_to(listed.base or folder).as_posix() for file in files]
+    parts = _official(name, labels, None if listed.test is None else [listed.test[i] for i in order], ids)
+    return picture_splits(PictureSet(ImageFiles(files, **fit), labels, ids=ids, **look), parts, listed.classes)
+
+
+def _official(name: str, labels: NDArray[np.int64], test: ArrayLike | None, ids: list[str]) -> Split:
+    if test is None:
+        return stratified(labels, (0.7, 0.1, 0.2), name=f"{name}/stratified-70-10-20", ids=ids)
+    return held_out(labels, test, name=f"{name}/official", ids=ids)
+
+
+def _parts(name: str, shards: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """The parts to read, train first. Nobody has the labels of ImageNet's test set, so its shards are not opened."""
+    wanted = {"imagenet-1k": ("train", "validation")}.get(name, ("train",))
+    missing = [part for part in wanted if part not in shards]
+    if missing and "" not in shards:
+        there = next(iter(shards.values()))[0]
+        raise ValueError(f"{name}: {there.parent} must hold {missing[0]}-*.parquet, it has {there.name}")
+    known = ("train", "validation") if name == "imagenet-1k" else ("", "train", "validation", "test")
+    return {part: shards[part] for part in known if part in shards}
+
+
+def _split_of(name: str, found: Stored) -> tuple[Split, tuple[str, ...], NDArray[np.int64]]:
+    """Split, class names, and the order of the ids, in which the split counts: that of the same images as files."""
+    order = np.argsort(found.ids, kind="stable")
+    parts, there = found.parts[order], set(found.parts.tolist())
+    if {"train", "validation", "test"} <= there:
+        each = {"train": "train", "val": "validation", "test": "test"}
+        split = Split(f"{name}/given", **{mine: np.flatnonzero(parts == its) for mine, its in each.items()})
     else:
-        parts = held_out(labels, [found.test[i] for i in order], name=f"{name}/official", ids=ids)
-    pictures = ImageFiles(files, resize=round(size * 8 / 7), crop=size)
-    data = PictureSet(pictures, labels, encoding=encoding, mean=mean, std=std, ids=ids)
-    return picture_splits(data, parts, found.classes)
+        test = parts == ("test" if "test" in there else "validation") if len(there) > 1 else None
+        split = _official(name, found.labels[order], test, found.ids[order].tolist())
+    return split, found.classes, order
 
 
 def direct(name: str, binning: Encoding) -> Direct:
@@ -192,12 +201,18 @@ def release_folder(name: str, root: str | os.PathLike[str] | None) -> Path:
     return Path(root)
 
 
-def picture_splits(data: PictureSet, parts: Split, classes: tuple[str, ...]) -> Splits:
-    """The three parts of a set, with what a record says about them."""
+def picture_splits(
+    data: PictureSet, parts: Split, classes: tuple[str, ...], order: NDArray[np.int64] | None = None
+) -> Splits:
+    """The three parts of a set, with what a record says about them.
+
+    `order` (M,), if the split counts in another one: sample order[i] is its i. The parts keep the order of the set.
+    """
+    rows = {part: each if order is None else np.sort(order[each]) for part, each in vars(parts).items() if part != "name"}
     return Splits(
-        train=data.subset(parts.train),
-        val=data.subset(parts.val),
-        test=data.subset(parts.test),
+        train=data.subset(rows["train"]),
+        val=data.subset(rows["val"]),
+        test=data.subset(rows["test"]),
         classes=classes,
         protocol=parts.name,
         protocol_hash=parts.hash,
@@ -249,7 +264,7 @@ def _imagenet(name: str, folder: Path) -> Listing:
         raise ValueError(f"{name}: {folder} must hold train/<wnid>/*.JPEG and val/<wnid>/*.JPEG")
     if not any(each.is_dir() for each in (base / "val").iterdir()):
         raise ValueError(f"{name}: {base / 'val'} is flat: move its images into a folder for each class (wnid) first")
-    return _tree(name, base)
+    return replace(_tree(name, base), base=base)
 
 
 def _cub(name: str, folder: Path) -> Listing:

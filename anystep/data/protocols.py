@@ -186,6 +186,7 @@ PROTOCOLS: dict[str, Rule] = {
     "ncaltech101/90-10-per-class": FirstOfClass(0.9),
     "cifar10-dvs/last-100": Numbers(900, 999, count=1000),
     "cifar10-dvs/first-100": Numbers(0, 99, count=1000),
+    "cifar10-sim/last-100": Numbers(900, 999, count=1000),
     "dvs-gesture/users": Users(24, 29, count=29),
     "events-folder/given": Given(),
 }

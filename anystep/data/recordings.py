@@ -12,18 +12,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anystep._files import content_hash, write_json
-from anystep.data.cache import cache_file, cached_stack, default_cache
+from anystep.data.cache import cache_file, cached_ragged, cached_stack, default_cache
+from anystep.data.contents import Found, content_hashes
 from anystep.data.events import Events
 from anystep.data.frames import Binning
 from anystep.data.readers import read_events
 from anystep.data.readers.gestures import Segment
 from anystep.data.resize import check_size, resize
+from anystep.data.sets import FrameSet, RaggedSet
 from anystep.data.threads import map_ahead
 
 # Part of every cache key: raise it whenever the same files and settings give other frames.
@@ -98,10 +100,21 @@ class Look:
 
 @dataclass(frozen=True)
 class Stack:
-    """The frames (M, T, 2, H, W) of M samples, and why some could not be read: {index: message}, their rows are zeros."""
+    """The frames (M, T, 2, H, W) of M samples, and why some could not be read: {index: message}, their rows are zeros.
+
+    If every recording has its own T, `frames` are (sum of T, 2, H, W), one recording after another, and `lengths` (M,) the T;
+    0 for those that could not be read.
+    """
 
     frames: NDArray[Any]
     bad: dict[int, str]
+    lengths: NDArray[np.int64] | None = None
+
+    def with_labels(self, labels: NDArray[np.int64], ids: Sequence[str]) -> FrameSet | RaggedSet:
+        """The data set of all samples."""
+        if self.lengths is None:
+            return FrameSet(self.frames, labels, ids)
+        return RaggedSet(self.frames, self.lengths, labels, ids)
 
 
 def stack_frames(
@@ -115,23 +128,23 @@ def stack_frames(
 ) -> Stack:
     """The frames of all samples, memory-mapped from a file in the folder `cache` that is built when it is not there.
 
-    The file's key hashes `look` and of every sample the id, the segment, and size and time of change of its file: hashing ten
-    gigabytes would take longer than reading the frames. A file that is replaced by one of the same size and time goes
-    unnoticed; a copy with other times is built again. `workers` threads read (None: one a processor); a line on stderr
-    says how far a long build is. A file that cannot be read is a ValueError that names it, or with `skip_bad` a row of zeros.
+    The file's key hashes `look` and of every sample the id, the segment, and what its file holds: a copy of the folder has the
+    same frames. Each file is hashed once, see `contents`. `workers` threads hash and read (None: one a processor); a line on
+    stderr says how far that is. A file that cannot be read is a ValueError that names it, or with `skip_bad` a row of zeros.
     """
     if workers is not None and (isinstance(workers, bool) or workers < 1):
         raise ValueError(f"{name}: workers must be >= 1 or None, got {workers}")
     folder = default_cache() if cache is None else Path(cache)
-    key = f"{name}-{content_hash(look.describe(), _fingerprint(samples))}"
+    threads = workers or os.cpu_count() or 1
+    key = f"{name}-{content_hash(look.describe(), _fingerprint(name, samples, folder, threads))}"
     record = cache_file(folder, key).with_suffix(".bad.json")
     bad: dict[int, str] = {}
 
     def rows() -> Iterator[NDArray[Any] | None]:
-        found = map_ahead(lambda group: _read_group(group, look), _files_of(samples), workers or os.cpu_count() or 1, ahead=2)
+        found = map_ahead(lambda group: _read_group(group, look), _files_of(samples), threads, ahead=2)
         results = (each for group in found for each in group)
         shape = None
-        for index, result in enumerate(_reported(name, results, len(samples))):
+        for index, result in enumerate(_reported(name, "recordings binned", results, len(samples))):
             if isinstance(result, str):
                 bad[index] = result
                 if not skip_bad:
@@ -139,7 +152,7 @@ def stack_frames(
                 yield None
                 continue
             shape = shape or result.shape
-            if result.shape != shape:
+            if result.shape[1:] != shape[1:]:  # T is that of the binning, or each recording's own
                 sizes = f"{samples[index].path} is {result.shape[2:]}, one before it {shape[2:]}"
                 raise ValueError(f"{name}: recordings differ in size, {sizes}; size= makes them alike")
             yield result
@@ -149,33 +162,32 @@ def stack_frames(
         if bad:  # before the frames appear: whoever finds them must know
             write_json(record, {samples[index].id: message for index, message in bad.items()})
 
-    frames = cached_stack(folder, key, len(samples), rows)
+    lengths = None
+    if look.binning.steps is None:
+        frames, lengths = cached_ragged(folder, key, rows)
+    else:
+        frames = cached_stack(folder, key, len(samples), rows)
     if record.exists():
         known = json.loads(record.read_text(encoding="utf-8"))
         bad = {index: known[sample.id] for index, sample in enumerate(samples) if sample.id in known}
     if bad and not skip_bad:
         raise ValueError(_refusal(name, next(iter(bad.values()))))
-    return Stack(frames, bad)
+    return Stack(frames, bad, lengths)
 
 
 def _refusal(name: str, message: str) -> str:
-    hint = "" if name == "events-folder" else ". With skip_bad=True such recordings are left out"
-    return f"{name}: {message}{hint}"
+    return f"{name}: {message}. With skip_bad=True such recordings are left out"
 
 
-def _fingerprint(samples: Sequence[Sample]) -> list[list[Any]]:
-    """Of every sample what must change when its frames do, as far as the folder tells."""
-    states = {path: _state(path) for path in {sample.path for sample in samples}}
-    return [[s.id, s.segment and asdict(s.segment), s.frames, *states[s.path]] for s in samples]
+def _fingerprint(name: str, samples: Sequence[Sample], folder: Path, threads: int) -> list[list[Any]]:
+    """Of every sample what changes when its frames do. The suffix says how a file is read."""
 
+    def watch(found: Iterator[Found], count: int) -> Iterator[Found]:
+        return _reported(name, "files hashed", found, count)
 
-def _state(path: Path) -> tuple[int, int]:
-    """Size and time of change; (-1, 0) for what is not there, which reading it will say."""
-    try:
-        status = path.stat()
-    except OSError:
-        return -1, 0
-    return status.st_size, status.st_mtime_ns
+    index = folder / f"{name}.contents.json"
+    held = content_hashes((sample.path for sample in samples), index, workers=threads, watch=watch)
+    return [[s.id, s.segment and asdict(s.segment), s.frames, s.path.suffix.lower(), held[s.path]] for s in samples]
 
 
 def _files_of(samples: Sequence[Sample]) -> list[list[Sample]]:
@@ -188,7 +200,7 @@ def _read_group(group: Sequence[Sample], look: Look) -> list[NDArray[Any] | str]
     path = group[0].path
     try:
         if group[0].frames:
-            return [look.resized(_finished(path, look.binning.steps))]
+            return [look.resized(finished_frames(path, cast(int, look.binning.steps)))]  # equal parts: never open
         events = read_events(path, sensor=look.sensor, sort=True)
     except (ValueError, FileNotFoundError) as error:
         reason = str(error)
@@ -203,7 +215,7 @@ def _read_group(group: Sequence[Sample], look: Look) -> list[NDArray[Any] | str]
     return results
 
 
-def _finished(path: Path, steps: int) -> NDArray[np.uint16]:
+def finished_frames(path: Path, steps: int) -> NDArray[np.uint16]:
     """The array `frames` (T, 2, H, W) of an archive, as SpikingJelly keeps it."""
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -218,7 +230,7 @@ def _finished(path: Path, steps: int) -> NDArray[np.uint16]:
     return counts
 
 
-def _reported(name: str, results: Iterator[Item], count: int) -> Iterator[Item]:
+def _reported(name: str, what: str, results: Iterator[Item], count: int) -> Iterator[Item]:
     """`results`, with a line on stderr every few seconds."""
     begin = said = time.monotonic()
     for done, result in enumerate(results, start=1):
@@ -226,5 +238,5 @@ def _reported(name: str, results: Iterator[Item], count: int) -> Iterator[Item]:
         now = time.monotonic()
         if now - said >= SECONDS_BETWEEN_LINES:
             said = now
-            sys.stderr.write(f"{name}: {done} of {count} recordings binned, {done / (now - begin):.0f} a second\n")
+            sys.stderr.write(f"{name}: {done} of {count} {what}, {done / (now - begin):.0f} a second\n")
             sys.stderr.flush()

@@ -198,7 +198,8 @@ RELEASES: dict[str, Release] = {
         by_hand=(
             "it needs an account. Fetch ILSVRC2012_img_train.tar (MD5 1d675b47d978889d74fa0da5fadfb00e) and "
             "ILSVRC2012_img_val.tar (MD5 29b22e2961454d5413ddabcf34fc5622; both as in torchvision), compare the MD5s, and "
-            "unpack them into a folder for each class, train/<wnid>/*.JPEG and val/<wnid>/*.JPEG"
+            "unpack them into a folder for each class, train/<wnid>/*.JPEG and val/<wnid>/*.JPEG; or take the shards of "
+            "Hugging Face's ILSVRC/imagenet-1k, data/*.parquet, which are read as they are"
         ),
     ),
 }

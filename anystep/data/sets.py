@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from anystep.data.events import Events
 from anystep.data.frames import Binning, Direct
 
-PASSED_ON = ("labels", "ids", "mean", "std")  # what a view of a data set keeps of it
+PASSED_ON = ("labels", "ids", "mean", "std", "blocks")  # what a view of a data set keeps of it
 
 
 class MapStyle(Protocol):
@@ -24,6 +24,30 @@ class MapStyle(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> tuple[Any, int]: ...
+
+
+def _columns(
+    kind: str, like: str, count: int, labels: ArrayLike, ids: ArrayLike | None
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """The labels and ids of `count` samples, checked."""
+    columns = {"labels": np.asarray(labels), "ids": np.arange(count) if ids is None else np.asarray(ids)}
+    for name, column in columns.items():
+        if column.shape != (count,):
+            raise ValueError(f"{kind}: {name} must be ({count},) like {like}, got {column.shape}")
+    if columns["labels"].dtype.kind not in "iu":
+        raise ValueError(f"{kind}: labels must be whole numbers, got {columns['labels'].dtype}")
+    return columns["labels"].astype(np.int64), columns["ids"]
+
+
+def _rows_of(kind: str, indices: ArrayLike, count: int) -> NDArray[Any]:
+    """`indices` of a subset, checked."""
+    rows = np.asarray(indices)
+    if rows.dtype.kind not in "iu" or rows.ndim != 1:
+        raise ValueError(f"{kind}.subset: indices must be a list of whole numbers, got {rows.dtype} {rows.shape}")
+    outside = rows[(rows < 0) | (rows >= count)]
+    if len(outside):
+        raise ValueError(f"{kind}.subset: indices must be in 0..{count - 1}, got {outside[0]}")
+    return rows
 
 
 class FrameSet:
@@ -41,16 +65,9 @@ class FrameSet:
     def __init__(self, frames: NDArray[Any], labels: ArrayLike, ids: ArrayLike | None = None) -> None:
         if frames.ndim != 5:
             raise ValueError(f"FrameSet: frames must be (M, T, P, H, W), got shape {frames.shape}")
-        columns = {"labels": np.asarray(labels), "ids": np.arange(len(frames)) if ids is None else np.asarray(ids)}
-        for name, column in columns.items():
-            if column.shape != (len(frames),):
-                raise ValueError(f"FrameSet: {name} must be ({len(frames)},) like frames, got {column.shape}")
-        if columns["labels"].dtype.kind not in "iu":
-            raise ValueError(f"FrameSet: labels must be whole numbers, got {columns['labels'].dtype}")
+        self.labels, self.ids = _columns("FrameSet", "frames", len(frames), labels, ids)
         self._frames = frames
         self._rows = np.arange(len(frames))
-        self.labels: NDArray[np.int64] = columns["labels"].astype(np.int64)
-        self.ids: NDArray[Any] = columns["ids"]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -79,15 +96,56 @@ class FrameSet:
 
     def subset(self, indices: ArrayLike) -> FrameSet:
         """The samples `indices` (B,), in that order, over the same array."""
-        rows = np.asarray(indices)
-        if rows.dtype.kind not in "iu" or rows.ndim != 1:
-            raise ValueError(f"FrameSet.subset: indices must be a list of whole numbers, got {rows.dtype} {rows.shape}")
-        outside = rows[(rows < 0) | (rows >= len(self))]
-        if len(outside):
-            raise ValueError(f"FrameSet.subset: indices must be in 0..{len(self) - 1}, got {outside[0]}")
+        rows = _rows_of("FrameSet", indices, len(self))
         view = object.__new__(FrameSet)
         view._frames, view._rows = self._frames, self._rows[rows]
         view.labels, view.ids = self.labels[rows], self.ids[rows]
+        return view
+
+
+class RaggedSet:
+    """Frames of recordings of different length, one recording after another in one array or memory-mapped file.
+
+    frames (sum of t_i, P, H, W)   lengths (M,) the t_i   labels (M,) int64   ids (M,) names or numbers (None: 0, 1, ...)
+
+    An item is `(frames (t_i, P, H, W), label)`; `loader.time_first` makes a batch of such with a mask. One of length 0, a
+    recording that could not be read, may be left out by `subset`; as an item it is refused.
+
+    >>> data = RaggedSet(np.zeros((5, 2, 8, 8), np.uint8), [3, 2], [0, 1])
+    >>> [len(frames) for frames, label in data], data.subset([1]).lengths.tolist()
+    ([3, 2], [2])
+    """
+
+    def __init__(self, frames: NDArray[Any], lengths: ArrayLike, labels: ArrayLike, ids: ArrayLike | None = None) -> None:
+        sizes = np.asarray(lengths)
+        if frames.ndim != 4:
+            raise ValueError(f"RaggedSet: frames must be (F, P, H, W), got shape {frames.shape}")
+        if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or sizes.min(initial=0) < 0 or sizes.sum() != len(frames):
+            raise ValueError(f"RaggedSet: lengths must be (M,) whole numbers >= 0 whose sum is {len(frames)}, got {lengths!r}")
+        self.labels, self.ids = _columns("RaggedSet", "lengths", len(sizes), labels, ids)
+        self._frames = frames
+        self.lengths: NDArray[np.int64] = sizes.astype(np.int64)
+        self._first = np.cumsum(self.lengths) - self.lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[Any], int]:
+        first, length = self._first[index], self.lengths[index]
+        if not length:
+            raise ValueError(f"RaggedSet: sample {self.ids[index]} has no frames")
+        return np.asarray(self._frames[first : first + length]), int(self.labels[index])
+
+    def __iter__(self) -> Iterator[tuple[NDArray[Any], int]]:
+        return (self[index] for index in range(len(self)))
+
+    def subset(self, indices: ArrayLike) -> RaggedSet:
+        """The samples `indices` (B,), in that order, over the same array."""
+        rows = _rows_of("RaggedSet", indices, len(self))
+        view = object.__new__(RaggedSet)
+        view._frames = self._frames
+        for name in ("lengths", "_first", "labels", "ids"):
+            setattr(view, name, getattr(self, name)[rows])
         return view
 
 
@@ -113,7 +171,9 @@ class Splits:
     first_frame: int = 0
 
     def segment(self, first: int, stop: int) -> Splits:
-        """The same recordings, frames [first, stop) of each. Error: frames that they do not have."""
+        """The same recordings, frames [first, stop) of each. Error: frames that they do not have, or not all of them."""
+        if self.binning.get("steps", 0) is None:
+            raise ValueError("data.frames needs recordings of one length; give binning.steps")
         steps = len(self.train[0][0])
         if not 0 <= first < stop <= steps:
             what = f"the {steps} frames of a recording"

@@ -48,6 +48,8 @@ def format_of(path: str | os.PathLike[str]) -> str:
             raise unknown(version, [known[5:] for known in READERS if known.startswith("aedat")], "AEDAT version", f"{file}")
         return name
     if suffix not in SUFFIXES:
+        if Path(path).exists():
+            regular_file(path)  # a directory has no format
         raise unknown(suffix, [*SUFFIXES, ".aedat"], "suffix", f"{path}; or say format=")
     return SUFFIXES[suffix]
 
