@@ -23,15 +23,19 @@ def get(arguments: argparse.Namespace) -> dict[str, Any]:
     from anystep.data.get import get_dataset
 
     with progress_bar(f"getting {arguments.name}", unit="bytes") as progress:
-        return get_dataset(arguments.name, arguments.dir or Path("data") / arguments.name, say=say, progress=progress)
+        result = get_dataset(arguments.name, arguments.dir or Path("data") / arguments.name, say=say, progress=progress)
+    say(result["next"])
+    return result
 
 
 def check(arguments: argparse.Namespace) -> dict[str, Any]:
     """Read every sample where it lies: counts, times, sizes, and the files that cannot be read."""
     from anystep.console import print_table, progress_bar, say
     from anystep.data.check import check_dataset, table_cells
-    from anystep.figures.contact_sheet import contact_sheet
+    from anystep.figures.contact_sheet import check_path, contact_sheet
 
+    if arguments.sheet:
+        check_path(arguments.sheet)  # before hours of reading, not after
     with progress_bar(f"checking {arguments.name}") as progress:
         found = check_dataset(
             arguments.name, arguments.dir, options=_options(arguments.option), deep=arguments.deep, progress=progress
@@ -53,8 +57,10 @@ def show(arguments: argparse.Namespace) -> dict[str, Any]:
     from anystep.figures.animation import animate
 
     sensor = None if arguments.sensor is None else _pair(arguments.sensor)
-    events = read_events(arguments.file, sensor=sensor, sort=True)
     out = Path(arguments.out or Path(arguments.file).with_suffix(".gif").name)
+    if out.suffix.lower() != ".gif" or not out.parent.is_dir():
+        raise ValueError(f"--out must end with .gif in a folder that exists, got {str(out)!r}")
+    events = read_events(arguments.file, sensor=sensor, sort=True)
     frames = animate(events, out, frame_us=arguments.frame_us, slow=arguments.slow)
     say(f"{frames} pictures: {out}")
     height, width = events.sensor
@@ -63,11 +69,11 @@ def show(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Film a set of images with the simulated event camera; what is there already is kept."""
-    from anystep.console import progress_bar
+    from anystep.console import progress_bar, say
     from anystep.data.cifar10_sim import simulate_dataset
 
     with progress_bar(f"filming {arguments.images}") as progress:
-        return simulate_dataset(
+        film = simulate_dataset(
             arguments.images,
             root=arguments.root or Path("data") / arguments.images,
             out=arguments.out,
@@ -77,6 +83,8 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
             seed=arguments.seed,
             progress=progress,
         )
+    say(f"{film['recordings']:,} recordings in {film['out']}, {film['made']:,} of them new")
+    return film
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
@@ -102,28 +110,39 @@ def add_actions(parser: argparse.ArgumentParser) -> None:
     add.add_argument("dir", nargs="?", help="where to put it (default: data/NAME)")
     add = action("check")
     add.add_argument("name", help="a row of: anystep data list")
-    add.add_argument("dir", nargs="?", help="the folder that holds it; none for sets that come with a library")
-    add.add_argument("--sheet", metavar="FILE.png", help="draw one sample of each class there")
-    add.add_argument("--deep", action="store_true", help="decode every image too, not only count the files")
+    add.add_argument("dir", nargs="?", help="the folder that holds it; none for digits and digits-dvs, which are built in")
+    add.add_argument("--sheet", metavar="FILE.png", help="draw one sample of each class there; .svg as well")
+    add.add_argument(
+        "--deep", action="store_true", help="decode every image, not only the first of each class; recordings are always read"
+    )
     add.add_argument("--skip-bad", action="store_true", help="files that cannot be read are counted and are no failure")
-    add.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the row; may be repeated")
+    option = "like protocol=random-90-10@0 or, for events-folder, sensor=[128,128]; may be repeated"
+    add.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=option)
     add = action("show")
     add.add_argument("file", help="a recording of any format that is read")
-    add.add_argument("--out", metavar="FILE.gif", help="the animation (default: the recording's name here)")
-    add.add_argument("--frame-us", type=int, metavar="N", help="microseconds in a picture (default: what suits)")
+    add.add_argument("--out", metavar="FILE.gif", help="the animation (default: the recording's name, in this folder)")
+    add.add_argument(
+        "--frame-us", type=int, metavar="N", help="microseconds of the recording in a picture (default: what a viewer can show)"
+    )
     add.add_argument("--slow", type=float, default=1.0, metavar="X", help="how many times slower than life (default: 1)")
-    add.add_argument("--sensor", metavar="H,W", help="for formats that do not say it, like 128,128")
+    add.add_argument(
+        "--sensor", metavar="H,W", help="height and width, where the file does not say them: 128,128 for cifar10-sim"
+    )
     add = action("simulate")
-    add.add_argument("--images", default="cifar10", help="the image set (default: cifar10)")
+    add.add_argument("--images", default="cifar10", help="the image set: cifar10 (default)")
     add.add_argument("--root", metavar="DIR", help="the folder that holds it (default: data/IMAGES)")
-    add.add_argument("--path", default="closed-loop", help="how the image moves (default: closed-loop)")
+    add.add_argument("--path", default="closed-loop", help="how the image moves: closed-loop (default) or saccade")
     add.add_argument("--out", required=True, metavar="DIR", help="the folder of recordings to write, or to go on with")
-    add.add_argument("--per-class", type=int, default=1000, metavar="N", help="images of each class (default: 1000)")
+    add.add_argument(
+        "--per-class", type=int, default=1000, metavar="N", help="images of each class (default: 1000, what cifar10-sim is)"
+    )
     add.add_argument("--workers", type=int, metavar="N", help="threads (default: one a processor)")
     add.add_argument("--seed", type=int, default=0, metavar="N", help="of the background events (default: 0)")
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
+    from yaml import YAMLError
+
     from anystep.config import parse_value
 
     options = {}
@@ -131,7 +150,10 @@ def _options(pairs: list[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals:
             raise ValueError(f"--option: expected KEY=VALUE, like protocol=cifar10-dvs/first-100, got {pair!r}")
-        options[key] = parse_value(text)
+        try:
+            options[key] = parse_value(text)
+        except YAMLError:
+            raise ValueError(f"--option {key}: the value is no YAML, got {text!r}") from None
     return options
 
 

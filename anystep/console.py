@@ -95,7 +95,7 @@ class ProgressBar:
 def progress_bar(title: str, *, unit: str = "") -> Iterator[Callable[[int, int | None], None]]:
     """A bar for `progress(done, total)`, where stderr is a terminal; elsewhere a line every few seconds."""
     amounts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
-    columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *amounts, TimeRemainingColumn())
     terminal = sys.stderr.isatty()
     said = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as bar:
@@ -120,6 +120,6 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_column(name, justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*row)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)  # a folder may be called [/b]
     console.width = console.width if sys.stderr.isatty() else 160  # a log file has no width; do not cut numbers
     console.print(table)

@@ -33,6 +33,7 @@ from anystep.readout import prefix_mean
 from anystep.schedule import Plan
 
 SILENT, SATURATED = 1e-4, 0.99
+ONE_LENGTH = "needs recordings of one length; give binning.steps"
 Metrics = dict[str, Any]
 
 
@@ -129,15 +130,13 @@ def fit(
     a norm that is none of NORMS sees the zeros), and the order of the samples is that of recordings of one length.
 
     Errors: fewer samples than a batch; a batch that the processes cannot share equally; labels or frames that the network
-    cannot take; recordings of different length for a method without masks; a loss that is no longer finite.
+    cannot take; recordings of different length for a method without masks or several processes; a loss that is no longer
+    finite.
     """
     fabric = fabric or make_fabric()
     epochs = phase_epochs(state.phase, plan)
     plan = phase_plan(state.phase, plan)
-    if len(dataset) < plan.batch_size:
-        raise ValueError(f"the training set has {len(dataset)} samples, fewer than one batch of {plan.batch_size}")
-    if plan.batch_size % fabric.world_size:
-        raise ValueError(f"batch_size {plan.batch_size} cannot be shared equally by {fabric.world_size} processes")
+    _check_batches(dataset, plan, processes=fabric.world_size)
     model, optimizer = fabric.setup(state.model, state.optimizer)
     if state.teacher is not None:
         state.teacher.to(fabric.device)
@@ -281,6 +280,9 @@ class _Engine:
                 x = x if mask is None else _still_padded(x, labels, mask.to(x.device))
             seed = derive_seed(self.seed, "views", state.phase.name, state.epoch, index)
             views = self.method.views(x[: self.plan.steps], state.phase, torch.Generator().manual_seed(seed))
+            if seen is not None and views["student"].shape[:2] != seen.shape:
+                shown, real = (tuple(each) for each in (views["student"].shape[:2], seen.shape))
+                raise ValueError(f"{self._name()}, which shows its student {shown} of {real} steps and samples, {ONE_LENGTH}")
             watched = firing_rates(state.model) if index == len(order) - 1 else nullcontext(FiringRates())
             with watched as rates, real_frames(state.model, seen):
                 rates.mask = seen
@@ -293,14 +295,18 @@ class _Engine:
         return totals, correct, rates
 
     def _seen(self, mask: Tensor, phase: Phase) -> Tensor | None:
-        """Which of the steps that the student is trained on are real, None if all are. Error: a method without masks."""
-        seen = mask[: self.plan.steps][phase.frames]
-        if bool(seen.all()):
+        """Which of the steps that the student is trained on are real, None if all are. Error: a method without masks, or a
+        teacher of other steps, whose mask nobody has."""
+        steps = mask[: self.plan.steps]
+        seen, taught = steps[phase.frames], steps[phase.frames if phase.teacher is None else phase.teacher_frames]
+        if bool(seen.all()) and bool(taught.all()):
             return None
-        if not self.method.masks:
-            name = getattr(self.method, "name", type(self.method).__name__)
-            raise ValueError(f"method {name} needs recordings of one length; give binning.steps")
+        if not self.method.masks or (phase.teacher is not None and phase.teacher_frames != phase.frames):
+            raise ValueError(f"{self._name()} {ONE_LENGTH}")
         return seen.to(self.fabric.device)
+
+    def _name(self) -> str:
+        return f"method {getattr(self.method, 'name', type(self.method).__name__)}"
 
     def _update(
         self, state: TrainState, views: dict[str, Tensor], labels: Tensor, progress: float, mask: Tensor | None
@@ -330,6 +336,17 @@ class _Engine:
         return {"train_loss": loss, "train_acc": 100 * accuracy, "parts": values}
 
 
+def _check_batches(dataset: Any, plan: Plan, *, processes: int) -> None:
+    """Refuse batches that cannot be made, or that `processes` cannot share."""
+    if len(dataset) < plan.batch_size:
+        raise ValueError(f"the training set has {len(dataset)} samples, fewer than one batch of {plan.batch_size}")
+    if plan.batch_size % processes:
+        raise ValueError(f"batch_size {plan.batch_size} cannot be shared equally by {processes} processes")
+    lengths = torch.as_tensor(getattr(dataset, "lengths", [1])).clamp(max=plan.steps or 2**62)
+    if processes > 1 and lengths.min() < lengths.max():  # each would count frames of its own in shared statistics
+        raise ValueError(f"training in {processes} processes {ONE_LENGTH}")
+
+
 def _balance(dataset: Any, plan: Plan) -> Any:
     """The labels that a balanced epoch is drawn by, or None for a plain one."""
     if not plan.balanced:
@@ -348,7 +365,7 @@ def _check_labels(labels: Tensor, model: nn.Module) -> None:
 def _still_padded(x: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """An augmented batch whose padded frames are zeros again. Error: one of mixed samples, which end at different steps."""
     if labels.is_floating_point():
-        raise ValueError("data.augment mixes samples, which needs recordings of one length; give binning.steps")
+        raise ValueError(f"data.augment mixes samples, which {ONE_LENGTH}")
     return x * mask[:, :, None, None, None]
 
 

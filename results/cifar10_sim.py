@@ -33,6 +33,7 @@ PROTOCOL = "fold-1-of-5@0"
 METHODS: dict[str, dict[str, Any]] = {"ce": {}, "tet": {}, "tks": {"alpha": 0.3, "temperature": 5.0}}
 FOLDER = ROOT / "runs" / "cifar10_sim"
 PAGE = ROOT / "docs" / "simulated-camera.md"
+SHOWN = range(1, 11)
 
 
 def record_of(method: str, seed: int, root: str) -> Record:
@@ -54,12 +55,16 @@ def record_of(method: str, seed: int, root: str) -> Record:
     )
 
 
+def wanted() -> list[tuple[str, int]]:
+    """(method, seed) of every run that the result holds."""
+    return [(method, seed) for seed in SEEDS for method in METHODS]
+
+
 def measure(root: str) -> list[dict[str, Any]]:
     """A row for every method and seed."""
-    keys = [(method, seed) for seed in SEEDS for method in METHODS]
-    jobs: list[Job] = [(record_of(*key, root), FOLDER / f"{key[0]}-seed{key[1]}") for key in keys]
+    jobs: list[Job] = [(record_of(*key, root), FOLDER / f"{key[0]}-seed{key[1]}") for key in wanted()]
     rows = []
-    for (method, seed), scores in zip(keys, train_all(jobs), strict=True):
+    for (method, seed), scores in zip(wanted(), train_all(jobs), strict=True):
         rows.append({"method": method, "seed": seed, **scores})
         print(method, seed, [round(value, 1) for value in scores["prefix_top1"]], file=sys.stderr, flush=True)
     return rows
@@ -75,9 +80,9 @@ def main() -> None:
     sizes = {part: len(getattr(splits, part)) for part in ("train", "val", "test")}
     runs = measure(root)
     rows = table_of(runs)
-    result = {"record": public(record_of("ce", 0, root)), "samples": sizes, "runs": runs, "study": rows}
+    result = {"record": public(record_of("ce", 0, root)), "samples": sizes, "runs": runs, "curves": rows}
     write_json(ROOT / "results" / "cifar10_sim.json", result)
-    write_text(PAGE, quote(PAGE.read_text(encoding="utf-8"), "cifar10_sim", markdown(rows, range(1, 11))))
+    write_text(PAGE, quote(PAGE.read_text(encoding="utf-8"), "cifar10_sim", markdown(rows, SHOWN)))
     title = f"cifar10-sim, {sizes['train']:,} recordings to train, {sizes['test']:,} to test"
     picture(rows, ROOT / "docs" / "cifar10_sim.png", xlabel="t, frames of 120 ms", title=title)
 

@@ -88,6 +88,11 @@ def count_baseline(record: Record) -> dict[str, Any]:
     }
 
 
+def wanted() -> list[tuple[str, int]]:
+    """(method, fold) of every run that the result holds."""
+    return [(method, fold) for fold in range(1, FOLDS + 1) for method in (COUNTS, *METHODS)]
+
+
 def measure(root: str) -> list[dict[str, Any]]:
     """A row for every method and fold, the baseline's among them."""
     keys = list(jobs(root))
@@ -113,7 +118,7 @@ def main() -> None:
     root = str(Path(os.environ["ANYSTEP_DATA"]) / "NMNIST")
     runs = measure(root)
     rows = table_of(runs)
-    result = {"record": public(record_of("ce", 1, root)), "runs": runs, "study": rows}
+    result = {"record": public(record_of("ce", 1, root)), "runs": runs, "curves": rows}
     write_json(ROOT / "results" / "nmnist_folds.json", result)
     write_documents(rows)
 

@@ -10,8 +10,8 @@ from anystep.cli import main
 class Terminal:
     """Calls the command line in this process."""
 
-    def __init__(self, capsys):
-        self.capsys = capsys
+    def __init__(self, capsys, folder):
+        self.capsys, self.folder = capsys, folder
 
     def __call__(self, *arguments):
         """(exit code, stdout, stderr)."""

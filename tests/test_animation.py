@@ -107,6 +107,11 @@ def test_a_film_goes_into_a_gif_and_needs_events(tmp_path):
         animate(CORNERS.head(0), tmp_path / "a.gif")
 
 
+def test_a_sensor_that_no_camera_has_is_refused_before_the_memory_is_taken(tmp_path):
+    with pytest.raises(ValueError, match=r"sensor must have at most 4,194,304 pixels, got \(32767, 32767\)"):
+        animate(Events.from_arrays([7], [0], [0], [0], (32767, 32767)), tmp_path / "a.gif")
+
+
 REAL = os.environ.get("ANYSTEP_DATA")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import tempfile
 
 import numpy as np
@@ -261,6 +262,16 @@ def test_two_builders_of_rows_of_different_length_at_once_both_get_whole_ones(tm
     frames, lengths = cached_ragged(tmp_path, "key", slower)
     assert np.array_equal(frames, np.concatenate(rows))
     assert lengths.tolist() == [3, 2]
+
+
+def test_what_killed_builds_left_goes_after_a_day_and_what_is_being_built_stays(tmp_path):
+    old, new, other = (tmp_path / name for name in (".one.npy.x.part", ".two.npy.y.part", ".notes.part"))
+    for path in (old, new, other):
+        path.write_bytes(b"half of it")
+    for path in (old, other):
+        os.utime(path, (1, 1))
+    cached_array(tmp_path, "key", count_up)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".notes.part", ".two.npy.y.part", "key.npy"]
 
 
 def test_the_default_folder_follows_the_cache_home(tmp_path, monkeypatch):

@@ -145,6 +145,13 @@ def test_a_packet_that_claims_more_than_the_aedat4_file_holds_is_refused(claim, 
         read_events(files.put(tmp_path, "r.aedat4", bytes(content)))
 
 
+def test_a_header_of_many_openings_and_no_end_takes_no_time(tmp_path):
+    head = struct.pack("<I", 4) + bytes(60) + b"<dv" * 2_000_000  # a search from each of them would take hours
+    content = b"#!AER-DAT4.0\r\n" + struct.pack("<I", len(head)) + head
+    with pytest.raises(ValueError, match=r"r\.aedat4: the header at byte 14 is damaged"):
+        read_events(files.put(tmp_path, "r.aedat4", content))
+
+
 MANY = files.aedat4_packet([], number=10**6)  # a head that claims a million events
 
 

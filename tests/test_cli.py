@@ -20,7 +20,7 @@ from anystep.methods import METHODS, LossMethod, Phase
 @pytest.fixture
 def terminal(capsys, tmp_path, tiny_rows, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return Terminal(capsys)
+    return Terminal(capsys, tmp_path)
 
 
 @pytest.fixture

@@ -83,3 +83,9 @@ def test_nothing_to_show_and_shapes_that_are_no_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"path must end with \.png or \.svg"):
         contact_sheet(tmp_path / "a.jpg", {"a": ON_AND_OFF})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [r"$\frac{$", "cat\udcff", "", "a_b^c"])
+def test_a_class_may_have_any_name_that_a_folder_has(tmp_path, name):
+    path = contact_sheet(tmp_path / "sheet.png", {name: np.zeros((3, 4, 4), np.uint8)})
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -86,6 +86,17 @@ def test_every_link_to_a_file_leads_to_one(page):
     assert not [target for target in targets if not (page.parent / target).exists()]
 
 
+def test_every_page_can_be_reached_from_the_readme():
+    reached, new = set(), {ROOT / "README.md"}
+    while new:
+        reached |= new
+        targets = {
+            (page.parent / target).resolve() for page in new for target in LINK.findall(page.read_text(encoding="utf-8"))
+        }
+        new = {target for target in targets if target.suffix == ".md" and target.exists()} - reached
+    assert {*PAGES, ROOT / "benchmarks" / "README.md"} <= reached
+
+
 @pytest.mark.parametrize("recipe", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda path: path.name)
 def test_every_recipe_is_a_record(recipe):
     assert record_from(load_recipe(recipe)).name == recipe.stem

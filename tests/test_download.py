@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.client
 import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -71,6 +73,22 @@ def test_a_stall_is_an_end_and_what_came_before_it_is_kept(fetch, server, tmp_pa
     fetch()
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     assert server.asked[1]["Range"] == "bytes=300000-"
+
+
+@pytest.mark.parametrize("error", [ssl.SSLError("bad record mac"), OSError(errno.EHOSTUNREACH, "No route to host")])
+def test_a_network_that_goes_away_is_a_cut_like_any_other(fetch, server, tmp_path, monkeypatch, error):
+    whole, pieces = http.client.HTTPResponse.read1, []
+
+    def once(self, n=-1):
+        pieces.append(n)
+        if len(pieces) == 2:
+            raise error
+        return whole(self, n)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read1", once)
+    fetch()
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert [asked.get("Range", "")[:6] for asked in server.asked] == ["", "bytes="]
 
 
 def test_a_server_that_never_answers_is_given_up_with_what_is_kept(fetch, server, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anystep.data.count import count_events
 from anystep.data.events import Events
 from anystep.data.frames import BINNINGS, EqualCount, EqualTime, FixedCount, FixedDuration
 
@@ -194,6 +195,20 @@ def test_a_count_above_65535_is_an_error_and_65535_is_not():
         EqualTime(1)(at_times(*[0] * 65_536))
     with pytest.raises(ValueError, match="counts 140000 events in one pixel"):  # round twice, and not the only full one
         EqualTime(2)(at_times(*[0] * 70_000, *[9] * 140_000))
+
+
+@pytest.mark.parametrize(("column", "value"), [("x", 30_000), ("x", 8), ("y", 30_000), ("y", -1), ("p", 2)])
+def test_an_event_that_was_moved_off_the_sensor_after_the_checks_is_refused(column, value):
+    events = at_times(*range(9))
+    getattr(events, column)[4] = value
+    with pytest.raises(ValueError, match=r"an event is not on the sensor: the columns .* were written to after"):
+        EqualTime(2)(events)
+
+
+@pytest.mark.parametrize("borders", [[0, 5, 10], [-1, 5], [0, 7, 3, 9], [5, 0]])
+def test_borders_that_are_none_are_refused(borders):
+    with pytest.raises(ValueError, match=r"borders must never decrease and be in 0\.\.9, the number of events, got"):
+        count_events(at_times(*range(9)), np.array(borders))
 
 
 def test_naming_a_binning_does_not_wait_for_numba():

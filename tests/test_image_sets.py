@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from image_trees import TREES, cifar10_binary, cifar10_python, cifar100_binary, cifar_images, colour, save
 
+from anystep._warnings import AnystepWarning
 from anystep.data.cifar import CIFAR10_CLASSES, CIFAR100_CLASSES
 from anystep.data.datasets import load_dataset
 from anystep.data.frames import Direct, FixedDuration
@@ -145,6 +148,26 @@ def test_a_grey_image_gets_three_planes_and_a_broken_one_is_named(tmp_path):
         ImageFiles([], resize=10, crop=11)
 
 
+def test_a_line_of_pixels_is_refused_before_it_becomes_gigabytes(tmp_path):
+    from PIL import Image
+
+    Image.new("L", (60_000, 1)).save(tmp_path / "line.png")
+    with pytest.raises(ValueError, match=r"line\.png is not a whole image: it has 60000 x 1 pixels"):
+        ImageFiles([tmp_path / "line.png"])[0]
+    Image.new("L", (100, 1)).save(tmp_path / "strip.png")
+    assert ImageFiles([tmp_path / "strip.png"], resize=8, crop=8)[0].shape == (3, 8, 8)
+
+
+def test_what_a_mac_leaves_beside_an_image_is_no_image(tmp_path):
+    for part in ("train", "test"):
+        for group in ("cat", "dog"):
+            for number in range(10):
+                save(tmp_path / part / group / f"{number}.png", (number, 0, 0))
+            (tmp_path / part / group / "._0.png").write_bytes(b"\0\5\x16\7")
+    found = load_dataset("image-folder", binning=Direct(1), root=tmp_path, size=4)
+    assert [len(data) for data in (found.train, found.val, found.test)] == [18, 2, 20]
+
+
 @pytest.mark.parametrize("name", [*TREES, "cifar10", "cifar100"])
 def test_a_root_that_is_not_given_or_empty_or_no_folder_is_an_error_that_says_so(name, tmp_path):
     with pytest.raises(ValueError, match=rf"{name}: root is required.*data\.options\.root"):
@@ -167,6 +190,41 @@ def test_a_flat_validation_folder_of_imagenet_is_an_error_with_a_way_out(tmp_pat
         folder.rmdir()
     with pytest.raises(ValueError, match="val is flat: move its images into a folder for each class"):
         load_dataset("imagenet-1k", binning=Direct(2), root=tmp_path)
+
+
+def test_the_unlabelled_test_folder_of_kaggles_imagenet_is_not_looked_at(tmp_path):
+    home = tmp_path / "ILSVRC/Data/CLS-LOC"
+    TREES["imagenet-1k"](home)
+    without = load_dataset("imagenet-1k", binning=Direct(1), root=tmp_path, size=4)
+    save(home / "test" / "ILSVRC2012_test_00000001.JPEG", (1, 2, 3))
+    found = load_dataset("imagenet-1k", binning=Direct(1), root=tmp_path, size=4)
+    assert (found.protocol, found.protocol_hash) == ("imagenet-1k/official", without.protocol_hash)
+
+
+def test_a_validation_folder_beside_train_and_test_is_left_alone_and_said_so(tmp_path):
+    for part in ("train", "val", "test"):
+        for group in ("cat", "dog"):
+            for number in range(10):
+                save(tmp_path / part / group / f"{number}.png", (number, 0, 0))
+    with pytest.warns(AnystepWarning, match=r"val lies beside train and test and is not read"):
+        found = load_dataset("image-folder", binning=Direct(1), root=tmp_path, size=4)
+    assert {each.split("/")[0] for data in (found.train, found.val) for each in data.ids.tolist()} == {"train"}
+    assert {each.split("/")[0] for each in found.test.ids.tolist()} == {"test"}
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "x", True])
+def test_a_size_that_is_none_is_refused(tmp_path, size):
+    with pytest.raises(ValueError, match="image-folder: size must be a whole number of pixels >= 1, got"):
+        load_dataset("image-folder", binning=Direct(1), root=TREES["image-folder"](tmp_path), size=size)
+
+
+def test_a_matlab_file_without_what_belongs_into_it_is_named(tmp_path):
+    from scipy.io import savemat
+
+    root = TREES["stanford-dogs"](tmp_path)
+    savemat(root / "lists" / "test_list.mat", {"files": [1]})
+    with pytest.raises(ValueError, match=r"test_list\.mat is no MATLAB file with file_list and labels: KeyError"):
+        load_dataset("stanford-dogs", binning=Direct(2), root=root)
 
 
 def test_parts_with_other_classes_and_an_empty_class_are_named(tmp_path):
@@ -279,6 +337,22 @@ def test_a_damaged_batch_is_named(content, tmp_path):
     (root / "cifar-10-batches-py" / "test_batch").write_bytes(content)
     with pytest.raises(ValueError, match="test_batch is no batch of cifar10"):
         load_dataset("cifar10", binning=Direct(2), cache=tmp_path, root=root)
+
+
+def test_a_small_damaged_batch_takes_no_gigabytes(tmp_path):
+    root = cifar10_python(tmp_path)
+    batch = root / "cifar-10-batches-py" / "test_batch"
+    batch.write_bytes(b"\x80\x02}r\xff\xff\xff\xff.")  # a dictionary, to be remembered as number 2^32 - 1
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+from pathlib import Path
+from anystep.data.cifar import CIFAR10, _read_python
+_read_python(CIFAR10, Path({str(batch)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].startswith("ValueError: ")
+    assert "test_batch is no batch of cifar10" in done.stderr
 
 
 def test_a_missing_or_cut_file_of_the_binary_form_and_a_wrong_label_are_named(tmp_path):

@@ -15,6 +15,7 @@ from anystep import losses
 from anystep.data.events import Events
 from anystep.data.frames import BINNINGS, Direct, EqualCount, EqualTime, FixedCount, FixedDuration, require_live
 from anystep.data.loader import load_batches, time_first, unpack
+from anystep.data.recordings import Look
 from anystep.data.sets import RaggedSet, Splits
 from anystep.losses import LOSSES
 from anystep.masks import check_mask, mean_of, step_mean
@@ -86,6 +87,14 @@ def test_what_runs_live_takes_causal_binnings_and_refuses_the_others_by_name(nam
         require_live(binning)
 
 
+def test_frames_of_the_pixels_in_use_are_not_causal_whatever_cuts_the_recording():
+    events = Events.from_arrays([0, 9, 15], [0, 0, 7], [0, 7, 7], [1, 1, 1], (9, 9))
+    looks = [Look(FixedDuration(None, 10), 4, "nearest", None, tight=tight) for tight in (False, True)]
+    assert [look.causal for look in looks] == [True, False]
+    assert [np.array_equal(look.frames(events)[:1], look.frames(events.until(10))) for look in looks] == [True, False]
+    assert not Look(EqualTime(2), 4, "nearest", None).causal
+
+
 # Data sets and batches
 
 
@@ -151,6 +160,14 @@ def test_the_frames_of_chosen_steps_need_recordings_of_one_length():
     splits = Splits(part, part, part, ("off", "on"), "p", "h", True, binning=FixedCount(None, 9).describe())
     with pytest.raises(ValueError, match=r"data\.frames needs recordings of one length; give binning\.steps"):
         splits.segment(0, 2)
+
+
+def test_a_recording_without_the_chosen_frames_is_refused_even_where_nobody_said_that_they_differ():
+    part = RaggedSet(np.zeros((8, 2, 3, 3), np.uint8), [5, 3], [0, 1])
+    chosen = Splits(part, part, part, ("off", "on"), "p", "h", True).segment(2, 5).train
+    assert len(chosen[0][0]) == 3
+    with pytest.raises(ValueError, match=r"data\.frames \[2, 5\]: sample 1 has 3 frames; it needs recordings of one length"):
+        chosen[1]
 
 
 # Means and losses

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 
 import numpy as np
@@ -147,6 +148,12 @@ def test_a_random_split_draws_a_tenth_of_each_class_by_the_hash_of_its_name_and_
         assert set(order[:test]) == set(members) & set(parts.test.tolist())
         assert set(order[test : test + val]) == set(members) & set(parts.val.tolist())
     assert split("random-90-10@8", labels, ids=ids).hash != parts.hash
+
+
+def test_a_name_that_is_no_utf8_is_judged_by_its_bytes():
+    ids = [os.fsdecode(b"cat/\xff"), *(f"cat/{number}" for number in range(9))]
+    first = sorted(ids, key=lambda each: hashlib.sha256(b"random-90-10@0/" + os.fsencode(each)).digest())[0]
+    assert split("random-90-10@0", [0] * 10, ids=ids).test.tolist() == [ids.index(first)]
 
 
 def test_the_first_nine_tenths_of_a_class_train_and_halves_go_to_the_even_number():

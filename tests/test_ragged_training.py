@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -194,6 +196,43 @@ def test_a_method_that_takes_no_mask_refuses_at_its_first_batch_by_name(name):
         fitted(create_method(name), ragged(8))
 
 
+def test_a_teacher_does_not_learn_from_what_was_padded_where_its_student_sees_real_frames_alone():
+    method, plan = create_method("hsd", ann_frames=(0, 2), snn_frames=(2, 4), teacher_frames=(0, None)), anystep.Plan(epochs=2)
+    teacher = small_model()
+    ann, snn = (start(small_model("if"), replace(plan, batch_size=8), phase=each, teacher=teacher) for each in method.phases())
+    ann.teacher = None
+    fit = partial(anystep.fit, dataset=ragged(8, shortest=4), method=method, plan=replace(plan, batch_size=8))
+    assert fit(ann).epoch == 1
+    with pytest.raises(ValueError, match=r"method HSD needs recordings of one length; give binning\.steps"):
+        fit(snn)
+
+
+class Prefix(Watched):
+    """Shows its student other steps than the mask speaks of."""
+
+    def views(self, x, phase, generator):
+        return {"student": x[:3]}
+
+
+def test_views_that_do_not_fit_the_mask_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"method Prefix, which shows its student \(3, 8\) of \(9, 8\) steps and samples"):
+        fitted(Prefix(), ragged(8))
+
+
+def test_several_processes_need_recordings_of_one_length_in_the_steps_that_are_trained():
+    class Two:
+        world_size = 2
+
+        def setup(self, *_):
+            raise StopIteration
+
+    data, refused = ragged(8, shortest=4), pytest.raises(ValueError, match="training in 2 processes needs recordings of one")
+    for steps, outcome in ((None, refused), (5, refused), (4, pytest.raises(StopIteration))):
+        plan = anystep.Plan(epochs=1, batch_size=8, steps=steps)
+        with outcome:
+            anystep.fit(start(small_model(), plan), data, method=create_method("ce"), plan=plan, fabric=Two())
+
+
 # Records
 
 
@@ -231,6 +270,16 @@ def test_a_record_that_needs_recordings_of_one_length_is_refused_before_any_data
     monkeypatch.setitem(DATASETS, "ragged-light", ragged_light)
     with pytest.raises(ValueError, match=rf"^{what} needs recordings of one length; give data\.binning\.steps"):
         check(record_of(**changes))
+
+
+@pytest.mark.parametrize("augment", [[], ["flip"]], ids=str)
+def test_a_network_too_short_for_the_longest_recording_is_refused_before_training(augment, tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "ragged-light", ragged_light)
+    assert len(ragged(64)[0][0]) == 9 < ragged(64).lengths.max() == 10
+    record = record_of(model={"norm": {"name": "tebn", "steps": 9}}, data={"augment": augment})
+    with pytest.raises(ValueError, match="TEBatchNorm: made for 9 steps"):
+        anystep.run_record(record, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

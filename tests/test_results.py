@@ -24,6 +24,7 @@ RESULTS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in s
 TABLES = [name for name, result in RESULTS.items() if "table" in result]
 RATES = [name for name, result in RESULTS.items() if "means" in result]
 STUDIES = [name for name, result in RESULTS.items() if "study" in result]
+CURVES = {name: number for name, number in (("nmnist_folds", "fold"), ("cifar10_sim", "seed")) if name in RESULTS}
 BENCHES = [name for name in RESULTS if name.startswith("bench_")]
 
 
@@ -37,7 +38,7 @@ def script(monkeypatch) -> Iterator[Any]:
         return import_module(name)
 
     yield load
-    for name in {"measure", "choose_lr", "second_half", "speed"} - before:
+    for name in {path.stem for path in ROOT.glob("results/*.py")} - before:
         sys.modules.pop(name, None)
 
 
@@ -54,7 +55,7 @@ def block(page: str, name: str) -> str:
 
 def test_every_record_is_of_a_kind_that_is_guarded_here():
     assert {"digits_demo", "digits_demo_lr"} <= set(RESULTS)
-    assert sorted(RESULTS) == sorted([*TABLES, *RATES, *STUDIES, *BENCHES, "demo_speed"])
+    assert sorted(RESULTS) == sorted([*TABLES, *RATES, *STUDIES, *CURVES, *BENCHES, "demo_speed", "batched_camera"])
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -67,7 +68,7 @@ def test_the_readme_quotes_the_table(name):
     assert block("README.md", name) == markdown_table(RESULTS[name]["table"])
 
 
-@pytest.mark.parametrize("name", [*TABLES, *RATES, *STUDIES])
+@pytest.mark.parametrize("name", [*TABLES, *RATES, *STUDIES, *CURVES])
 def test_every_run_was_made_by_committed_code(name):
     result = RESULTS[name]
     environments = [run["env"] for run in result["runs"]] if name not in RATES else [result["environment"]]
@@ -119,6 +120,23 @@ def test_a_study_gave_every_method_as_many_candidates_and_took_the_best_on_valid
         assert result["chosen"][label] == study.best(rows, "candidate")
     assert len({len(study.candidates(label)) for label in study.OPTIONS}) == 1
     assert not set(study.TUNE_SEEDS) & set(study.SEEDS)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_curves_are_whole_and_their_tables_are_what_their_runs_say(name, script):
+    study, own, result = script("study"), script(name), RESULTS[name]
+    assert sorted((run["method"], run[CURVES[name]]) for run in result["runs"]) == sorted(own.wanted())
+    assert all((run["split"], run["prefix"], len(run["prefix_top1"])) == ("test", "live", 10) for run in result["runs"])
+    assert result["curves"] == study.table_of(result["runs"])
+    assert block(own.PAGE.relative_to(ROOT), name) == study.markdown(result["curves"], own.SHOWN)
+    assert result["record"] == study.public(own.record_of(*next(each for each in own.wanted() if each[0] == "ce"), "here"))
+
+
+def test_every_method_is_tested_on_the_same_folds_and_every_recording_once():
+    runs = RESULTS["nmnist_folds"]["runs"]
+    hashes = {(run["fold"], run["protocol_hash"], run["samples"]) for run in runs}
+    assert len(hashes) == 5
+    assert sum(samples for _, _, samples in hashes) == 1100
 
 
 def test_the_recipe_of_hsd_has_what_the_study_chose():

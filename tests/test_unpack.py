@@ -185,6 +185,13 @@ def test_a_zip_in_a_way_of_packing_that_is_unknown_is_refused(tmp_path, out):
     refused(archive, out, "compression method")
 
 
+@pytest.mark.parametrize("packed", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_zip_in_a_way_of_packing_that_no_release_uses_is_refused_before_it_is_read(tmp_path, out, packed):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", packed) as bundle:
+        bundle.writestr("odd", os.urandom(5000))
+    refused(tmp_path / "a.zip", out, "member 'odd' is packed by another compression method than deflate")
+
+
 @pytest.mark.parametrize("form", ["bomb.zip", "bomb.tgz"])
 def test_a_bomb_is_refused_before_it_goes_off(tmp_path, out, form):
     archive = make(tmp_path / form, {"zeros": bytes(8 << 20)})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anystep._files import atomic_path
+
+ABANDONED_S = 24 * 3600  # a file that nobody has written to for so long belongs to a build that was killed
 
 
 def default_cache() -> Path:
@@ -24,9 +27,10 @@ def default_cache() -> Path:
 def cached_array(folder: str | os.PathLike[str], key: str, build: Callable[[], NDArray[Any]]) -> NDArray[Any]:
     """The array <folder>/<key>.npy, memory-mapped read-only; `build()` makes it when it is not there.
 
-    The file is whole or absent: an error in `build` or while writing leaves nothing. Two processes may build at once, the
-    last one to finish stays. Raises ValueError for a key that is no plain file name and for a damaged file (by name: delete
-    it), OSError when the folder cannot be written or is full.
+    The file is whole or absent: an error in `build` or while writing leaves nothing, and what a killed process leaves, a hidden
+    .part file, goes with the first build a day later. Two processes may build at once, the last one to finish stays. Raises
+    ValueError for a key that is no plain file name and for a damaged file (by name: delete it), OSError when the folder cannot
+    be written or is full.
     """
     path = cache_file(folder, key)
     if not path.exists():
@@ -90,13 +94,17 @@ def cache_file(folder: str | os.PathLike[str], key: str) -> Path:
 
 
 def _prepare(folder: Path) -> None:
-    """Make the folder before the work, so a wrong one costs no time."""
+    """Make the folder before the work, so a wrong one costs no time; remove what killed builds left there long ago."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(error.errno, f"cannot make the cache folder {folder} ({error.strerror})") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"cannot write in the cache folder {folder}; choose another one with cache=")
+    for part in folder.glob(".*.npy.*.part"):
+        with suppress(OSError):  # another process may have been faster
+            if time.time() - part.stat().st_mtime > ABANDONED_S:
+                part.unlink()
 
 
 def _write(path: Path, array: NDArray[Any]) -> None:

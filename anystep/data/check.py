@@ -107,12 +107,12 @@ def check_dataset(
     if workers is not None and (isinstance(workers, bool) or workers < 1):
         raise ValueError(f"{name}: workers must be >= 1 or None, got {workers}")
     given, threads = dict(options or {}), workers or os.cpu_count() or 1
-    known = ["protocol", "sensor"] if name in SOURCES else [key for key in options_of(name) if key != "root"]
+    known = ["protocol", "sensor"] if name in SOURCES else [key for key in options_of(name) or () if key != "root"]
     check_keys(given, known, "option", f"the check of {name}")
     if name in SOURCES:
         found = find_recordings(name, folder, **given)
         return _counted(_inventory(found), _recordings(found, threads), progress)
-    if "root" in options_of(name):
+    if "root" in (options_of(name) or ()):
         given["root"] = folder
     elif folder is not None:
         raise ValueError(f"{name} is built in and takes no folder, got {os.fspath(folder)!r}")

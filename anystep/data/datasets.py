@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from anystep._lookup import check_keys, choose
 from anystep.data.cifar import cifar10, cifar100
@@ -52,12 +52,14 @@ def load_dataset(
 ) -> Splits:
     """Row `name` of DATASETS in frames of `binning`; `options` are that row's own and unknown ones are refused."""
     load = choose(DATASETS, name, "dataset")
-    check_keys(options, options_of(name), "option", f"dataset {name}")
+    known = options_of(name)
+    if known is not None:
+        check_keys(options, known, "option", f"dataset {name}")
     return load(binning=binning, cache=cache, workers=workers, **options)
 
 
-def options_of(name: str) -> list[str]:
-    """The options that row `name` takes.
+def options_of(name: str) -> list[str] | None:
+    """The options that row `name` takes; None: any, and it judges them itself.
 
     >>> options_of("events-folder")
     ['root', 'sensor', 'protocol', 'size', 'interpolation', 'skip_bad']
@@ -65,8 +67,10 @@ def options_of(name: str) -> list[str]:
     load = choose(DATASETS, name, "dataset")
     known: list[str] = []
     for key, parameter in inspect.signature(load).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:  # a group of options with a type of its own
-            known += get_type_hints(load)[key].__args__[0].__annotations__
-        else:
+        if parameter.kind is not parameter.VAR_KEYWORD:
             known.append(key)
+        elif group := get_args(get_type_hints(load).get(key)):  # Unpack[...]: options with a type of their own
+            known += get_type_hints(group[0])
+        else:
+            return None
     return [key for key in known if key not in ("binning", "cache", "workers")]

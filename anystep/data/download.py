@@ -25,7 +25,8 @@ CHUNK = 1 << 18
 GAIN = 1 << 20  # bytes beyond all that came before: an attempt that brings them makes the count of failures start anew
 DIGITS = {"md5": 32, "sha256": 64}
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # what a server says when it may be better later
-NETWORK = (TimeoutError, http.client.HTTPException, ConnectionError, urllib.error.URLError)
+# A broken TLS record or a network that went away is an OSError of no class of its own. Only connections are read under these.
+NETWORK = (OSError, http.client.HTTPException)
 
 
 def download(

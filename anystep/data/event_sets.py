@@ -68,7 +68,8 @@ def ncaltech101(
     root   the folder with <class>/*.bin, or one above it called Caltech101 or extract, or SpikingJelly's root
 
     Recordings differ in size: of each, the pixels in use (x and y shifted to start at 0, up to the largest) are stretched to
-    `size` x `size`, so `size` must be given. BrainCog, the code of TKS, does so; SpikingJelly keeps 180 x 240 for all.
+    `size` x `size`, so `size` must be given. BrainCog, the code of TKS, does so; SpikingJelly keeps 180 x 240 for all. Which
+    pixels are in use is known at the end of a recording: no binning makes these frames causal.
     """
     look = _look("ncaltech101", binning, size, interpolation, from_first=False, tight=True)
     if size is None:
@@ -193,7 +194,7 @@ def frames_of(found: Catalogue, look: Look, *, cache: Folder | None, workers: in
         classes=found.classes,
         protocol=parts.name,
         protocol_hash=parts.hash,
-        causal=look.binning.causal,
+        causal=look.causal,
         binning=described,
     )
 

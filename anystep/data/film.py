@@ -294,7 +294,6 @@ def _room_for(folder: Path, sample: Sequence[tuple[NDArray[Any], str]], setting:
 def _write(path: Path, data: NDArray[np.uint8]) -> None:
     try:
         with atomic_path(path) as temporary:
-            data.tofile(temporary)
+            temporary.write_bytes(data.data)  # not tofile(): of a disk that fills up it loses the last bytes without a word
     except OSError as error:
-        reason = error.strerror or str(error)  # numpy counts the bytes that it could not write and has no errno
-        raise OSError(error.errno or errno.ENOSPC, f"cannot write the recording {path} ({reason})") from error
+        raise OSError(error.errno, f"cannot write the recording {path} ({error.strerror or error})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anystep._extras import need
 from anystep._lookup import choose
+from anystep._warnings import AnystepWarning
 from anystep.data.frames import Direct, Encoding
 from anystep.data.pictures import ImageFiles, ParquetPictures
 from anystep.data.protocols import Split, held_out, stratified
@@ -20,6 +22,7 @@ from anystep.data.sets import Splits
 from anystep.data.shards import Blocks, Stored, find_shards, read_shards
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+VALIDATION = ("val", "valid", "validation", "Val")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -136,6 +139,8 @@ def photographs(
     Errors: an encoding other than direct; a folder or file that is missing, with what was looked for.
     """
     encoding, folder = direct(name, binning), release_folder(name, root)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"{name}: size must be a whole number of pixels >= 1, got {size!r}")
     look: dict[str, Any] = {"encoding": encoding, "mean": mean, "std": std}
     fit = {"resize": round(size * 8 / 7), "crop": size}
     shards = find_shards(folder)
@@ -224,10 +229,19 @@ def picture_splits(
 def _tree(name: str, folder: Path) -> Listing:
     """Your own images: class folders, under a training and a test folder or directly under the root."""
     train = _first(folder, ("train", "training", "Train"))
-    test = _first(folder, ("test", "val", "valid", "validation", "Test", "Val"))
+    test = _first(folder, ("test", "Test", *VALIDATION))
     if train is None or test is None:
         files, labels, classes = _classes(name, folder)
         return Listing(files, labels, None, classes)
+    beside = _first(folder, [each for each in VALIDATION if test.name.lower() == "test"])
+    if beside is not None:
+        text = f"{name}: {beside} lies beside train and test and is not read: validation is carved from train"
+        warnings.warn(text, AnystepWarning, stacklevel=2)
+    return _two_trees(name, train, test)
+
+
+def _two_trees(name: str, train: Path, test: Path) -> Listing:
+    """Class folders that train and class folders that test, the same in both."""
     files, labels, classes = _classes(name, train)
     more, more_labels, more_classes = _classes(name, test)
     if classes != more_classes:
@@ -247,7 +261,7 @@ def _classes(name: str, folder: Path) -> tuple[list[Path], list[int], tuple[str,
     labels: list[int] = []
     for label, one in enumerate(classes):
         walk = os.walk(folder / one)  # a stat a file would take minutes on a million files
-        members = [Path(base, each) for base, _, names in walk for each in names if each.lower().endswith(SUFFIXES)]
+        members = [Path(base, each) for base, _, names in walk for each in names if _is_image(each)]
         if not members:
             raise ValueError(f"{name}: class folder {folder / one} holds no image ({', '.join(SUFFIXES)})")
         files += members
@@ -257,6 +271,11 @@ def _classes(name: str, folder: Path) -> tuple[list[Path], list[int], tuple[str,
     return files, labels, classes
 
 
+def _is_image(name: str) -> bool:
+    """By the suffix. What starts with a dot is hidden: a Mac leaves ._cat.jpg beside cat.jpg."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
 def _imagenet(name: str, folder: Path) -> Listing:
     """ILSVRC 2012: <wnid> folders under train/ and val/, as the common unpacking scripts leave them."""
     base = next((each for each in (folder, folder / "ILSVRC/Data/CLS-LOC") if (each / "train").is_dir()), None)
@@ -264,7 +283,7 @@ def _imagenet(name: str, folder: Path) -> Listing:
         raise ValueError(f"{name}: {folder} must hold train/<wnid>/*.JPEG and val/<wnid>/*.JPEG")
     if not any(each.is_dir() for each in (base / "val").iterdir()):
         raise ValueError(f"{name}: {base / 'val'} is flat: move its images into a folder for each class (wnid) first")
-    return replace(_tree(name, base), base=base)
+    return replace(_two_trees(name, base / "train", base / "val"), base=base)  # test/ has no labels and is not opened
 
 
 def _cub(name: str, folder: Path) -> Listing:
@@ -304,8 +323,8 @@ def _dogs(name: str, folder: Path) -> Listing:
     lists = _base(name, folder, "train_list.mat", ("", "lists"))
     files, labels, test = [], [], []
     for testing, file in ((False, "train_list.mat"), (True, "test_list.mat")):
-        table = _matlab(lists / file)
-        for path, label in zip(table["file_list"].ravel(), table["labels"].ravel(), strict=True):
+        paths, numbers = _matlab(lists / file, "file_list", "labels")
+        for path, label in zip(paths, numbers, strict=True):
             files.append(base / "Images" / str(path.item()))
             labels.append(int(label) - 1)
             test.append(testing)
@@ -319,11 +338,11 @@ def _cars(name: str, folder: Path) -> Listing:
         return _tree(name, folder)
     devkit = _base(name, folder, "cars_train_annos.mat", ("devkit", ""))
     answers = _base(name, folder, "cars_test_annos_withlabels.mat", ("", "devkit"))
-    classes = tuple(str(each.item()) for each in _matlab(devkit / "cars_meta.mat")["class_names"].ravel())
+    classes = tuple(str(each.item()) for each in _matlab(devkit / "cars_meta.mat", "class_names")[0])
     files, labels, test = [], [], []
     lists = {"cars_train": devkit / "cars_train_annos.mat", "cars_test": answers / "cars_test_annos_withlabels.mat"}
     for images, file in lists.items():
-        for row in _matlab(file)["annotations"].ravel():
+        for row in _matlab(file, "annotations")[0]:
             files.append(folder / images / str(row["fname"].item()))
             labels.append(int(row["class"].item()) - 1)
             test.append(images == "cars_test")
@@ -338,14 +357,16 @@ def _base(name: str, folder: Path, wanted: str, places: Sequence[str]) -> Path:
     raise ValueError(f"{name}: {looked} is missing: root must be the folder of the unpacked release")
 
 
-def _matlab(file: Path) -> Any:
+def _matlab(file: Path, *names: str) -> list[NDArray[Any]]:
+    """The arrays of these names in a .mat file, each as one column."""
     reader = need("scipy.io", extra="report", purpose="the lists of Stanford's releases")
     if not file.is_file():
         raise ValueError(f"{file} is missing")
     try:
-        return reader.loadmat(file)
-    except (reader.matlab.MatReadError, ValueError, OSError, TypeError) as error:
-        raise ValueError(f"{file} is no MATLAB file: {error}") from error
+        table = reader.loadmat(file)
+        return [table[name].ravel() for name in names]
+    except Exception as error:  # whatever scipy raises for a damaged file: named, not hidden
+        raise ValueError(f"{file} is no MATLAB file with {' and '.join(names)}: {error!r}") from error
 
 
 LAYOUTS: dict[str, Callable[[str, Path], Listing]] = {

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from anystep._extras import need
 from anystep.data.shards import ShardImages
 
+MOST_OBLONG = 100  # a line of 60,000 pixels in a file of 140 bytes would take 12 GB at a height of 256
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -40,6 +42,9 @@ class Fit:
 
     def _pixels(self, picture: Any, filtered: Any) -> NDArray[np.uint8]:
         shorter = min(picture.size)
+        if max(picture.size) > MOST_OBLONG * shorter:
+            width, height = picture.size
+            raise ValueError(f"it has {width} x {height} pixels: no side may be more than {MOST_OBLONG} times the other")
         size = tuple(int(self.resize * side / shorter) for side in picture.size)
         if size != picture.size:
             picture = picture.resize(size, filtered)

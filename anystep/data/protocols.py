@@ -301,7 +301,8 @@ def _members(labels: ArrayLike, ids: Sequence[Any] | NDArray[Any] | None, parts:
 
 def _by_class(chosen: NDArray[np.bool_], samples: Members, name: str) -> list[list[int]]:
     """Of every class the indices of the `chosen` (M,), in the order of the hashes of their ids."""
-    order = [hashlib.sha256(f"{name}/{each}".encode()).digest() for each in samples.ids]
+    # A file may have a name that is no UTF-8: its own bytes count then.
+    order = [hashlib.sha256(f"{name}/{each}".encode(errors="surrogateescape")).digest() for each in samples.ids]
     return [
         sorted(np.flatnonzero(chosen & (samples.labels == label)).tolist(), key=order.__getitem__)
         for label in np.unique(samples.labels)

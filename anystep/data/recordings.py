@@ -78,6 +78,11 @@ class Look:
     def __post_init__(self) -> None:
         check_size(self.size, self.interpolation)
 
+    @property
+    def causal(self) -> bool:
+        """Whether the frames could be made live: which pixels are in use, `tight` knows at the end of a recording."""
+        return self.binning.causal and not self.tight
+
     def describe(self) -> dict[str, Any]:
         """What shapes the frames besides the files, for hashes."""
         own = {name: getattr(self, name) for name in ("size", "interpolation", "sensor", "from_first", "tight")}

@@ -211,7 +211,7 @@ class ImageSet:
 
 
 class Segment:
-    """The frames [first, stop) of every recording of a dataset, as if it had no others."""
+    """The frames [first, stop) of every recording of a dataset, as if it had no others. Error: a recording without them."""
 
     def __init__(self, dataset: MapStyle, first: int, stop: int) -> None:
         self.dataset = dataset
@@ -225,6 +225,9 @@ class Segment:
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         frames, label = self.dataset[index]
+        if len(frames) < self.frames.stop:
+            span = f"[{self.frames.start}, {self.frames.stop}]"
+            raise ValueError(f"data.frames {span}: sample {index} has {len(frames)} frames; it needs recordings of one length")
         return frames[self.frames], label
 
 
@@ -233,7 +236,7 @@ class Augmented:
 
     def __init__(self, dataset: MapStyle, augment: Callable[..., Any]) -> None:
         self.dataset, self.augment = dataset, augment
-        for name in PASSED_ON:
+        for name in (*PASSED_ON, "lengths"):
             if hasattr(dataset, name):
                 setattr(self, name, getattr(dataset, name))
 

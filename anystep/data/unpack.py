@@ -143,6 +143,8 @@ class _Extraction:
                     raise self.bad(member.filename, "is encrypted")
                 if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise self.bad(member.filename, "is a link or a device")
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise self.bad(member.filename, "is packed by another compression method than deflate")
                 path = self.place(member.orig_filename, member.file_size)
                 if path is None:
                     continue

@@ -20,6 +20,7 @@ MOST_FRAMES = 300
 SHORTEST_US = 20_000  # a frame is shown; viewers show what a GIF wants faster than this slowly
 TICK_US = 10_000  # the clock of a GIF
 LONGEST_US = 65_535 * TICK_US
+MOST_PIXELS = 1 << 22  # the largest cameras have 2^20; 300 pictures of more would not fit into memory
 SIDE = 512  # pixels of the longer side, about
 LEVELS = 8  # of each polarity: 64 colours in all
 LINE = 16  # pixels below the picture for the time
@@ -42,13 +43,16 @@ def animate(
     The pixels are enlarged by a whole number, the darkest colour is the 99th percentile of the pixels that hold something, and
     below stand the time since the first event and the events in the frame. Memory grows with the frames, not the events.
 
-    ValueError: no events; a frame shorter than the 20 ms that viewers can show; too many frames; a path without .gif.
+    ValueError: no events; more pixels than any camera has; a frame shorter than the 20 ms that viewers can show; too many
+    frames; a path without .gif.
     """
     path = Path(path)
     if path.suffix.lower() != ".gif":
         raise ValueError(f"animate: path must end with .gif, got {path.name}")
     if len(events) == 0:
         raise ValueError("animate: the recording has no events")
+    if math.prod(events.sensor) > MOST_PIXELS:
+        raise ValueError(f"animate: the sensor must have at most {MOST_PIXELS:,} pixels, got {events.sensor}")
     if not (math.isfinite(slow) and slow > 0):
         raise ValueError(f"animate: slow must be > 0, got {slow}")
     if most_frames < 1:

@@ -40,6 +40,13 @@ def contact_sheet(
     return style.save(lambda: _sheet(pictures, title), path)
 
 
+def check_path(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that no sheet can be written to: another suffix, a folder that is not there, no matplotlib."""
+    if Path(path).suffix not in (".png", ".svg") or not Path(path).parent.is_dir():
+        raise ValueError(f"contact_sheet: path must end with .png or .svg in a folder that exists, got {os.fspath(path)!r}")
+    need("matplotlib", extra="report", purpose="a contact sheet")
+
+
 def picture(example: Events | NDArray[Any]) -> Array:
     """Colours (H, W, 3) in 0..1 of a recording, an image or counts. Bytes are colours as they are; other numbers are scaled."""
     if isinstance(example, Events):
@@ -68,7 +75,7 @@ def _sheet(pictures: Mapping[str, Array], title: str | None) -> Figure:
     ax.grid(visible=False)
     ax.spines[:].set(visible=False)
     if title:
-        ax.text(0.03, -above / 2, title, fontsize=10, va="center")
+        ax.text(0.03, -above / 2, title, fontsize=10, va="center", parse_math=False)
     for index, (name, colours) in enumerate(pictures.items()):
         down, across = divmod(index, columns)
         _cell(ax, colours, in_lines(name, letters), left=across, top=down * (1 + below))
@@ -82,7 +89,9 @@ def _cell(ax: Any, colours: Array, name: str, *, left: float, top: float) -> Non
     ax.imshow(colours, extent=(x, x + width, y + height, y), interpolation="none", aspect="auto")
     across, down = np.array([0, 1, 1, 0, 0]) * width + x, np.array([0, 0, 1, 1, 0]) * height + y
     ax.plot(across, down, color="#bbbbbb", linewidth=0.5)
-    ax.text(left + 0.5, y + height + 0.02, name, fontsize=7, ha="center", va="top", linespacing=1.05)
+    plain = name.encode(errors="replace").decode()  # a folder may be called what is no UTF-8, or what looks like a formula
+    where = {"ha": "center", "va": "top", "linespacing": 1.05}
+    ax.text(left + 0.5, y + height + 0.02, plain, fontsize=7, parse_math=False, **where)
 
 
 def in_lines(name: str, letters: int) -> str:

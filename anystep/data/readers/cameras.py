@@ -74,8 +74,8 @@ def _check_aedat4(path: Path) -> None:
         fields = table - struct.unpack_from("<i", data, table)[0]
         at = struct.unpack_from("<H", data, fields + 6)[0]
         end = struct.unpack_from("<q", data, table + at)[0] if at else -1
-        description = re.search(rb"<dv.*</dv>", bytes(data[18:start]), re.DOTALL)
-        ElementTree.fromstring(description[0] if description else b"")
+        header = bytes(data[18:start])  # a regular expression would look through it again from every "<dv"
+        ElementTree.fromstring(header[header.find(b"<dv") : header.rfind(b"</dv>") + 5] if b"<dv" in header else b"")
     except (struct.error, ElementTree.ParseError) as error:
         raise ValueError(f"{path}: the header at byte 14 is damaged: {error}") from error
     end = len(data) if end == -1 else end
