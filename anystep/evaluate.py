@@ -54,10 +54,15 @@ def collect(
     """Run `model` over `dataset` (items `((T, P, H, W), label)`) once, in order, in eval mode and without gradients.
 
     `frames` picks the steps the network sees; `features` is how many samples' penultimate features to keep (the model then
-    needs a `classifier`). The modes of the model and its parts are put back afterwards. Error: an empty data set.
+    needs a `classifier`). The modes of the model and its parts are put back afterwards.
+
+    Errors: an empty data set; a model that says `causal = False`.
     """
     if len(dataset) == 0:
         raise ValueError("the data set to evaluate is empty")
+    if not getattr(model, "causal", True):
+        what = f"{type(model).__name__} looks ahead in time (causal = False)"
+        raise ValueError(f"{what}: of its step logits the first t are not what it says after t steps; judge it at each t apart")
     weight = next(model.parameters())
     kept = _Features(features)
     handle = model.get_submodule("classifier").register_forward_pre_hook(kept) if features else None

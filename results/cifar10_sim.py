@@ -1,10 +1,10 @@
 """Plain training, TET and TKS on a part of cifar10-sim: `.venv/bin/python results/cifar10_sim.py FOLDER`.
 
-FOLDER is a film of 500 images of each class:
+FOLDER is a film of 300 images of each class:
 
-    anystep data simulate --images cifar10 --root CIFAR10 --path closed-loop --per-class 500 --out FOLDER
+    anystep data simulate --images cifar10 --root CIFAR10 --path closed-loop --per-class 300 --out FOLDER
 
-Of its 5,000 recordings a fifth tests (fold 1 of 5), a tenth of the rest is set aside, 3,600 train. Ten live frames of 120 ms at
+Of its 3,000 recordings a fifth tests (fold 1 of 5), a tenth of the rest is set aside, 2,160 train. Ten live frames of 120 ms at
 48 x 48, as CIFAR10-DVS is used. The network is a narrow VGG-SNN, as CPU time allows: [16] [32] [64] [64].
 Nothing is tuned here: rate and schedule are those of recipes/digits_demo.yaml, chosen there for plain training on other data,
 TKS has the paper's values for events.
@@ -28,7 +28,7 @@ from anystep.config import DataConfig, MethodConfig, Record, load_recipe, record
 from anystep.data.datasets import load_dataset
 from anystep.preflight import make_binning
 
-EPOCHS, SEEDS = 16, (0, 1, 2)
+EPOCHS, SEEDS = 12, (0, 1, 2)
 PROTOCOL = "fold-1-of-5@0"
 METHODS: dict[str, dict[str, Any]] = {"ce": {}, "tet": {}, "tks": {"alpha": 0.3, "temperature": 5.0}}
 FOLDER = ROOT / "runs" / "cifar10_sim"

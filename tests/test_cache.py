@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import tempfile
 
 import numpy as np
 import pytest
 
+from anystep.data import cache
 from anystep.data.cache import cached_array, cached_ragged, cached_stack, default_cache
 
 
@@ -39,12 +42,35 @@ def test_an_error_while_building_leaves_nothing_and_the_next_call_builds(tmp_pat
     assert np.array_equal(cached_array(tmp_path, "key", count_up), count_up())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit for the size of files")
+def test_a_disk_that_fills_up_in_the_last_bytes_is_no_success(tmp_path):
+    code = f"""
+import resource, signal
+import numpy as np
+from anystep.data.cache import cached_array
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+cached_array({str(tmp_path)!r}, "key", lambda: np.zeros(10_000, np.uint8))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "could not write" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "U3", np.dtype([("image", "u1", (2, 3)), ("id", "U4")])])
+def test_an_array_of_any_plain_type_is_kept_as_numpy_keeps_it(tmp_path, dtype):
+    array = np.zeros((3, 2), dtype)
+    np.save(tmp_path / "numpy.npy", array)
+    cached_array(tmp_path, "key", lambda: array[::-1])
+    assert (tmp_path / "key.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
+
+
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(file, array, **_):
+    def full(file, array):
         file.write(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(cache, "_save", full)
     with pytest.raises(OSError, match=r"could not write .*key\.npy .*No space left on device.*another folder"):
         cached_array(tmp_path, "key", count_up)
     assert list(tmp_path.iterdir()) == []
@@ -223,7 +249,7 @@ def test_rows_of_different_length_on_a_full_disk_are_named_and_leave_no_frames(t
         yield
 
     if when == "in the lengths":
-        monkeypatch.setattr(np, "save", lambda *_, **__: next(full()))
+        monkeypatch.setattr(cache, "_save", lambda *_: next(full()))
     with pytest.raises(OSError, match=r"could not write .*key\.npy: No space left on device.*another folder"):
         cached_ragged(tmp_path, "key", full if when == "in the frames" else lambda: pieces(1, 2))
     assert list(tmp_path.iterdir()) == []

@@ -37,6 +37,13 @@ def test_what_is_collected_is_what_the_network_says_of_each_sample_in_order():
     assert said.labels.tolist() == [label for _, label in data]
 
 
+def test_a_network_that_looks_ahead_is_refused_by_name():
+    model = small_model()
+    model.causal = False
+    with pytest.raises(ValueError, match=r"looks ahead in time \(causal = False\)"):
+        collect(model, recordings(3))
+
+
 def test_the_size_of_the_batch_changes_nothing():
     model, data = small_model(), recordings(13)
     whole = collect(model, data, batch_size=13)

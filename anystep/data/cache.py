@@ -77,7 +77,7 @@ def cached_ragged(
         with _trouble_named(path), atomic_path(path) as temporary, temporary.open("wb+") as file:
             _write_rows(file, path, None, parts())
             with atomic_path(beside) as whole, whole.open("wb") as lengths_file:
-                np.save(lengths_file, np.array(lengths, np.int64))
+                _save(lengths_file, np.array(lengths, np.int64))
     if not beside.exists():
         raise ValueError(f"cached_ragged: {path} has no {beside.name} beside it; delete it and run again")
     frames, known = _open(path), np.array(_open(beside))
@@ -112,7 +112,13 @@ def _write(path: Path, array: NDArray[Any]) -> None:
     if array.dtype.hasobject:
         raise ValueError(f"cached_array: {path.name} would hold Python objects; build must return plain numbers")
     with _trouble_named(path, array.nbytes), atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+        _save(file, array)
+
+
+def _save(file: IO[bytes], array: NDArray[Any]) -> None:
+    """`np.save`, which loses the last bytes of an array without an error when the disk is full at the end."""
+    file.write(_header(array.dtype, array.shape))
+    file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 @contextmanager
