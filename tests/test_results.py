@@ -139,6 +139,14 @@ def test_every_method_is_tested_on_the_same_folds_and_every_recording_once():
     assert sum(samples for _, _, samples in hashes) == 1100
 
 
+def test_what_the_readme_says_of_real_recordings_is_in_the_record():
+    mean = {(row["method"], row["t"]): row["top1_mean"] for row in RESULTS["nmnist_folds"]["curves"]}
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    wanted = f"right on {mean['ce', 1]:.1f} % of them, TKS on {mean['tks', 1]:.1f} %, TET on {mean['tet', 1]:.1f} %"
+    assert wanted in text
+    assert {round(mean[method, 10]) for method in ("ce", "tet", "tks")} == {96}
+
+
 def test_the_recipe_of_hsd_has_what_the_study_chose():
     chosen = RESULTS["second_half"]["chosen"]["hsd skd, clip 1"]
     recipe = record_from(load_recipe(ROOT / "recipes" / "digits_hsd.yaml"))
