@@ -221,6 +221,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RuntimeError, ArithmeticError, OSError) as error:
         print(f"anystep {arguments.command}: {error}", file=sys.stderr)
         return 1
+    except MemoryError as error:
+        print(f"anystep {arguments.command}: out of memory{f': {error}' if str(error) else ''}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print(f"anystep {arguments.command}: interrupted{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
         return 130

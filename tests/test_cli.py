@@ -225,7 +225,10 @@ def test_wrong_usage_exits_with_2_and_shows_the_usage(terminal, arguments):
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(ValueError, 2), (ImportError, 2), (RuntimeError, 1), (FloatingPointError, 1), (OSError, 1), (KeyboardInterrupt, 130)],
+    [
+        *((ValueError, 2), (ImportError, 2), (RuntimeError, 1), (FloatingPointError, 1), (OSError, 1), (MemoryError, 1)),
+        (KeyboardInterrupt, 130),
+    ],
 )
 def test_the_exit_code_says_whose_fault_it_was(terminal, monkeypatch, error, code):
     def failing(arguments, overrides):

@@ -227,15 +227,18 @@ def test_the_digits_that_are_built_in_need_no_folder(monkeypatch):
         check_dataset("digits-dvs", "here")
 
 
-def test_a_split_that_cannot_be_made_says_which_option_helps(tmp_path):
+def test_a_folder_that_the_protocol_does_not_fit_is_counted_all_the_same_and_says_so(tmp_path):
     TREES["cifar10-sim"]["filmed"](tmp_path)
     for file in tmp_path.glob("*/9*.bin"):
         file.unlink()
     (tmp_path / "camera.json").write_text('{"recordings": 70}')
     for file in tmp_path.glob("*/[789].bin"):
         file.unlink()
-    with pytest.raises(ValueError, match=r"cifar10-sim: .* must hold at least one .* option protocol names another split"):
-        check_dataset("cifar10-sim", tmp_path)
+    summary = check_dataset("cifar10-sim", tmp_path).summary
+    assert summary["samples"] == {"train": 70, "test": 0}
+    assert (summary["protocol"]["name"], summary["protocol"]["hash"]) == ("cifar10-sim/last-100", None)
+    assert "must hold at least one" in summary["protocol"]["problem"]
+    assert "does not fit: " in dict(table_cells(summary)[2][:4])["protocol"]
     assert check_dataset("cifar10-sim", tmp_path, options={"protocol": "random-90-10@0"}).summary["samples"]["test"] == 10
 
 

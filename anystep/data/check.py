@@ -146,19 +146,23 @@ def excerpt(events: Events, window_us: int = EXCERPT_US) -> Events:
 
 
 def _inventory(found: Catalogue) -> Inventory:
-    """Recordings in files, whose names are told from the folder on."""
+    """Recordings in files, whose names are told from the folder on. Where the protocol does not fit, all of them train."""
     try:
-        parts = found.split()
+        split = found.split()
+        parts = {part: getattr(split, part) for part in PARTS}
+        protocol: dict[str, Any] = {"name": split.name, "hash": split.hash}
     except ValueError as error:
-        raise ValueError(f"{found.name}: {error}. The option protocol names another split, such as random-90-10@0") from error
+        none, everyone = np.arange(0), np.arange(len(found.samples))
+        parts = {"train": everyone, "val": none, "test": none}
+        protocol = {"name": found.protocol, "hash": None, "problem": str(error)}
     return Inventory(
         found.name,
         os.fspath(found.root),
         found.classes,
         found.labels,
         [os.path.relpath(sample.path, found.root) for sample in found.samples],
-        {part: getattr(parts, part) for part in PARTS},
-        {"name": parts.name, "hash": parts.hash},
+        parts,
+        protocol,
         _beside(found),
     )
 
@@ -335,7 +339,7 @@ def table_cells(summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[s
         ["samples", _counts(summary["samples"])],
         ["events", _counts(summary["events"]) if summary["events"] else "unknown"],
         ["classes", f"{len(classes):,}, of {min(classes):,} to {max(classes):,} samples"],
-        ["protocol", f"{protocol['name']} ({protocol['hash']})"],
+        ["protocol", f"{protocol['name']} ({protocol['hash'] or 'does not fit: ' + protocol['problem']})"],
         ["", _counts({part: protocol[part] for part in PARTS})],
     ]
     if "sensor" in summary:

@@ -54,7 +54,7 @@ def animate(
     if math.prod(events.sensor) > MOST_PIXELS:
         raise ValueError(f"animate: the sensor must have at most {MOST_PIXELS:,} pixels, got {events.sensor}")
     if not (math.isfinite(slow) and slow > 0):
-        raise ValueError(f"animate: slow must be > 0, got {slow}")
+        raise ValueError(f"animate: slow must be a finite number > 0, got {slow}")
     if most_frames < 1:
         raise ValueError(f"animate: most_frames must be >= 1, got {most_frames}")
     step = _frame_length(events.duration, frame_us, slow, most_frames)
