@@ -17,7 +17,7 @@ _HOMES = {
     "checkpoint": ("load_model", "save_model"),
     "compare": ("compare_methods", "compare_recipes"),
     "config": ("Record", "load_recipe", "record_from"),
-    "data.batched_camera": ("simulate_batch",),
+    "data.camera.batched": ("simulate_batch",),
     "data.check": ("check_dataset",),
     "data.datasets": ("DATASETS", "load_dataset"),
     "data.digits": ("digits_dvs",),

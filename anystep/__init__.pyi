@@ -8,7 +8,7 @@ from anystep.compare import compare_recipes as compare_recipes
 from anystep.config import Record as Record
 from anystep.config import load_recipe as load_recipe
 from anystep.config import record_from as record_from
-from anystep.data.batched_camera import simulate_batch as simulate_batch
+from anystep.data.camera.batched import simulate_batch as simulate_batch
 from anystep.data.check import check_dataset as check_dataset
 from anystep.data.datasets import DATASETS as DATASETS
 from anystep.data.datasets import load_dataset as load_dataset

@@ -20,7 +20,7 @@ def list_(arguments: argparse.Namespace) -> dict[str, Any]:
 def get(arguments: argparse.Namespace) -> dict[str, Any]:
     """Fetch a data set's release, check it against its published hash and unpack it; broken downloads go on."""
     from anystep.console import progress_bar, say
-    from anystep.data.get import get_dataset
+    from anystep.data.fetch.get import get_dataset
 
     with progress_bar(f"getting {arguments.name}", unit="bytes") as progress:
         result = get_dataset(arguments.name, arguments.dir or Path("data") / arguments.name, say=say, progress=progress)

@@ -10,7 +10,7 @@ import torch
 from anystep._lookup import check_arguments, choose
 from anystep.checkpoint import weights_file
 from anystep.config import Record
-from anystep.data.augment import create_augmentation
+from anystep.data.augmentation.augment import create_augmentation
 from anystep.data.datasets import DATASETS
 from anystep.data.frames import ENCODINGS, Encoding
 from anystep.methods import OTHER_RUN, Method, create_method

@@ -16,7 +16,7 @@ from anystep._files import atomic_path, content_hash, write_json, write_text
 from anystep.checkpoint import load_model, load_training, save_model, save_training, weights_file
 from anystep.config import Record, load_recipe, record_from, to_yaml
 from anystep.console import EpochLines, ProgressBar
-from anystep.data.augment import create_augmentation
+from anystep.data.augmentation.augment import create_augmentation
 from anystep.data.datasets import load_dataset
 from anystep.data.loader import derive_seed
 from anystep.data.sets import Augmented, MapStyle, Splits

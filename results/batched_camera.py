@@ -19,12 +19,12 @@ from measure import ROOT, quote
 from numpy.typing import NDArray
 
 from anystep._files import write_json, write_text
-from anystep.data.batched_camera import simulate_batch, turned
+from anystep.data.camera.batched import simulate_batch, turned
+from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, simulate
 from anystep.data.cifar import cifar10
 from anystep.data.cifar10_sim import CAMERA, LUMA, MOTIONS, PIXELS
 from anystep.data.digits import enlarge
 from anystep.data.frames import Direct, FixedDuration
-from anystep.data.simulate import Camera, Trajectory, closed_loop, simulate
 from anystep.environment import describe_environment
 
 PAGE = ROOT / "docs" / "batched-camera.md"

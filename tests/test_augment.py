@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from anystep.data.augment import AUGMENTS, NDA, Cutout, Erase, EventDrop, OneOf, create_augmentation
+from anystep.data.augmentation.augment import AUGMENTS, NDA, Cutout, Erase, EventDrop, OneOf, create_augmentation
+from anystep.data.augmentation.mixing import CutMix, EventMix, Mixup
+from anystep.data.augmentation.warps import Crop, Flip, ResizedCrop, Roll, Rotate, Shear, pick, rolled, rotated, sheared
 from anystep.data.loader import in_order, load_batches
-from anystep.data.mixing import CutMix, EventMix, Mixup
-from anystep.data.warps import Crop, Flip, ResizedCrop, Roll, Rotate, Shear, pick, rolled, rotated, sheared
 
 CLASSES = 4
 ROWS = {name: {"name": name} for name in AUGMENTS} | {

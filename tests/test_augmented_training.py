@@ -10,7 +10,7 @@ import torch
 from moving_light import WIDTHS, moving_light
 
 import anystep
-from anystep.data import augment as augment_module
+from anystep.data.augmentation import augment as augment_module
 from anystep.data.datasets import DATASETS
 from anystep.data.sets import Augmented
 from anystep.methods import METHODS

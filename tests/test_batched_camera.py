@@ -8,15 +8,15 @@ import pytest
 import torch
 
 import anystep
-from anystep.data.augment import Augmentation
-from anystep.data.batched_camera import Film, simulate_batch, turned
+from anystep.data.augmentation.augment import Augmentation
+from anystep.data.augmentation.warps import Flip
+from anystep.data.camera.batched import Film, simulate_batch, turned
+from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, saccade, simulate
 from anystep.data.cifar10_sim import CAMERA, MOTIONS, PIXELS, light_of
 from anystep.data.digits import enlarge
 from anystep.data.frames import EqualTime, FixedDuration
 from anystep.data.resize import resize
 from anystep.data.sets import Augmented, FrameSet, ImageSet
-from anystep.data.simulate import Camera, Trajectory, closed_loop, saccade, simulate
-from anystep.data.warps import Flip
 
 QUIET = Camera(sensor=(11, 13), threshold=0.15, mismatch=0.1, noise_hz=0.0, floor=0.05)
 PATH = saccade(60_000)

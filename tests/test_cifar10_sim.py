@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from image_trees import cifar10_binary, cifar10_python, cifar_images
 
+from anystep.data.camera.simulate import PATHS, Camera, simulate
 from anystep.data.cifar import CIFAR10_CLASSES
 from anystep.data.cifar10_sim import (
     CAMERA,
@@ -23,7 +24,6 @@ from anystep.data.cifar10_sim import (
 from anystep.data.datasets import load_dataset
 from anystep.data.frames import Direct, EqualTime, FixedDuration
 from anystep.data.readers.atis import read_bin
-from anystep.data.simulate import PATHS, Camera, simulate
 
 LIVE = FixedDuration(10, 30_000)
 

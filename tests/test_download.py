@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from flaky_server import flaky_server
 
-from anystep.data import download as module
-from anystep.data.download import digest, download, parse_checksum
+from anystep.data.fetch import download as module
+from anystep.data.fetch.download import digest, download, parse_checksum
 
 CONTENT = os.urandom(1 << 20) + b"the end"
 MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
@@ -323,7 +323,8 @@ def test_ctrl_c_keeps_what_came(fetch, server, tmp_path):
 
 def test_a_killed_process_leaves_a_part_that_the_next_one_goes_on_with(fetch, server, tmp_path):
     server.stall = [700_000]
-    code = "import sys\nfrom anystep.data.download import download\ndownload(sys.argv[1], sys.argv[2], checksum=sys.argv[3])"
+    code = "import sys\nfrom anystep.data.fetch.download import download\n"
+    code += "download(sys.argv[1], sys.argv[2], checksum=sys.argv[3])"
     process = subprocess.Popen([sys.executable, "-c", code, f"{server.url}/a.zip", str(tmp_path / "a.zip"), MD5])
     part, end = tmp_path / "a.zip.part", time.monotonic() + 30
     while not (part.is_file() and part.stat().st_size == 700_000) and time.monotonic() < end:

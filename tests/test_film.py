@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anystep.data import film
+from anystep.data.camera import film
+from anystep.data.camera.film import Setting, encode_bin, film_images, film_statistics, filmed
+from anystep.data.camera.simulate import Camera, Trajectory, saccade
 from anystep.data.events import Events
-from anystep.data.film import Setting, encode_bin, film_images, film_statistics, filmed
 from anystep.data.readers.atis import read_bin
-from anystep.data.simulate import Camera, Trajectory, saccade
 
 IMAGES = np.random.default_rng(0).random((6, 9, 9))
 IDS = [f"{group}/{number}" for group in ("cat", "dog") for number in range(3)]
@@ -125,7 +125,7 @@ def test_a_killed_film_leaves_whole_recordings_and_goes_on(tmp_path):
 import os, signal, sys
 sys.path.insert(0, {os.fspath(Path(__file__).parent)!r})
 import test_film
-from anystep.data.film import film_images
+from anystep.data.camera.film import film_images
 kill = lambda done, _: done == 2 and os.kill(os.getpid(), signal.SIGKILL)
 film_images(test_film.IMAGES, test_film.IDS, {os.fspath(out)!r}, test_film.setting(), workers=2, progress=kill)
 """
@@ -211,7 +211,7 @@ def test_a_disk_that_fills_up_in_the_last_bytes_of_a_recording_is_no_success(tmp
 import resource, signal
 from pathlib import Path
 import numpy as np
-from anystep.data.film import _write
+from anystep.data.camera.film import _write
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 _write(Path({str(tmp_path / "a.bin")!r}), np.zeros(10_000, np.uint8))

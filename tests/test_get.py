@@ -21,12 +21,12 @@ from event_trees import OPTIONS, TREES
 from flaky_server import flaky_server
 
 from anystep.data.datasets import DATASETS, load_dataset
-from anystep.data.download import parse_checksum
+from anystep.data.fetch.download import parse_checksum
+from anystep.data.fetch.get import get_dataset
+from anystep.data.fetch.releases import RELEASES, Archive, Release
+from anystep.data.fetch.unpack import is_archive
 from anystep.data.frames import Direct, EqualCount
-from anystep.data.get import get_dataset
 from anystep.data.image_sets import LAYOUTS
-from anystep.data.releases import RELEASES, Archive, Release
-from anystep.data.unpack import is_archive
 
 QUICK = {"timeout": 0.2, "pause": 0.0}
 
@@ -124,7 +124,7 @@ def test_a_wrong_archive_that_was_put_there_is_refused_and_kept(cifar, server, t
 def test_a_process_killed_while_it_fetches_goes_on_where_it_was(cifar, server, tmp_path):
     server.stall = [100_000]
     code = (
-        "import sys\nfrom anystep.data.get import get_dataset\nfrom anystep.data.releases import *\n"
+        "import sys\nfrom anystep.data.fetch.get import get_dataset\nfrom anystep.data.fetch.releases import *\n"
         "file = Archive('cifar-10-binary.tar.gz', ('cifar-10-batches-bin',), sys.argv[1], None, sys.argv[2])\n"
         "RELEASES['cifar10'] = Release(files=(file,))\n"
         "def die(done, total):\n    if done >= 100_000: import os, signal; os.kill(os.getpid(), signal.SIGKILL)\n"

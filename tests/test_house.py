@@ -58,8 +58,8 @@ BLIND = {
     "models/vgg.py": {"anystep.losses", "anystep.config"},
     "readout.py": {"torch", "numpy"},
 }
-TORCH_IN_DATA = {"data/loader.py", "data/augment.py", "data/mixing.py", "data/randaugment.py", "data/warps.py"}
-TORCH_IN_DATA |= {"data/batched_camera.py"}
+TORCH_IN_DATA = {"data/loader.py", "data/camera/batched.py"}
+TORCH_IN_DATA |= {f"data/augmentation/{name}.py" for name in ("augment", "mixing", "randaugment", "warps")}
 FOR_ONE_BACKEND = {"kernels.cuda"}  # written in triton's own language, so imported only by whoever asks for that backend
 
 # Everything here is read or run by somebody's scripts without torch, or must answer at once.
@@ -67,7 +67,7 @@ FREE_OF_TORCH = (
     *("anystep", "anystep._extras", "anystep._files", "anystep._lookup", "anystep.readout", "anystep.schedule"),
     *("anystep.cli", "anystep.cli_data", "anystep.config", "anystep.environment", "anystep.metrics", "anystep.console"),
     *("anystep.data.events", "anystep.data.frames", "anystep.data.protocols", "anystep.data.cache"),
-    *("anystep.data.simulate", "anystep.data.datasets", "anystep.data.digits", "anystep.data.sets"),
+    *("anystep.data.camera.simulate", "anystep.data.datasets", "anystep.data.digits", "anystep.data.sets"),
     *("anystep.data.cifar", "anystep.data.image_sets", "anystep.data.pictures", "anystep.data.shards"),
     *("anystep.records", "anystep.figures", "anystep.report"),
 )

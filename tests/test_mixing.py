@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from anystep.data.augment import create_augmentation
-from anystep.data.mixing import CutMix, EventMix, Mixup
+from anystep.data.augmentation.augment import create_augmentation
+from anystep.data.augmentation.mixing import CutMix, EventMix, Mixup
 
 CLASSES = 4
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from anystep.data.augment import create_augmentation
-from anystep.data.randaugment import OPERATIONS, RandAugment
+from anystep.data.augmentation.augment import create_augmentation
+from anystep.data.augmentation.randaugment import OPERATIONS, RandAugment
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 GROUND = (120, 110, 100)

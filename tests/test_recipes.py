@@ -22,13 +22,13 @@ import torch
 import anystep
 from anystep.checkpoint import copy_weights
 from anystep.config import load_recipe, merge, record_from
-from anystep.data.augment import Erase
+from anystep.data.augmentation.augment import Erase
+from anystep.data.augmentation.randaugment import RandAugment
+from anystep.data.augmentation.warps import Crop, Flip, ResizedCrop, Roll, Rotate
 from anystep.data.datasets import DATASETS
 from anystep.data.frames import Direct
 from anystep.data.image_sets import IMAGENET_MEAN, IMAGENET_STD, PictureSet
-from anystep.data.randaugment import RandAugment
 from anystep.data.sets import Augmented, FrameSet, Splits
-from anystep.data.warps import Crop, Flip, ResizedCrop, Roll, Rotate
 from anystep.fuse import fold_scales_
 from anystep.methods import create_method
 from anystep.preflight import check

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from anystep.data.simulate import (
+from anystep.data.camera.simulate import (
     PATHS,
     Camera,
     Trajectory,

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anystep.data import unpack as module
-from anystep.data.unpack import is_archive, unfinished, unpack
+from anystep.data.fetch import unpack as module
+from anystep.data.fetch.unpack import is_archive, unfinished, unpack
 
 TREE = {"set/one/a.bin": b"first", "set/one/b.bin": b"", "set/two/c.bin": os.urandom(200_000), "README": b"words"}
 FORMS = ("set.zip", "set.tar", "set.tar.gz", "set.tgz")
@@ -310,7 +310,7 @@ def test_a_header_that_claims_gigabytes_costs_no_memory(tmp_path, out):
     (tmp_path / "a.zip").write_bytes(bytes(100) + record)
     code = (
         "import resource, sys\n"
-        "from anystep.data.unpack import unpack\n"
+        "from anystep.data.fetch.unpack import unpack\n"
         "resource.setrlimit(resource.RLIMIT_AS, (400 << 20,) * 2)\n"
         "for name in sys.argv[2:]:\n"
         "    try:\n        unpack(name, sys.argv[1])\n        print('unpacked', name)\n"
@@ -390,7 +390,7 @@ def test_ctrl_c_leaves_nothing(tmp_path, out, monkeypatch):
 
 SLOW = """
 import sys, time
-from anystep.data import unpack
+from anystep.data.fetch import unpack
 copy = unpack._Extraction.copy
 def slow(self, source, path, name, size):
     copy(self, source, path, name, size)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from anystep.bench.measure import Contender, Setup
 from anystep.bench.rates import rated
-from anystep.data.batched_camera import simulate_batch
+from anystep.data.camera.batched import simulate_batch
+from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, simulate_many
 from anystep.data.frames import FixedDuration
 from anystep.data.resize import resize
-from anystep.data.simulate import Camera, Trajectory, closed_loop, simulate_many
 
 STEPS = 10
 SUBSTEPS_US = (1000, 5000)

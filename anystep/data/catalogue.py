@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anystep._lookup import choose
-from anystep.data.film import CAMERA_FILE, filmed
+from anystep.data.camera.film import CAMERA_FILE, filmed
 from anystep.data.layouts import (
     PARTS,
     TONIC_PARTS,

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 from anystep._files import content_hash
 from anystep._lookup import choose
+from anystep.data.camera.film import Progress, Setting, film_images
+from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, path_name, saccade
 from anystep.data.catalogue import check_protocol, find_recordings
 from anystep.data.cifar import CIFAR10_CLASSES, cifar10
 from anystep.data.digits import enlarge
 from anystep.data.event_sets import frames_of
-from anystep.data.film import Progress, Setting, film_images
 from anystep.data.frames import BINNINGS, Binning, Direct, Encoding
 from anystep.data.layouts import Folder
 from anystep.data.protocols import number_in
 from anystep.data.recordings import Look
 from anystep.data.sets import Splits
-from anystep.data.simulate import Camera, Trajectory, closed_loop, path_name, saccade
 
 SENSOR = (128, 128)  # of the DVS128 that CIFAR10-DVS was filmed with
 RADIUS = 5.0  # pixels of the sensor that the image moves to every side

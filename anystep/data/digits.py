@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from anystep._extras import need
 from anystep._files import content_hash
 from anystep.data.cache import cached_array, cached_ragged, default_cache
+from anystep.data.camera.simulate import SIMULATOR_VERSION, Camera, Trajectory, path_of, simulate_many
 from anystep.data.events import Events
 from anystep.data.frames import BINNINGS, Binning, Direct, Encoding
 from anystep.data.protocols import split
 from anystep.data.sets import FrameSet, ImageSet, RaggedSet, Splits
-from anystep.data.simulate import SIMULATOR_VERSION, Camera, Trajectory, path_of, simulate_many
 
 DIGIT_PIXELS = 22  # a digit of 8 x 8 is enlarged to this on the 34 x 34 sensor
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anystep.data.warps import Augment, Batch, grid, integers, of_sample, uniform
+from anystep.data.augmentation.warps import Augment, Batch, grid, integers, of_sample, uniform
 
 
 def shares(y: Tensor, classes: int) -> Tensor:

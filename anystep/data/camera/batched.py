@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anystep.data.augmentation.warps import Augment, Batch, uniform
+from anystep.data.camera.simulate import Camera, Trajectory, thresholds_of
 from anystep.data.frames import FixedDuration
-from anystep.data.simulate import Camera, Trajectory, thresholds_of
-from anystep.data.warps import Augment, Batch, uniform
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as `Image.convert("L")`
 

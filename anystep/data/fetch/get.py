@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from anystep._lookup import choose
-from anystep.data.download import Progress, digest, download, parse_checksum
-from anystep.data.releases import RELEASES, Archive, Release
-from anystep.data.unpack import is_archive, unfinished, unpack
+from anystep.data.fetch.download import Progress, digest, download, parse_checksum
+from anystep.data.fetch.releases import RELEASES, Archive, Release
+from anystep.data.fetch.unpack import is_archive, unfinished, unpack
 
 Say = Callable[[str], None]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from anystep._lookup import check_arguments, choose
-from anystep.data.mixing import CutMix, EventMix, Mixup
-from anystep.data.randaugment import RandAugment
-from anystep.data.warps import (
+from anystep.data.augmentation.mixing import CutMix, EventMix, Mixup
+from anystep.data.augmentation.randaugment import RandAugment
+from anystep.data.augmentation.warps import (
     Augment,
     Batch,
     Crop,

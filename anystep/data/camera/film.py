@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anystep._files import atomic_path, content_hash, write_json
+from anystep.data.camera.simulate import SIMULATOR_VERSION, Camera, Trajectory, simulate
 from anystep.data.events import Events
 from anystep.data.frames import FixedDuration
 from anystep.data.protocols import natural
 from anystep.data.readers.atis import read_bin
 from anystep.data.recordings import Sample
 from anystep.data.resize import resize
-from anystep.data.simulate import SIMULATOR_VERSION, Camera, Trajectory, simulate
 from anystep.data.threads import map_ahead
 
 CAMERA_FILE = "camera.json"

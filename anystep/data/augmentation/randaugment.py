@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anystep.data.warps import Augment, Batch, integers, uniform
+from anystep.data.augmentation.warps import Augment, Batch, integers, uniform
 
 Operation = Callable[[Tensor, Tensor, Tensor], Tensor]  # levels (M, 3, H, W), strength (M,), fill (3,) -> levels
 

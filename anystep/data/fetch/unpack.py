@@ -20,7 +20,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any, cast
 
-from anystep.data.download import check_room
+from anystep.data.fetch.download import check_room
 
 CHUNK = 1 << 16
 RATIO = 100  # pictures and events shrink by less than 10; zeros by 1000

@@ -1,0 +1,1 @@
+"""Fetching a release: `get` by name, from the table in `releases`, with `download` and `unpack`."""
