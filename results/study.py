@@ -29,7 +29,9 @@ def train(job: Job) -> dict[str, Any]:
     record, folder = job
     torch.set_num_threads(1)  # two runs at a time
     scores = run_record(record, folder, resume=(folder / "config.yaml").exists())
-    return {**{key: scores[key] for key in KEPT}, "env": json.loads((folder / "env.json").read_text())}
+    env = json.loads((folder / "env.json").read_text())
+    env["command"] = env["command"][:1]  # without the folders of whoever measured
+    return {**{key: scores[key] for key in KEPT}, "env": env}
 
 
 def train_all(jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
