@@ -200,6 +200,12 @@ def test_the_changelog_quotes_the_speed_of_the_demo():
     assert f"{spans[0]} samples a second with the fused neurons and at {spans[1]} with the reference" in text
 
 
+def test_the_page_on_the_batched_camera_quotes_its_record(script):
+    result = RESULTS["batched_camera"]
+    assert result["environment"]["dirty"] is False
+    assert block("docs/batched-camera.md", "batched_camera") == script("batched_camera").markdown(result["rows"])
+
+
 @pytest.mark.parametrize("name", BENCHES)
 def test_a_bench_says_where_it_ran_and_how(name):
     result = RESULTS[name]
