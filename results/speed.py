@@ -49,7 +49,36 @@ def layers() -> str:
     return table(head, lines)
 
 
-TABLES = {"bench_networks": networks, "bench_layers": layers}
+def data() -> str:
+    """Reading and binning on one thread, beside plain numpy or faery; images before the camera, exact and batched."""
+    million, plain, fixed = 1e6, "plain numpy", "anystep fixed_duration"
+    lines = [
+        _beside("`.bin`, million events a second", "reading .bin", plain, million),
+        _beside("AEDAT 2.0, million events a second", "reading AEDAT 2.0", plain, million),
+        _beside("`.aedat4`, million events a second", "reading .aedat4", "faery", million),
+        _beside("`.csv`, million events a second", "reading .csv", "faery", million),
+        _beside("files of 4,000 events, read and binned, a second", "200 files", "plain numpy, np.add.at", 1),
+        _beside("4 million events into frames, million a second", "4000000 events", "np.add.at", million, fixed),
+        _beside("4,000 events into frames, million a second", "4000 events", "np.add.at", million, fixed),
+    ]
+    for side, substep in ((34, 5000), (128, 5000)):
+        what = f"{side} x {side} every {substep // 1000} ms into frames, batched beside exact, images a second"
+        group = f"{16 if side > 48 else 32} images to frames, {side} x {side}, {substep} us"
+        lines.append(_beside(what, group, "simulator, fixed_duration", 1, "batched camera"))
+    return table(["one thread", "anystep", "beside it"], lines)
+
+
+def _beside(what: str, group: str, other: str, unit: float, own: str = "anystep") -> list[str]:
+    """A line: what is measured, how much of it in a second, and how much by the other."""
+    cells = []
+    for name in (own, other):
+        found = row("data", name, group)
+        rate = next(found[key] for key in ("events_per_s", "files_per_s", "recordings_per_s") if key in found)
+        cells.append(f"{rate / unit:,.0f}" if rate / unit >= 10 else f"{rate / unit:.1f}")
+    return [what, cells[0], f"{cells[1]} ({other})"]
+
+
+TABLES = {"bench_networks": networks, "bench_layers": layers, "bench_data": data}
 
 
 def main() -> None:

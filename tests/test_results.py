@@ -186,7 +186,7 @@ def test_the_recipe_has_the_rate_that_plain_training_chose(name, script):
     assert result["chosen"] == choose_lr.choose_rate(result["means"], result["val_samples"]) == result["record"]["train"]["lr"]
 
 
-@pytest.mark.parametrize("name", ["bench_networks", "bench_layers"])
+@pytest.mark.parametrize("name", ["bench_networks", "bench_layers", "bench_data"])
 def test_the_lab_log_quotes_the_speeds(name, script):
     assert block("docs/log.md", name) == script("speed").TABLES[name]()
 
