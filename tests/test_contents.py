@@ -59,6 +59,22 @@ def test_a_hash_is_of_what_a_file_holds_and_of_nothing_else(files, tmp_path):
     assert a == "41380314ae1718a11c5574202656fdc9"  # b2sum -l 128
 
 
+def test_a_hashing_that_is_interrupted_goes_on_from_what_it_wrote(files, later, read, monkeypatch):
+    def stop(found, count):
+        for number, each in enumerate(found):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield each
+
+    paths, index = files
+    monkeypatch.setattr(contents, "SECONDS_BETWEEN_WRITES", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        content_hashes(paths, index, workers=1, watch=stop)
+    read.clear()
+    hashes(paths, index)
+    assert read == ["c"]
+
+
 def test_what_is_known_is_not_read_again(files, later, read):
     paths, index = files
     first = hashes(paths, index)

@@ -20,6 +20,7 @@ INDEX_VERSION = 1
 # A file that changed so shortly before it was hashed may change again without its times showing it: some clocks tick slowly.
 RACY_NS = 2_000_000_000
 _AT_ONCE = 2**20  # bytes read at a time
+SECONDS_BETWEEN_WRITES = 30.0  # so that a first hashing of many gigabytes that is interrupted need not start over
 NO_FILE = ""  # in place of a hash, for what is no readable file: reading it will say what is wrong
 
 State = list[int]  # size, time of change, time of change of its entry in the folder
@@ -52,12 +53,16 @@ def content_hashes(
         else:
             unknown.append(path)
     new: dict[str, list[Any]] = {}
+    written = time.monotonic()
     for path, (state, found, certain) in zip(
         unknown, watch(map_ahead(_hashed, unknown, workers, ahead=8), len(unknown)), strict=True
     ):
         hashes[path] = found
         if certain:
             new[os.path.abspath(path)] = [*state, found]
+        if new and time.monotonic() - written >= SECONDS_BETWEEN_WRITES:
+            _write(index, new)
+            new, written = {}, time.monotonic()
     if new:
         _write(index, new)
     return hashes

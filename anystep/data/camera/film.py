@@ -238,6 +238,8 @@ def _checked(images: Pictures, ids: Sequence[str]) -> list[str]:
 
 def _claim(folder: Path, setting: Setting, names: Sequence[str]) -> None:
     """Make the folders and camera.json, or refuse a folder that was filmed otherwise."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"film_images: out must be a folder, {folder} is a file")
     for each in sorted({name.split("/")[0] for name in names}):
         (folder / each).mkdir(parents=True, exist_ok=True)
     wanted, found = setting.describe(), read_setting(folder)
