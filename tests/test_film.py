@@ -223,7 +223,7 @@ _write(Path({str(tmp_path / "a.bin")!r}), np.zeros(10_000, np.uint8))
 
 def test_a_file_in_place_of_the_folder_is_refused_by_name(tmp_path):
     (tmp_path / "film").touch()
-    with pytest.raises(ValueError, match="out must be a folder, .*film is a file"):
+    with pytest.raises(ValueError, match=r"out must be a folder, .*film is a file"):
         film_images(IMAGES, IDS, tmp_path / "film", setting())
 
 
