@@ -17,6 +17,7 @@ class Flaky:
     files      path -> content
     cut        bytes of the body after which it closes the connection
     stall      bytes after which it says nothing more until the test ends
+    drips      whether it sends a byte now and then while it stalls
     status     answers of this status instead of the file
     claim      Content-Length in place of the true one; None: none is sent
     ranges     whether it knows ranges          etag, modified   what it says of the file; None: nothing
@@ -28,6 +29,7 @@ class Flaky:
     status: list[int | None] = field(default_factory=list)
     claim: list[int | None] = field(default_factory=list)
     redirect: dict[str, str] = field(default_factory=dict)
+    drips: bool = False
     ranges: bool = True
     etag: str | None = '"one"'
     modified: str | None = None
@@ -85,6 +87,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         flaky.served += len(part)
         if stall is not None:
             self.wfile.flush()
+            for byte in body[len(part) :] if flaky.drips else b"":
+                if flaky.over.wait(0.02):
+                    break
+                self.wfile.write(bytes([byte]))
             flaky.over.wait(10)
         self.close_connection = True
 

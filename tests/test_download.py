@@ -75,6 +75,15 @@ def test_a_stall_is_an_end_and_what_came_before_it_is_kept(fetch, server, tmp_pa
     assert server.asked[1]["Range"] == "bytes=300000-"
 
 
+def test_a_server_that_drips_is_a_stall_too(fetch, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOOK", 0.5)
+    server.stall, server.drips = [300_000, 1000], True
+    with pytest.raises(ConnectionError, match=r"only \d+ bytes came in .* s; gave up after 2 failures"):
+        fetch(attempts=2)
+    fetch()
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("error", [ssl.SSLError("bad record mac"), OSError(errno.EHOSTUNREACH, "No route to host")])
 def test_a_network_that_goes_away_is_a_cut_like_any_other(fetch, server, tmp_path, monkeypatch, error):
     whole, pieces = http.client.HTTPResponse.read1, []

@@ -23,6 +23,8 @@ from anystep._files import write_json
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where they are known
 CHUNK = 1 << 18
 GAIN = 1 << 20  # bytes beyond all that came before: an attempt that brings them makes the count of failures start anew
+# A server that drips keeps a connection alive for ever: slower than this over this long is as dead as silence.
+SLOWEST, LOOK = 1000, 10.0  # bytes a second, and seconds, at least the timeout
 DIGITS = {"md5": 32, "sha256": 64}
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # what a server says when it may be better later
 # A broken TLS record or a network that went away is an OSError of no class of its own. Only connections are read under these.
@@ -44,7 +46,7 @@ def download(
 
     checksum   "md5:<hex>" or "sha256:<hex>"; without one nothing is fetched
     size       bytes it must have, if known
-    timeout    seconds without a byte after which a connection counts as dead
+    timeout    seconds without a byte, or (10 at least) with less than 1,000 a second, after which a connection counts as dead
     attempts   how many connections in a row may fail without a MiB of progress; after the first `pause` seconds pass, then
                twice as many, up to 30
 
@@ -226,7 +228,8 @@ class _Transfer:
 
     def append(self, answer: http.client.HTTPResponse, start: int, total: int | None) -> None:
         """Write what comes to the part, and make sure that it is all and no more."""
-        done = start
+        done = mark = start
+        since = time.monotonic()
         with self.part.open("ab", buffering=0) as file:  # unbuffered: what came is on the disk if we are killed
             self.report(done, total)
             while piece := self.read(answer):
@@ -245,6 +248,10 @@ class _Transfer:
                     ) from error
                 done += len(piece)
                 self.report(done, total)
+                if (passed := time.monotonic() - since) >= max(self.timeout, LOOK):
+                    if done - mark < SLOWEST * passed:
+                        raise _Broken(f"only {done - mark:,} bytes came in {passed:.0f} s")
+                    mark, since = done, time.monotonic()
         if total is not None and done < total:
             raise _Broken(f"the connection ended after {done:,} of {total:,} bytes")
 
