@@ -55,7 +55,7 @@ def block(page: str, name: str) -> str:
 
 def test_every_record_is_of_a_kind_that_is_guarded_here():
     assert {"digits_demo", "digits_demo_lr"} <= set(RESULTS)
-    assert sorted(RESULTS) == sorted([*TABLES, *RATES, *STUDIES, *CURVES, *BENCHES, "demo_speed", "batched_camera"])
+    assert sorted(RESULTS) == sorted([*TABLES, *RATES, *STUDIES, *CURVES, *BENCHES, "demo_speed", "batched_camera", "film"])
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -204,6 +204,13 @@ def test_the_page_on_the_batched_camera_quotes_its_record(script):
     result = RESULTS["batched_camera"]
     assert result["environment"]["dirty"] is False
     assert block("docs/batched-camera.md", "batched_camera") == script("batched_camera").markdown(result["rows"])
+
+
+def test_the_page_on_the_simulated_camera_quotes_its_record(script):
+    result = RESULTS["film"]
+    assert result["environment"]["dirty"] is False
+    assert block("docs/simulated-camera.md", "film") == script("film").markdown(result)
+    assert abs(result["films"][0]["events"]["mean"] * 5 * 10_000 - 8e9) < 0.5e9  # "about 8 GB"
 
 
 @pytest.mark.parametrize("name", BENCHES)

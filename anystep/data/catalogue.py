@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from anystep._lookup import choose
 from anystep.data.camera.film import CAMERA_FILE, filmed
+from anystep.data.cifar import CIFAR10_CLASSES
 from anystep.data.layouts import (
     PARTS,
     TONIC_PARTS,
@@ -35,7 +36,6 @@ from anystep.data.protocols import Split, natural, number_in, rule_of, split
 from anystep.data.recordings import Sample
 
 DIGITS = tuple("0123456789")
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 GESTURES = (
     *("hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter clockwise"),
     *("left arm clockwise", "left arm counter clockwise", "arm roll", "air drums", "air guitar", "other gestures"),
@@ -170,20 +170,20 @@ def _ncaltech101(base: Path) -> Found:
 
 
 def _cifar10_dvs(base: Path) -> Found:
-    entries = first_place(base, ("", "CIFAR10DVS", "extract"), (".aedat", ".aedat4"), {}, groups=CIFAR10)
+    entries = first_place(base, ("", "CIFAR10DVS", "extract"), (".aedat", ".aedat4"), {}, groups=CIFAR10_CLASSES)
     if entries:
-        check_complete("cifar10-dvs", base, {each.group for each in entries}, CIFAR10)
+        check_complete("cifar10-dvs", base, {each.group for each in entries}, CIFAR10_CLASSES)
     samples = []
     for each in entries:
         number = number_in(each.path.stem)
         if number < 0:
             raise ValueError(f"cifar10-dvs: the name of a recording must end in its number, got {each.path}")
-        samples.append(Sample(f"{each.group}/{number}", CIFAR10.index(each.group), each.path))
-    return samples, CIFAR10
+        samples.append(Sample(f"{each.group}/{number}", CIFAR10_CLASSES.index(each.group), each.path))
+    return samples, CIFAR10_CLASSES
 
 
 def _cifar10_sim(base: Path) -> Found:
-    return filmed(base, CIFAR10), CIFAR10
+    return filmed(base, CIFAR10_CLASSES), CIFAR10_CLASSES
 
 
 def _dvs_gesture(base: Path) -> Found:

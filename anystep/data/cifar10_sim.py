@@ -18,11 +18,10 @@ from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, path_n
 from anystep.data.catalogue import check_protocol, find_recordings
 from anystep.data.cifar import CIFAR10_CLASSES, cifar10
 from anystep.data.digits import enlarge
-from anystep.data.event_sets import frames_of
-from anystep.data.frames import BINNINGS, Binning, Direct, Encoding
+from anystep.data.event_sets import frames_of, look_of
+from anystep.data.frames import Direct, Encoding
 from anystep.data.layouts import Folder
 from anystep.data.protocols import number_in
-from anystep.data.recordings import Look
 from anystep.data.sets import Splits
 
 SENSOR = (128, 128)  # of the DVS128 that CIFAR10-DVS was filmed with
@@ -97,9 +96,7 @@ def cifar10_sim(
     The benchmark of CIFAR10-DVS's size for whoever has CIFAR-10; not its recordings, see docs/simulated-camera.md. Ids are
     <class>/<number>; `cifar10-sim/last-100` tests numbers 900 to 999 and wants all 1,000. Time is the film's own clock.
     """
-    if not isinstance(binning, Binning):
-        raise ValueError(f"cifar10-sim holds events: its binning must be one of {', '.join(BINNINGS)}, got {binning.name}")
-    look = Look(binning, size, interpolation, SENSOR, from_first=False)
+    look = look_of("cifar10-sim", binning, size, interpolation, from_first=False)
     check_protocol("cifar10-sim", protocol)
     found = find_recordings("cifar10-sim", root, protocol=protocol)
     most = max(number_in(name) for name in found.ids) + 1

@@ -46,7 +46,7 @@ def nmnist(
 
     root   the folder with {Train,Test}/<digit>/*.bin, or one above it called NMNIST or extract, or SpikingJelly's root
     """
-    look = _look("nmnist", binning, size, interpolation, from_first=False)
+    look = look_of("nmnist", binning, size, interpolation, from_first=False)
     check_protocol("nmnist", protocol)
     found = find_recordings("nmnist", root, protocol=protocol)
     return frames_of(found, look, cache=cache, workers=workers, skip_bad=skip_bad)
@@ -71,7 +71,7 @@ def ncaltech101(
     `size` x `size`, so `size` must be given. BrainCog, the code of TKS, does so; SpikingJelly keeps 180 x 240 for all. Which
     pixels are in use is known at the end of a recording: no binning makes these frames causal.
     """
-    look = _look("ncaltech101", binning, size, interpolation, from_first=False, tight=True)
+    look = look_of("ncaltech101", binning, size, interpolation, from_first=False, tight=True)
     if size is None:
         raise ValueError("ncaltech101: size must be given, such as 48: the recordings differ in size, got None")
     check_protocol("ncaltech101", protocol)
@@ -97,7 +97,7 @@ def cifar10_dvs(
 
     There is no official split; see docs/data.md for the two that papers use. Ids are <class>/<number of the file>.
     """
-    look = _look("cifar10-dvs", binning, size, interpolation)
+    look = look_of("cifar10-dvs", binning, size, interpolation)
     check_protocol("cifar10-dvs", protocol)
     found = find_recordings("cifar10-dvs", root, protocol=protocol)
     return frames_of(found, look, cache=cache, workers=workers, skip_bad=skip_bad)
@@ -122,7 +122,7 @@ def dvs_gesture(
     Every gesture starts its clock at its first event. Ids are userNN_<light>/<label>_<k>, k counting the gestures of that
     label in the recording. The release has more gestures than Tonic's folder: accuracies on the two have other hashes.
     """
-    look = _look("dvs-gesture", binning, size, interpolation)
+    look = look_of("dvs-gesture", binning, size, interpolation)
     check_protocol("dvs-gesture", protocol)
     found = find_recordings("dvs-gesture", root, protocol=protocol)
     return frames_of(found, look, cache=cache, workers=workers, skip_bad=skip_bad)
@@ -150,14 +150,14 @@ def events_folder(
     """
     check_keys(frames, FrameOptions.__annotations__, "option", "dataset events-folder")
     camera = None if sensor is None else check_sensor("events-folder", sensor)
-    look = _look("events-folder", binning, frames.get("size"), frames.get("interpolation", "nearest"), sensor=camera)
+    look = look_of("events-folder", binning, frames.get("size"), frames.get("interpolation", "nearest"), sensor=camera)
     if protocol is not None:
         check_protocol("events-folder", protocol)
     found = find_recordings("events-folder", root, protocol=protocol, sensor=camera)
     return frames_of(found, look, cache=cache, workers=workers, skip_bad=frames.get("skip_bad", False))
 
 
-def _look(
+def look_of(
     name: str,
     binning: Encoding,
     size: int | None,
