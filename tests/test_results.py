@@ -206,6 +206,15 @@ def test_the_page_on_the_batched_camera_quotes_its_record(script):
     assert block("docs/batched-camera.md", "batched_camera") == script("batched_camera").markdown(result["rows"])
 
 
+def test_the_lab_log_says_how_fast_the_camera_of_the_record_is():
+    (bench,) = [row for row in RESULTS["bench_data"]["rows"] if row["group"] == "16 recordings, 128 x 128"]
+    rows = RESULTS["batched_camera"]["rows"]
+    (film,) = [row for row in rows if (row["sensor"], row["substep_us"]) == ([128, 128], 4000)]
+    said = (round(bench["recordings_per_s"]), round(film["exact_per_s"]))
+    text = " ".join((ROOT / "docs" / "log.md").read_text(encoding="utf-8").split())
+    assert f"films {said[0]} pictures with as many events as CIFAR-10's, and {said[1]} images of CIFAR-10 itself" in text
+
+
 def test_the_page_on_the_simulated_camera_quotes_its_record(script):
     result = RESULTS["film"]
     assert result["environment"]["dirty"] is False
