@@ -40,7 +40,7 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/mypy
 
 results: $(INSTALLED) ## train the seeds that the README quotes and write results/
-	$(BIN)/python results/measure.py
+	$(BIN)/python studies/measure.py
 
 clean: ## remove caches and builds; runs/ and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,6 @@
-"""What pytest leaves alone where it cannot run: the CUDA kernels import Triton, which only some systems have."""
+"""What pytest leaves alone where it cannot run: the CUDA kernels import Triton, which only some
+systems have.
+"""
 
 from importlib.util import find_spec
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from anystep._errors import UsageError
+
+
+class MissingExtraError(UsageError, ImportError):
+    """An optional package is not installed."""
+
 
 def need(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Import an optional `module`, or say which extra brings it.
 
     >>> need("no_such_module", extra="train", purpose="training")
     Traceback (most recent call last):
-    ImportError: training needs no_such_module: pip install "anystep[train]"
+    anystep._extras.MissingExtraError: training needs no_such_module: pip install "anystep[train]"
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there; something it needs is not, and that name helps more
-        raise ImportError(f'{purpose} needs {module}: pip install "anystep[{extra}]"') from error
+        raise MissingExtraError(
+            f'{purpose} needs {module}: pip install "anystep[{extra}]"'
+        ) from error

@@ -14,9 +14,11 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path`; it replaces `path` when the block ends well and vanishes when it does not.
+    """A temporary path beside `path`; it replaces `path` when the block ends well and vanishes when
+    it does not.
 
-    A process killed inside the block leaves the old file as it was. The data are on disk (fsync) before the rename.
+    A process killed inside the block leaves the old file as it was. The data are on disk (fsync)
+    before the rename.
     """
     target = Path(path)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
@@ -26,7 +28,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp made it private; a result is for the whole group to read
+        os.chmod(
+            temporary, 0o644
+        )  # mkstemp made it private; a result is for the whole group to read
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

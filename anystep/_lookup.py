@@ -7,25 +7,27 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from anystep._errors import UsageError
+
 Row = TypeVar("Row")
 
 
-def unknown(name: object, known: Iterable[str], what: str, where: str = "") -> ValueError:
+def unknown(name: object, known: Iterable[str], what: str, where: str = "") -> UsageError:
     """The error for a name that no table has: it offers the nearest one and lists them all.
 
     >>> unknown("epoch", ["epochs", "lr"], "key", "train")
-    ValueError("unknown key 'epoch' in train. Did you mean 'epochs'? Known: epochs, lr")
+    UsageError("unknown key 'epoch' in train. Did you mean 'epochs'? Known: epochs, lr")
     """
     known = list(known)
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     place = f" in {where}" if where else ""
     listing = ", ".join(known) if known else "none"
-    return ValueError(f"unknown {what} {name!r}{place}.{hint} Known: {listing}")
+    return UsageError(f"unknown {what} {name!r}{place}.{hint} Known: {listing}")
 
 
 def choose(table: Mapping[str, Row], name: str, what: str) -> Row:
-    """The row `name` of a table, or a `ValueError` with the nearest name.
+    """The row `name` of a table, or a `UsageError` with the nearest name.
 
     >>> choose({"lif": 1, "plif": 2}, "lif", "neuron")
     1
@@ -55,15 +57,16 @@ _ACCEPTED: dict[str, tuple[type, ...]] = {
 def check_arguments(
     function: Callable[..., Any], given: Mapping[str, Any], what: str, *, complete: bool = False
 ) -> None:
-    """Refuse arguments that `function` does not have, and values of a wrong simple type, before it is called.
+    """Refuse arguments that `function` does not have, and values of a wrong simple type, before it
+    is called.
 
-    Only annotations made of float, int, bool, str and None are judged; a richer one is the function's own affair. `complete`
-    also refuses to leave out an argument that has no default.
+    Only annotations made of float, int, bool, str and None are judged; a richer one is the
+    function's own affair. `complete` also refuses to leave out an argument that has no default.
 
     >>> def train(lr: float, name: str | None = None): ...
     >>> check_arguments(train, {"lr": "fast"}, "train")
     Traceback (most recent call last):
-    ValueError: train: lr must be float, got 'fast'
+    anystep._errors.UsageError: train: lr must be float, got 'fast'
     """
     parameters = inspect.signature(function).parameters
     check_keys(given, parameters, "argument", what)
@@ -74,8 +77,8 @@ def check_arguments(
             continue
         accepted = tuple(kind for name in names for kind in _ACCEPTED[name])
         if not isinstance(value, accepted) or (isinstance(value, bool) and "bool" not in names):
-            raise ValueError(f"{what}: {key} must be {' or '.join(names)}, got {value!r}")
+            raise UsageError(f"{what}: {key} must be {' or '.join(names)}, got {value!r}")
     if complete:
         for key, parameter in parameters.items():
             if parameter.default is parameter.empty and key not in given:
-                raise ValueError(f"{what}: {key} is required")
+                raise UsageError(f"{what}: {key} is required")

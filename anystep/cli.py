@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anystep import __version__
+from anystep._errors import UsageError
 from anystep._lookup import choose
 from anystep.cli_data import ACTIONS, add_actions
 
@@ -26,7 +27,9 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
     if arguments.resume:
         flags = [getattr(arguments, key) for key in ("recipe", "out", *ENGINE_FLAGS)]
         if overrides or arguments.skip_bad or any(flag is not None for flag in flags):
-            raise ValueError("--resume RUN goes on with that run as it is: no recipe, no --out and no overrides with it")
+            raise UsageError(
+                "--resume RUN goes on with that run as it is: no recipe, no --out and no overrides with it"
+            )
         folder = Path(arguments.resume)
         record = read_record(folder)
     else:
@@ -34,7 +37,11 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
         folder = Path(arguments.out) if arguments.out else default_folder(record)
     scores = run_record(record, folder, resume=bool(arguments.resume))
     _print_scores(scores)
-    return {"run": str(folder), "prefix_top1": scores["prefix_top1"], "protocol": scores["protocol"]}
+    return {
+        "run": str(folder),
+        "prefix_top1": scores["prefix_top1"],
+        "protocol": scores["protocol"],
+    }
 
 
 def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
@@ -48,15 +55,19 @@ def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[st
 
 
 def compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train several methods of one recipe, or several recipes, with several seeds; finished runs are kept."""
+    """Train several methods of one recipe, or several recipes, with several seeds; finished runs
+    are kept.
+    """
     from anystep.compare import compare_methods, compare_recipes, table_cells
     from anystep.console import print_table
 
     several = len(arguments.recipe) > 1
     if several and arguments.methods:
-        raise ValueError("--methods is for one recipe; of several recipes each has its own method")
+        raise UsageError("--methods is for one recipe; of several recipes each has its own method")
     if not several and not arguments.methods:
-        raise ValueError("one recipe needs --methods, like --methods ce,tks; or name several recipes")
+        raise UsageError(
+            "one recipe needs --methods, like --methods ce,tks; or name several recipes"
+        )
     seeds = _seeds(arguments, overrides)
     records = [_record(recipe, arguments, overrides) for recipe in arguments.recipe]
     folder = Path(arguments.out or Path("runs") / ("compare" if several else records[0].name))
@@ -66,22 +77,29 @@ def compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str
         result = compare_methods(records[0], arguments.methods.split(","), seeds, folder)
     scores = result["runs"][0]["scores"]
     header, rows = table_cells(result["table"])
-    prefix = "of t steps as each row says" if "prefix" in result["table"][0] else f"of t {scores['prefix']} steps"
-    title = (
-        f"top-1 in percent, prefix {prefix}, {scores['protocol']} ({scores['protocol_hash']}), {scores.get('split', 'test')}"
+    prefix = (
+        "of t steps as each row says"
+        if "prefix" in result["table"][0]
+        else f"of t {scores['prefix']} steps"
     )
+    title = f"top-1 in percent, prefix {prefix}, {scores['protocol']} ({scores['protocol_hash']}), {scores.get('split', 'test')}"
     print_table(title, header, rows)
     return {"out": str(folder), "table": result["table"]}
 
 
 def sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train with several numbers of time steps and judge each network after every step; finished runs are kept."""
+    """Train with several numbers of time steps and judge each network after every step; finished
+    runs are kept.
+    """
     from anystep.console import print_table
     from anystep.sweep import PICTURES, sweep_cells, sweep_steps
 
     if any(flag.partition("=")[0] == "--train.steps" for flag in overrides):
-        raise ValueError("sweep sets train.steps itself: name them in --train-steps")
-    seeds, lengths = _seeds(arguments, overrides), _whole_numbers(arguments.train_steps, "--train-steps", "1,2,4,10")
+        raise UsageError("sweep sets train.steps itself: name them in --train-steps")
+    seeds, lengths = (
+        _seeds(arguments, overrides),
+        _whole_numbers(arguments.train_steps, "--train-steps", "1,2,4,10"),
+    )
     record = _record(arguments.recipe, arguments, overrides)
     methods = arguments.methods.split(",") if arguments.methods else [record.method.name]
     folder = Path(arguments.out or Path("runs") / f"{record.name}-sweep")
@@ -90,12 +108,16 @@ def sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
     prefix = " / ".join(dict.fromkeys(matrix["prefix"] for matrix in result["matrices"].values()))
     title = f"top-1 in percent after t steps, {prefix}, {scores['protocol']} ({scores['protocol_hash']}), {record.judge}"
     print_table(title, *sweep_cells(result["matrices"]))
-    return {"out": str(folder), "pictures": [str(folder / name) for name in PICTURES], "matrices": result["matrices"]}
+    return {
+        "out": str(folder),
+        "pictures": [str(folder / name) for name in PICTURES],
+        "matrices": result["matrices"],
+    }
 
 
 def report(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
     """One self-contained HTML page, and a PNG of the accuracy over t, from finished runs."""
-    from anystep.report import accuracy_png, write_report
+    from anystep.evaluation.report.page import accuracy_png, write_report
 
     _no_overrides(overrides)
     runs = [run for place in arguments.runs for run in _runs_in(Path(place))]
@@ -121,34 +143,6 @@ def keys(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, A
     return {"keys": list(parser.get_defaults().keys(branches=False))}
 
 
-def bench(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
-    """Measure speed as ratios in one process: neurons, a training step, inference, or data."""
-    from anystep._files import write_json
-    from anystep.bench import run_bench, tables_of
-    from anystep.console import print_table
-
-    _no_overrides(overrides)
-    if arguments.save and not Path(arguments.save).parent.is_dir():
-        raise ValueError(f"--save: no folder {str(Path(arguments.save).parent)!r} to write to")
-    result = run_bench(
-        arguments.kind,
-        shapes=[_whole_numbers(text, "--shape", "10,16,64,48,48") for text in arguments.shape],
-        repeats=arguments.repeats,
-        threads=arguments.threads,
-        quick=arguments.quick,
-        device=arguments.device,
-        model=arguments.model,
-    )
-    for table in tables_of(result):
-        print_table(*table)
-    print(f"{result['environment']['threads']} threads, allocator {result['settings']['allocator']}", file=sys.stderr)
-    for name, reason in result["left_out"].items():
-        print(f"left out: {name}: {reason}", file=sys.stderr)
-    if arguments.save:
-        write_json(arguments.save, result)
-    return result
-
-
 ENGINE_FLAGS = ("devices", "precision")
 COMMANDS = {
     "train": train,
@@ -158,13 +152,16 @@ COMMANDS = {
     "report": report,
     "data": data,
     "keys": keys,
-    "bench": bench,
 }
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """All commands and flags. Its only import beyond the standard library is this package, so help is fast."""
-    parser = argparse.ArgumentParser(prog="anystep", description="Train a spiking network once, deploy it at any step.")
+    """All commands and flags. Its only import beyond the standard library is this package, so help
+    is fast.
+    """
+    parser = argparse.ArgumentParser(
+        prog="anystep", description="Train a spiking network once, deploy it at any step."
+    )
     parser.add_argument("--version", action="version", version=f"anystep {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -180,32 +177,44 @@ def make_parser() -> argparse.ArgumentParser:
     add = command("evaluate")
     add.add_argument("run", help="a finished run folder")
     add = command("compare", epilog=OVERRIDES)
-    add.add_argument("recipe", nargs="+", metavar="RECIPE", help="a YAML recipe, with --methods; or several, a row each")
+    add.add_argument(
+        "recipe",
+        nargs="+",
+        metavar="RECIPE",
+        help="a YAML recipe, with --methods; or several, a row each",
+    )
     add.add_argument("--methods", help="of one recipe: names with commas between: ce,tks")
-    add.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)")
-    add.add_argument("--out", help="folder of run folders (default: runs/NAME, or runs/compare of several recipes)")
+    add.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)"
+    )
+    add.add_argument(
+        "--out",
+        help="folder of run folders (default: runs/NAME, or runs/compare of several recipes)",
+    )
     _record_flags(add)
     add = command("sweep", epilog=OVERRIDES)
     add.add_argument("recipe", help="a YAML recipe")
-    add.add_argument("--train-steps", required=True, metavar="T,...", help="numbers of time steps to train with: 1,2,4,10")
+    add.add_argument(
+        "--train-steps",
+        required=True,
+        metavar="T,...",
+        help="numbers of time steps to train with: 1,2,4,10",
+    )
     add.add_argument("--methods", help="names with commas between (default: the recipe's)")
-    add.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)")
+    add.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)"
+    )
     add.add_argument("--out", help="folder of run folders (default: runs/NAME-sweep)")
     _record_flags(add)
     add = command("report")
-    add.add_argument("runs", nargs="+", metavar="RUN", help="finished run folders, or folders of them")
-    add.add_argument("--out", default="report.html", help="the page to write (default: report.html)")
+    add.add_argument(
+        "runs", nargs="+", metavar="RUN", help="finished run folders, or folders of them"
+    )
+    add.add_argument(
+        "--out", default="report.html", help="the page to write (default: report.html)"
+    )
     add_actions(command("data"))
     command("keys")
-    add = command("bench")
-    add.add_argument("kind", choices=["neurons", "train", "infer", "data"], help="what to measure")
-    add.add_argument("--shape", action="append", default=[], metavar="T,N,...", help="measure this; may be repeated")
-    add.add_argument("--repeats", type=int, metavar="N", help="rounds (default: as many as fit into a minute, 3 to 15)")
-    add.add_argument("--threads", type=int, metavar="N", help="threads (default: torch's)")
-    add.add_argument("--quick", action="store_true", help="3 rounds, less to measure: a look, not a result")
-    add.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    add.add_argument("--model", default="vgg_snn", help="the network of train and infer (default: vgg_snn)")
-    add.add_argument("--save", metavar="FILE", help="write the result there too, as JSON")
     return parser
 
 
@@ -215,17 +224,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = parser.parse_known_args(argv)
     try:
         result = choose(COMMANDS, arguments.command, "command")(arguments, overrides)
-    except (ValueError, ImportError) as error:
+    except UsageError as error:
         print(f"anystep {arguments.command}: {error}", file=sys.stderr)
         return 2
     except (RuntimeError, ArithmeticError, OSError) as error:
         print(f"anystep {arguments.command}: {error}", file=sys.stderr)
         return 1
     except MemoryError as error:
-        print(f"anystep {arguments.command}: out of memory{f': {error}' if str(error) else ''}", file=sys.stderr)
+        print(
+            f"anystep {arguments.command}: out of memory{f': {error}' if str(error) else ''}",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt as stop:
-        print(f"anystep {arguments.command}: interrupted{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
+        print(
+            f"anystep {arguments.command}: interrupted{f'; {stop}' if str(stop) else ''}",
+            file=sys.stderr,
+        )
         return 130
     print(json.dumps(result))
     return 0 if result.get("ok", True) else 1
@@ -235,9 +250,13 @@ def _record(recipe: str | None, arguments: argparse.Namespace, overrides: Sequen
     from anystep.config import load_recipe, merge, overrides_from, record_from
 
     if not recipe:
-        raise ValueError("name a recipe, or go on with a run: --resume RUN")
+        raise UsageError("name a recipe, or go on with a run: --resume RUN")
     flags: dict[str, Any] = {
-        "engine": {key: getattr(arguments, key) for key in ENGINE_FLAGS if getattr(arguments, key) is not None}
+        "engine": {
+            key: getattr(arguments, key)
+            for key in ENGINE_FLAGS
+            if getattr(arguments, key) is not None
+        }
     }
     if arguments.skip_bad:
         flags["data"] = {"options": {"skip_bad": True}}
@@ -246,35 +265,49 @@ def _record(recipe: str | None, arguments: argparse.Namespace, overrides: Sequen
 
 def _seeds(arguments: argparse.Namespace, overrides: Sequence[str]) -> range:
     if arguments.seeds < 1:
-        raise ValueError(f"--seeds must be >= 1, got {arguments.seeds}")
+        raise UsageError(f"--seeds must be >= 1, got {arguments.seeds}")
     if any(flag.partition("=")[0] == "--seed" for flag in overrides):
-        raise ValueError(f"{arguments.command} runs the seeds 0..N-1 of --seeds N; --seed is for train")
+        raise UsageError(
+            f"{arguments.command} runs the seeds 0..N-1 of --seeds N; --seed is for train"
+        )
     return range(arguments.seeds)
 
 
 def _record_flags(parser: argparse.ArgumentParser) -> None:
     """Short for --data.options.skip_bad true, --engine.devices and --engine.precision."""
-    parser.add_argument("--skip-bad", action="store_true", help="leave out recordings that cannot be read, and count them")
-    parser.add_argument("--devices", type=int, metavar="N", help="processes, one a device (engine.devices)")
-    parser.add_argument("--precision", metavar="NAME", help="like 32-true or bf16-mixed (engine.precision)")
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out recordings that cannot be read, and count them",
+    )
+    parser.add_argument(
+        "--devices", type=int, metavar="N", help="processes, one a device (engine.devices)"
+    )
+    parser.add_argument(
+        "--precision", metavar="NAME", help="like 32-true or bf16-mixed (engine.precision)"
+    )
 
 
 def _runs_in(place: Path) -> list[Path]:
-    """A run folder itself, or the run folders directly inside a folder that is none (as `compare` makes them)."""
+    """A run folder itself, or the run folders directly inside a folder that is none (as `compare`
+    makes them).
+    """
     inside = sorted(path.parent for path in place.glob("*/config.yaml"))
     return inside if inside and not (place / "config.yaml").exists() else [place]
 
 
 def _no_overrides(overrides: Sequence[str]) -> None:
     if overrides:
-        raise ValueError(f"unknown argument {overrides[0]!r}")
+        raise UsageError(f"unknown argument {overrides[0]!r}")
 
 
 def _whole_numbers(text: str, flag: str, like: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise ValueError(f"{flag}: whole numbers with commas between, like {like}, got {text!r}") from None
+        raise UsageError(
+            f"{flag}: whole numbers with commas between, like {like}, got {text!r}"
+        ) from None
 
 
 def _print_scores(scores: dict[str, Any]) -> None:
@@ -282,10 +315,19 @@ def _print_scores(scores: dict[str, Any]) -> None:
 
     columns = ("prefix_top1", "prefix_top5", "step_top1", "aurc_softmax", "aurc_max_logit")
     steps = range(scores["steps"])
-    rows = [[str(t + 1), *(f"{scores[name][t]:.2f}" for name in columns), f"{scores['ece'][t]:.3f}"] for t in steps]
+    rows = [
+        [str(t + 1), *(f"{scores[name][t]:.2f}" for name in columns), f"{scores['ece'][t]:.3f}"]
+        for t in steps
+    ]
     judged = f"{scores['samples']} {scores.get('split', 'test')} samples"
-    title = f"{judged}, {scores['protocol']} ({scores['protocol_hash']}), prefix: {scores['prefix']}"
-    print_table(title, ["t", "top-1 prefix", "top-5 prefix", "top-1 step", "AURC softmax", "AURC logit", "ECE"], rows)
+    title = (
+        f"{judged}, {scores['protocol']} ({scores['protocol_hash']}), prefix: {scores['prefix']}"
+    )
+    print_table(
+        title,
+        ["t", "top-1 prefix", "top-5 prefix", "top-1 step", "AURC softmax", "AURC logit", "ECE"],
+        rows,
+    )
 
 
 if __name__ == "__main__":

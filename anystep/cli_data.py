@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from anystep._errors import UsageError
+
 
 def list_(arguments: argparse.Namespace) -> dict[str, Any]:
     """What data sets there are."""
@@ -18,12 +20,19 @@ def list_(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def get(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Fetch a data set's release, check it against its published hash and unpack it; broken downloads go on."""
+    """Fetch a data set's release, check it against its published hash and unpack it; broken
+    downloads go on.
+    """
     from anystep.console import progress_bar, say
     from anystep.data.fetch.get import get_dataset
 
     with progress_bar(f"getting {arguments.name}", unit="bytes") as progress:
-        result = get_dataset(arguments.name, arguments.dir or Path("data") / arguments.name, say=say, progress=progress)
+        result = get_dataset(
+            arguments.name,
+            arguments.dir or Path("data") / arguments.name,
+            say=say,
+            progress=progress,
+        )
     say(result["next"])
     return result
 
@@ -32,13 +41,17 @@ def check(arguments: argparse.Namespace) -> dict[str, Any]:
     """Read every sample where it lies: counts, times, sizes, and the files that cannot be read."""
     from anystep.console import print_table, progress_bar, say
     from anystep.data.check import check_dataset, table_cells
-    from anystep.figures.contact_sheet import check_path, contact_sheet
+    from anystep.evaluation.figures.contact_sheet import check_path, contact_sheet
 
     if arguments.sheet:
         check_path(arguments.sheet)  # before hours of reading, not after
     with progress_bar(f"checking {arguments.name}") as progress:
         found = check_dataset(
-            arguments.name, arguments.dir, options=_options(arguments.option), deep=arguments.deep, progress=progress
+            arguments.name,
+            arguments.dir,
+            options=_options(arguments.option),
+            deep=arguments.deep,
+            progress=progress,
         )
     print_table(*table_cells(found.summary))
     for each in found.summary["corrupt"]:
@@ -54,23 +67,28 @@ def show(arguments: argparse.Namespace) -> dict[str, Any]:
     """Animate one recording as a GIF, at its own speed or slower."""
     from anystep.console import say
     from anystep.data.readers import read_events
-    from anystep.figures.animation import animate
+    from anystep.evaluation.figures.animation import animate
 
     sensor = None if arguments.sensor is None else _pair(arguments.sensor)
     out = Path(arguments.out or Path(arguments.file).with_suffix(".gif").name)
     if out.suffix.lower() != ".gif" or not out.parent.is_dir():
-        raise ValueError(f"--out must end with .gif in a folder that exists, got {str(out)!r}")
+        raise UsageError(f"--out must end with .gif in a folder that exists, got {str(out)!r}")
     events = read_events(arguments.file, sensor=sensor, sort=True)
     frames = animate(events, out, frame_us=arguments.frame_us, slow=arguments.slow)
     say(f"{frames} pictures: {out}")
     height, width = events.sensor
-    return {"animation": str(out), "pictures": frames, "events": len(events), "sensor": [height, width]}
+    return {
+        "animation": str(out),
+        "pictures": frames,
+        "events": len(events),
+        "sensor": [height, width],
+    }
 
 
 def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Film a set of images with the simulated event camera; what is there already is kept."""
     from anystep.console import progress_bar, say
-    from anystep.data.cifar10_sim import simulate_dataset
+    from anystep.data.camera.cifar10_sim import simulate_dataset
 
     with progress_bar(f"filming {arguments.images}") as progress:
         film = simulate_dataset(
@@ -110,34 +128,78 @@ def add_actions(parser: argparse.ArgumentParser) -> None:
     add.add_argument("dir", nargs="?", help="where to put it (default: data/NAME)")
     add = action("check")
     add.add_argument("name", help="a row of: anystep data list")
-    add.add_argument("dir", nargs="?", help="the folder that holds it; none for digits and digits-dvs, which are built in")
-    add.add_argument("--sheet", metavar="FILE.png", help="draw one sample of each class there; .svg as well")
     add.add_argument(
-        "--deep", action="store_true", help="decode every image, not only the first of each class; recordings are always read"
+        "dir",
+        nargs="?",
+        help="the folder that holds it; none for digits and digits-dvs, which are built in",
     )
-    add.add_argument("--skip-bad", action="store_true", help="files that cannot be read are counted and are no failure")
+    add.add_argument(
+        "--sheet", metavar="FILE.png", help="draw one sample of each class there; .svg as well"
+    )
+    add.add_argument(
+        "--deep",
+        action="store_true",
+        help="decode every image, not only the first of each class; recordings are always read",
+    )
+    add.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="files that cannot be read are counted and are no failure",
+    )
     option = "like protocol=random-90-10@0 or, for events-folder, sensor=[128,128]; may be repeated"
     add.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=option)
     add = action("show")
     add.add_argument("file", help="a recording of any format that is read")
-    add.add_argument("--out", metavar="FILE.gif", help="the animation (default: the recording's name, in this folder)")
     add.add_argument(
-        "--frame-us", type=int, metavar="N", help="microseconds of the recording in a picture (default: what a viewer can show)"
+        "--out",
+        metavar="FILE.gif",
+        help="the animation (default: the recording's name, in this folder)",
     )
-    add.add_argument("--slow", type=float, default=1.0, metavar="X", help="how many times slower than life (default: 1)")
     add.add_argument(
-        "--sensor", metavar="H,W", help="height and width, where the file does not say them: 128,128 for cifar10-sim"
+        "--frame-us",
+        type=int,
+        metavar="N",
+        help="microseconds of the recording in a picture (default: what a viewer can show)",
+    )
+    add.add_argument(
+        "--slow",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="how many times slower than life (default: 1)",
+    )
+    add.add_argument(
+        "--sensor",
+        metavar="H,W",
+        help="height and width, where the file does not say them: 128,128 for cifar10-sim",
     )
     add = action("simulate")
     add.add_argument("--images", default="cifar10", help="the image set: cifar10 (default)")
-    add.add_argument("--root", metavar="DIR", help="the folder that holds it (default: data/IMAGES)")
-    add.add_argument("--path", default="closed-loop", help="how the image moves: closed-loop (default) or saccade")
-    add.add_argument("--out", required=True, metavar="DIR", help="the folder of recordings to write, or to go on with")
     add.add_argument(
-        "--per-class", type=int, default=1000, metavar="N", help="images of each class (default: 1000, what cifar10-sim is)"
+        "--root", metavar="DIR", help="the folder that holds it (default: data/IMAGES)"
+    )
+    add.add_argument(
+        "--path",
+        default="closed-loop",
+        help="how the image moves: closed-loop (default) or saccade",
+    )
+    add.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="the folder of recordings to write, or to go on with",
+    )
+    add.add_argument(
+        "--per-class",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="images of each class (default: 1000, what cifar10-sim is)",
     )
     add.add_argument("--workers", type=int, metavar="N", help="threads (default: one a processor)")
-    add.add_argument("--seed", type=int, default=0, metavar="N", help="of the background events (default: 0)")
+    add.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the background events (default: 0)"
+    )
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
@@ -149,11 +211,13 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
-            raise ValueError(f"--option: expected KEY=VALUE, like protocol=cifar10-dvs/first-100, got {pair!r}")
+            raise UsageError(
+                f"--option: expected KEY=VALUE, like protocol=cifar10-dvs/first-100, got {pair!r}"
+            )
         try:
             options[key] = parse_value(text)
         except YAMLError:
-            raise ValueError(f"--option {key}: the value is no YAML, got {text!r}") from None
+            raise UsageError(f"--option {key}: the value is no YAML, got {text!r}") from None
     return options
 
 
@@ -161,5 +225,7 @@ def _pair(text: str) -> tuple[int, int]:
     try:
         height, width = (int(number) for number in text.split(","))
     except ValueError:
-        raise ValueError(f"--sensor: height and width with a comma between, like 128,128, got {text!r}") from None
+        raise UsageError(
+            f"--sensor: height and width with a comma between, like 128,128, got {text!r}"
+        ) from None
     return height, width

@@ -9,46 +9,70 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from anystep._errors import UsageError
 from anystep._files import write_json
 from anystep.config import MethodConfig, Record
 from anystep.console import say
-from anystep.methods import create_method
 from anystep.preflight import check, learns_from_run
 from anystep.run import judged_on, load_splits, run_record
+from anystep.training.methods import create_method
 
-TEST = ("protocol", "protocol_hash", "split", "samples")  # what accuracies side by side must have in common
+TEST = (
+    "protocol",
+    "protocol_hash",
+    "split",
+    "samples",
+)  # what accuracies side by side must have in common
 
 
-def compare_methods(record: Record, methods: Sequence[str], seeds: Sequence[int], folder: Path | str) -> dict[str, Any]:
-    """Run each method with each seed into `folder/METHOD-seedN`; finished runs are kept, unfinished ones go on.
+def compare_methods(
+    record: Record, methods: Sequence[str], seeds: Sequence[int], folder: Path | str
+) -> dict[str, Any]:
+    """Run each method with each seed into `folder/METHOD-seedN`; finished runs are kept, unfinished
+    ones go on.
 
-    Only `method` and `seed` differ between the runs. A method named in the record keeps the record's options; the others
-    have their defaults. Writes and returns `comparison.json`: the record, what each run scored, and the table.
+    Only `method` and `seed` differ between the runs. A method named in the record keeps the
+    record's options; the others have their defaults. Writes and returns `comparison.json`: the
+    record, what each run scored, and the table.
     """
     refuse_twice("compare", methods=methods, seeds=seeds)
     rows = {name: with_method(record, name) for name in methods}
     return _compare(rows, seeds, Path(folder), {"record": asdict(record)})
 
 
-def compare_recipes(records: Sequence[Record], seeds: Sequence[int], folder: Path | str) -> dict[str, Any]:
-    """Run each record with each seed into `folder/NAME-seedN`; finished runs are kept, unfinished ones go on.
+def compare_recipes(
+    records: Sequence[Record], seeds: Sequence[int], folder: Path | str
+) -> dict[str, Any]:
+    """Run each record with each seed into `folder/NAME-seedN`; finished runs are kept, unfinished
+    ones go on.
 
-    A row of the table is a record, called by its `name`. Anything may differ between them but the test: before anything is
-    trained, records that are not judged on the same samples of the same protocol are refused. The number of steps may differ.
-    Writes and returns `comparison.json`: the records by name, what each run scored, and the table.
+    A row of the table is a record, called by its `name`. Anything may differ between them but the
+    test: before anything is trained, records that are not judged on the same samples of the same
+    protocol are refused. The number of steps may differ. Writes and returns `comparison.json`: the
+    records by name, what each run scored, and the table.
     """
     folder = Path(folder)
     refuse_twice("compare", names=[record.name for record in records], seeds=seeds)
     rows = {record.name: record for record in records}
     for record in records:
         check(record)
-    refuse_other_tests({name: _test_of(record, folder / f"{name}-seed{seeds[0]}") for name, record in rows.items()})
-    return _compare(rows, seeds, folder, {"records": {name: asdict(record) for name, record in rows.items()}})
+    refuse_other_tests(
+        {name: _test_of(record, folder / f"{name}-seed{seeds[0]}") for name, record in rows.items()}
+    )
+    return _compare(
+        rows, seeds, folder, {"records": {name: asdict(record) for name, record in rows.items()}}
+    )
 
 
-def _compare(rows: Mapping[str, Record], seeds: Sequence[int], folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
+def _compare(
+    rows: Mapping[str, Record], seeds: Sequence[int], folder: Path, said: Mapping[str, Any]
+) -> dict[str, Any]:
     labels = {f"{label}-seed{seed}": label for label in rows for seed in seeds}
-    records = {f"{label}-seed{seed}": replace(record, seed=seed) for label, record in rows.items() for seed in seeds}
+    records = {
+        f"{label}-seed{seed}": replace(record, seed=seed)
+        for label, record in rows.items()
+        for seed in seeds
+    }
     runs = [{"label": labels[run["run"]], **run} for run in run_all(records, folder)]
     result = {**said, "runs": runs, "table": table_of(runs)}
     write_json(folder / "comparison.json", result)
@@ -58,14 +82,18 @@ def _compare(rows: Mapping[str, Record], seeds: Sequence[int], folder: Path, sai
 def refuse_twice(who: str, /, **given: Sequence[Any]) -> None:
     """Refuse a list, given under its name, that is empty or has something twice."""
     if not all(given.values()):
-        raise ValueError(f"{who} needs at least {' and '.join(f'one {what[:-1]}' for what in given)}")
+        raise UsageError(
+            f"{who} needs at least {' and '.join(f'one {what[:-1]}' for what in given)}"
+        )
     for what, values in given.items():
         if len(set(values)) != len(values):
-            raise ValueError(f"{who}: some {what} are named twice: {', '.join(map(str, values))}")
+            raise UsageError(f"{who}: some {what} are named twice: {', '.join(map(str, values))}")
 
 
 def with_method(record: Record, name: str) -> Record:
-    """The record with the method `name`: with its own options if it has that method, with the method's defaults if not."""
+    """The record with the method `name`: with its own options if it has that method, with the
+    method's defaults if not.
+    """
     if name == record.method.name:
         return record
     other = replace(record, method=MethodConfig(name=name))
@@ -73,10 +101,11 @@ def with_method(record: Record, name: str) -> Record:
 
 
 def run_all(records: Mapping[str, Record], folder: Path) -> list[dict[str, Any]]:
-    """Run each record into `folder/NAME` and return what each scored: run, method, seed, env and scores.
+    """Run each record into `folder/NAME` and return what each scored: run, method, seed, env and
+    scores.
 
-    All are checked before the first is trained. Finished runs are kept and unfinished ones go on. Error: two that were not
-    judged on the same test.
+    All are checked before the first is trained. Finished runs are kept and unfinished ones go on.
+    Error: two that were not judged on the same test.
     """
     for name, record in records.items():
         if not (folder / name / "scores.json").exists():  # what is finished needs nothing any more
@@ -89,9 +118,19 @@ def run_all(records: Mapping[str, Record], folder: Path) -> list[dict[str, Any]]
         try:
             scores = run_record(record, place, resume=(place / "config.yaml").exists())
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{place} is unfinished, the same command goes on with it") from None
+            raise KeyboardInterrupt(
+                f"{place} is unfinished, the same command goes on with it"
+            ) from None
         environment = json.loads((place / "env.json").read_text())
-        runs.append({"run": name, "method": asdict(record.method), "seed": record.seed, "env": environment, "scores": scores})
+        runs.append(
+            {
+                "run": name,
+                "method": asdict(record.method),
+                "seed": record.seed,
+                "env": environment,
+                "scores": scores,
+            }
+        )
     refuse_other_tests({run["run"]: run["scores"] for run in runs})
     return runs
 
@@ -106,12 +145,20 @@ def _test_of(record: Record, place: Path) -> dict[str, Any]:
 
 
 def refuse_other_tests(tests: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse accuracies of different tests side by side. tests: name -> its scores, or of them what `TEST` names."""
-    (first, base), *others = [(name, {"split": "test", **test}) for name, test in tests.items()]  # older scores name no split
+    """Refuse accuracies of different tests side by side. tests: name -> its scores, or of them what
+    `TEST` names.
+    """
+    (first, base), *others = [
+        (name, {"split": "test", **test}) for name, test in tests.items()
+    ]  # older scores name no split
     for name, test in others:
-        unlike = [f"{key} {base[key]!r} and {test[key]!r}" for key in TEST if test[key] != base[key]]
+        unlike = [
+            f"{key} {base[key]!r} and {test[key]!r}" for key in TEST if test[key] != base[key]
+        ]
         if unlike:
-            raise ValueError(f"compare: {first} and {name} are not judged on the same test: {'; '.join(unlike)}")
+            raise UsageError(
+                f"compare: {first} and {name} are not judged on the same test: {'; '.join(unlike)}"
+            )
 
 
 def label_of(run: Mapping[str, Any]) -> str:
@@ -121,10 +168,11 @@ def label_of(run: Mapping[str, Any]) -> str:
 
 
 def table_of(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for every label and prefix t: mean and sample standard deviation (null for one seed) over the seeds, percent.
+    """A row for every label and prefix t: mean and sample standard deviation (null for one seed)
+    over the seeds, percent.
 
-    Where the first t steps are not the same to all runs, because one sees a later part of the recording or fuller frames, say,
-    every row has what they are to it, as `prefix`.
+    Where the first t steps are not the same to all runs, because one sees a later part of the
+    recording or fuller frames, say, every row has what they are to it, as `prefix`.
     """
     rows = []
     meanings = _meanings(runs)
@@ -132,23 +180,39 @@ def table_of(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         own = [run for run in runs if label_of(run) == label]
         row = {"label": label} if "label" in own[0] else {}
         row |= {"prefix": meanings[label]} if len(set(meanings.values())) > 1 else {}
-        for t, values in enumerate(zip(*(run["scores"]["prefix_top1"] for run in own), strict=True), start=1):
+        for t, values in enumerate(
+            zip(*(run["scores"]["prefix_top1"] for run in own), strict=True), start=1
+        ):
             spread = statistics.stdev(values) if len(values) > 1 else None
-            numbers = {"t": t, "top1_mean": statistics.fmean(values), "top1_sd": spread, "seeds": [run["seed"] for run in own]}
+            numbers = {
+                "t": t,
+                "top1_mean": statistics.fmean(values),
+                "top1_sd": spread,
+                "seeds": [run["seed"] for run in own],
+            }
             rows.append({**row, "method": own[0]["method"]["name"], **numbers})
     return rows
 
 
 def _meanings(runs: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Label -> what the first t steps are: `live, from frame 6`, and how the frames are cut where that differs."""
+    """Label -> what the first t steps are: `live, from frame 6`, and how the frames are cut where
+    that differs.
+    """
     first = {label_of(run): run["scores"] for run in reversed(runs)}
     prefix = {label: str(scores.get("prefix", "")) for label, scores in first.items()}
     cut = {label: dict(scores.get("binning") or {}) for label, scores in first.items()}
     for label, binning in cut.items():
         if prefix[label].startswith("live"):
             binning.pop("steps", None)  # more frames of the same kind: the first t are the same
-    told = {label: " ".join(f"{key} {value}" for key, value in binning.items()) for label, binning in cut.items()}
-    return {label: f"{prefix[label]}; {told[label]}" for label in first} if len(set(told.values())) > 1 else prefix
+    told = {
+        label: " ".join(f"{key} {value}" for key, value in binning.items())
+        for label, binning in cut.items()
+    }
+    return (
+        {label: f"{prefix[label]}; {told[label]}" for label in first}
+        if len(set(told.values())) > 1
+        else prefix
+    )
 
 
 def cell(row: dict[str, Any]) -> str:
@@ -168,7 +232,10 @@ def table_cells(table: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[s
     """
     table = list(table)
     steps = sorted({row["t"] for row in table})
-    names = {label_of(row): f"{label_of(row)} ({row['prefix']})" if "prefix" in row else label_of(row) for row in table}
+    names = {
+        label_of(row): f"{label_of(row)} ({row['prefix']})" if "prefix" in row else label_of(row)
+        for row in table
+    }
     cells = {(label_of(row), row["t"]): cell(row) for row in table}
     head = "recipe" if any(label_of(row) != row["method"] for row in table) else "method"
     rows = [[name, *(cells.get((label, t), "") for t in steps)] for label, name in names.items()]

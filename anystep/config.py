@@ -11,8 +11,9 @@ from typing import Any, Literal, get_type_hints
 
 import yaml
 
+from anystep._errors import UsageError
 from anystep._lookup import check_keys
-from anystep.schedule import Plan
+from anystep.training.schedule import Plan
 
 Tree = dict[str, Any]
 
@@ -24,8 +25,10 @@ class DataConfig:
     Args:
         name: a row of DATASETS.
         binning: a row of ENCODINGS and its arguments: a binning of events, or "direct" for images.
-        augment: rows of AUGMENTS, by name or as mappings with their fields, in this order; for training alone.
-        frames: the part [first, stop] of every recording's frames that there is at all, counted from 0; null takes all.
+        augment: rows of AUGMENTS, by name or as mappings with their fields, in this order; for
+        training alone.
+        frames: the part [first, stop] of every recording's frames that there is at all, counted
+        from 0; null takes all.
         cache: folder for frames; null takes the user's cache folder.
         options: further arguments of the data set.
     """
@@ -77,7 +80,8 @@ class EngineConfig:
     Args:
         accelerator: cpu, gpu or auto.
         devices: processes, one a device.
-        precision: as Lightning Fabric names it, like 32-true or bf16-mixed; auto is bf16-mixed on a GPU, 32-true on a CPU.
+        precision: as Lightning Fabric names it, like 32-true or bf16-mixed; auto is bf16-mixed on a
+        GPU, 32-true on a CPU.
         recompute: keep less for the backward pass and compute it again: less memory, more time.
     """
 
@@ -94,8 +98,10 @@ class Record:
     Args:
         name: what the run folder is called.
         seed: of weights, order and views.
-        teacher: the run folder (or file of weights) whose network teaches, for methods that learn from another run.
-        judge: the split that the finished run is judged on; val while you tune, so that test chooses nothing.
+        teacher: the run folder (or file of weights) whose network teaches, for methods that learn
+        from another run.
+        judge: the split that the finished run is judged on; val while you tune, so that test
+        chooses nothing.
         select: the network of the last epoch, or of the best one on the validation split.
         tensorboard: also write TensorBoard events into the run folder.
     """
@@ -114,14 +120,18 @@ class Record:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-3 as a string, and the last of two equal keys; people who write recipes mean neither."""
+    """YAML 1.1 reads 1e-3 as a string, and the last of two equal keys; people who write recipes
+    mean neither.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         nodes = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         keys = [self.construct_object(key, deep=True) for key in nodes]
         for index, key in enumerate(keys):
             if key in keys[:index]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is there twice", nodes[index].start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} is there twice", nodes[index].start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -131,7 +141,9 @@ class _Dumper(yaml.SafeDumper):
 
 for _side in (_Loader, _Dumper):
     _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
     )
 
 
@@ -148,13 +160,15 @@ def _read(path: Path) -> Tree:
     try:
         tree = parse_value(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"there is no recipe {path}") from None
+        raise UsageError(f"there is no recipe {path}") from None
     except OSError as error:
-        raise ValueError(f"cannot read the recipe {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a YAML recipe: {_yaml_problem(error)}") from error
+        raise UsageError(f"{path} is not a YAML recipe: {_yaml_problem(error)}") from error
     if not isinstance(tree, dict):
-        raise ValueError(f"{path} is not a YAML recipe: it must be a mapping, got {type(tree).__name__}")
+        raise UsageError(
+            f"{path} is not a YAML recipe: it must be a mapping, got {type(tree).__name__}"
+        )
     return tree
 
 
@@ -166,8 +180,8 @@ def _yaml_problem(error: Exception) -> str:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
-    """`above` laid over `below`, mapping by mapping. A section that changes its `name` starts afresh: the options of one
-    method mean nothing to another.
+    """`above` laid over `below`, mapping by mapping. A section that changes its `name` starts
+    afresh: the options of one method mean nothing to another.
 
     >>> merge({"m": {"name": "tks", "options": {"alpha": 0.3}}}, {"m": {"name": "ce"}})
     {'m': {'name': 'ce'}}
@@ -184,17 +198,21 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
 
 
 def load_recipe(path: str | Path) -> Tree:
-    """A recipe file as a tree; the file that its `base:` names (relative to it, itself without a base) lies below."""
+    """A recipe file as a tree; the file that its `base:` names (relative to it, itself without a
+    base) lies below.
+    """
     path = Path(path)
     tree = _read(path)
     base = tree.pop("base", None)
     if base is None:
         return tree
     if not isinstance(base, str):
-        raise ValueError(f"{path}: base must be the name of a recipe, got {base!r}")
+        raise UsageError(f"{path}: base must be the name of a recipe, got {base!r}")
     below = _read(path.parent / base)
     if "base" in below:
-        raise ValueError(f"{path.parent / base} has a base of its own: a recipe may stand on one level only")
+        raise UsageError(
+            f"{path.parent / base} has a base of its own: a recipe may stand on one level only"
+        )
     return merge(below, tree)
 
 
@@ -211,7 +229,7 @@ def _check_tree(tree: Mapping[str, Any]) -> None:
         for key in place.split(".") if place else []:
             section = section.get(key, {})
         if not isinstance(section, Mapping):
-            raise ValueError(f"{place} must be a mapping, got {section!r}")
+            raise UsageError(f"{place} must be a mapping, got {section!r}")
         for key in section if not place else ():
             _point_into_sections(key)
         check_keys(section, [f.name for f in fields(kind)], "key", place or "the recipe")
@@ -219,9 +237,13 @@ def _check_tree(tree: Mapping[str, Any]) -> None:
 
 def _point_into_sections(key: str) -> None:
     """Refuse a key that is at home one level lower, by its whole name."""
-    homes = [place for place, kind in _sections() if place and key in [f.name for f in fields(kind)]]
+    homes = [
+        place for place, kind in _sections() if place and key in [f.name for f in fields(kind)]
+    ]
     if homes and key not in [f.name for f in fields(Record)]:
-        raise ValueError(f"unknown key {key!r} in the recipe. Did you mean {' or '.join(f'{h}.{key}' for h in homes)}?")
+        raise UsageError(
+            f"unknown key {key!r} in the recipe. Did you mean {' or '.join(f'{h}.{key}' for h in homes)}?"
+        )
 
 
 def record_parser() -> Any:
@@ -234,7 +256,9 @@ def record_parser() -> Any:
 
 
 def record_from(tree: Mapping[str, Any]) -> Record:
-    """A checked record. Errors name the key: an unknown one (with the nearest), or a value of the wrong type."""
+    """A checked record. Errors name the key: an unknown one (with the nearest), or a value of the
+    wrong type.
+    """
     from argparse import ArgumentError
 
     _check_tree(tree)
@@ -242,27 +266,44 @@ def record_from(tree: Mapping[str, Any]) -> Record:
     try:
         values = vars(parser.instantiate(parser.parse_object(deepcopy(dict(tree)))))
     except ArgumentError as error:
-        raise ValueError(_readable(str(error))) from None
-    return Record(**{name: _as_written(value, tree.get(name, {})) for name, value in values.items()})
+        raise UsageError(_readable(str(error))) from None
+    return Record(
+        **{name: _as_written(value, tree.get(name, {})) for name, value in values.items()}
+    )
 
 
 def _as_written(section: Any, given: Any) -> Any:
-    """The section with its free mappings as the recipe has them: jsonargparse reads text in them as YAML, again."""
+    """The section with its free mappings as the recipe has them: jsonargparse reads text in them as
+    YAML, again.
+    """
     if not is_dataclass(section) or isinstance(section, type):
         return section
-    return replace(section, **{name: dict(value) for name, value in given.items() if isinstance(value, Mapping)})
+    return replace(
+        section,
+        **{name: dict(value) for name, value in given.items() if isinstance(value, Mapping)},
+    )
 
 
 def _readable(message: str) -> str:
-    """jsonargparse's message on one line, in the words of the rest: `train.epochs: expected int, got many`."""
+    """jsonargparse's message on one line, in the words of the rest: `train.epochs: expected int,
+    got many`.
+    """
     line = re.sub(r"\s+", " ", message)
     line = re.sub(r"Parser key \"([^\"]+)\":? ?", r"\1: ", line)
-    union = re.fullmatch(r"(.*: )Does not validate .* Subtypes: \[(.*?)\] Errors: .* Given value: (.*)", line)
+    union = re.fullmatch(
+        r"(.*: )Does not validate .* Subtypes: \[(.*?)\] Errors: .* Given value: (.*)", line
+    )
     if union:
-        kinds = re.sub(r"<class '([^']+)'>", r"\1", union[2]).replace("NoneType", "null").replace("typing.", "")
+        kinds = (
+            re.sub(r"<class '([^']+)'>", r"\1", union[2])
+            .replace("NoneType", "null")
+            .replace("typing.", "")
+        )
         return f"{union[1]}expected {' or '.join(re.split(', (?![^[]*])', kinds))}, got {union[3]}"
     line = re.sub(r"Expected an? <class '([^']+)'>\. Got value: (.*)", r"expected \1, got \2", line)
-    return re.sub(r"Expected an? typing\.(.*)\. Got value: (.*)", r"expected \1, got \2", line).strip()
+    return re.sub(
+        r"Expected an? typing\.(.*)\. Got value: (.*)", r"expected \1, got \2", line
+    ).strip()
 
 
 def overrides_from(arguments: Sequence[str]) -> Tree:
@@ -272,22 +313,24 @@ def overrides_from(arguments: Sequence[str]) -> Tree:
     while waiting:
         flag = waiting.pop()
         if not flag.startswith("--"):
-            raise ValueError(f"expected an override like --train.epochs 3, got {flag!r}")
+            raise UsageError(f"expected an override like --train.epochs 3, got {flag!r}")
         key, equals, text = flag[2:].partition("=")
         if not equals:
             if not waiting:
-                raise ValueError(f"{flag} needs a value")
+                raise UsageError(f"{flag} needs a value")
             text = waiting.pop()
         *path, last = key.split(".")
         section = tree
         for part in path:
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
-                raise ValueError(f"{flag}: {part!r} has been given a value of its own")
+                raise UsageError(f"{flag}: {part!r} has been given a value of its own")
         try:
             section[last] = parse_value(text)
         except yaml.YAMLError as error:
-            raise ValueError(f"{flag}: {text!r} is not a YAML value: {_yaml_problem(error)}") from error
+            raise UsageError(
+                f"{flag}: {text!r} is not a YAML value: {_yaml_problem(error)}"
+            ) from error
     return tree
 
 

@@ -30,7 +30,9 @@ def say(text: str) -> None:
 
 
 def epoch_line(row: dict[str, Any], *, epochs: int) -> str:
-    """One epoch on one line: `epoch 3/8 train_loss 0.1234 train_acc 96.50 ...`; the same words as in `log.jsonl`."""
+    """One epoch on one line: `epoch 3/8 train_loss 0.1234 train_acc 96.50 ...`; the same words as
+    in `log.jsonl`.
+    """
     parts = " ".join(f"{name} {value:.4f}" for name, value in row["parts"].items())
     return (
         f"{row['phase']} epoch {row['epoch']}/{epochs} train_loss {row['train_loss']:.4f} ({parts}) "
@@ -41,7 +43,9 @@ def epoch_line(row: dict[str, Any], *, epochs: int) -> str:
 
 
 class EpochLines:
-    """Prints each epoch and, if asked to, writes it for TensorBoard. A resumed run drops the events it will write again."""
+    """Prints each epoch and, if asked to, writes it for TensorBoard. A resumed run drops the events
+    it will write again.
+    """
 
     def __init__(self, folder: Path, *, epochs: int, tensorboard: bool, resumed_at: int) -> None:
         self.epochs = epochs
@@ -51,7 +55,9 @@ class EpochLines:
             from anystep._extras import need
 
             need("tensorboard", extra="train", purpose="writing TensorBoard events")
-            module = need("torch.utils.tensorboard", extra="train", purpose="writing TensorBoard events")
+            module = need(
+                "torch.utils.tensorboard", extra="train", purpose="writing TensorBoard events"
+            )
             self.writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at)
 
     def show(self, row: dict[str, Any]) -> None:
@@ -59,7 +65,9 @@ class EpochLines:
         say(epoch_line(row, epochs=self.epochs))
         if self.writer is not None:
             scalars = {key: value for key, value in row.items() if isinstance(value, float)}
-            for key, value in (scalars | {f"parts/{name}": value for name, value in row["parts"].items()}).items():
+            for key, value in (
+                scalars | {f"parts/{name}": value for name, value in row["parts"].items()}
+            ).items():
                 self.writer.add_scalar(f"{row['phase']}/{key}", value, self.written)
             self.writer.flush()
         self.written += 1
@@ -70,14 +78,23 @@ class EpochLines:
 
 
 class ProgressBar:
-    """A Fabric callback: a bar of one epoch's updates, where stderr is a terminal; silent elsewhere."""
+    """A Fabric callback: a bar of one epoch's updates, where stderr is a terminal; silent
+    elsewhere.
+    """
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
 
     def on_epoch_start(self, *, title: str, updates: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(
+            *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+        )
         self._bar.start()
         self._bar.add_task(title, total=updates)
 
@@ -93,12 +110,23 @@ class ProgressBar:
 
 @contextmanager
 def progress_bar(title: str, *, unit: str = "") -> Iterator[Callable[[int, int | None], None]]:
-    """A bar for `progress(done, total)`, where stderr is a terminal; elsewhere a line every few seconds."""
-    amounts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *amounts, TimeRemainingColumn())
+    """A bar for `progress(done, total)`, where stderr is a terminal; elsewhere a line every few
+    seconds.
+    """
+    amounts = (
+        (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
+    )
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *amounts,
+        TimeRemainingColumn(),
+    )
     terminal = sys.stderr.isatty()
     said = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as bar:
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not terminal
+    ) as bar:
         task = bar.add_task(title, total=None)
 
         def progress(done: int, total: int | None) -> None:
@@ -116,10 +144,14 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(header):
         cells = [row[index] for row in rows]
-        numbers = index > 0 and all(not cell or cell[0].isdigit() or cell[0] in "-–." for cell in cells)
+        numbers = index > 0 and all(
+            not cell or cell[0].isdigit() or cell[0] in "-–." for cell in cells
+        )
         table.add_column(name, justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*row)
     console = Console(stderr=True, markup=False, emoji=False)  # a folder may be called [/b]
-    console.width = console.width if sys.stderr.isatty() else 160  # a log file has no width; do not cut numbers
+    console.width = (
+        console.width if sys.stderr.isatty() else 160
+    )  # a log file has no width; do not cut numbers
     console.print(table)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from anystep._errors import UsageError
 from anystep._files import atomic_path, content_hash, write_json, write_text
-from anystep.checkpoint import load_model, load_training, save_model, save_training, weights_file
 from anystep.config import Record, load_recipe, record_from, to_yaml
 from anystep.console import EpochLines, ProgressBar
 from anystep.data.augmentation.augment import create_augmentation
@@ -21,24 +21,27 @@ from anystep.data.datasets import load_dataset
 from anystep.data.loader import derive_seed
 from anystep.data.sets import Augmented, MapStyle, Splits
 from anystep.environment import describe_environment
-from anystep.evaluate import Outputs, collect, score
-from anystep.fuse import fold_scales_, fuse_model, why_not_fusable
-from anystep.methods import OTHER_RUN, Method, Phase, create_method
-from anystep.models import create_model
-from anystep.models.base import StepModel
-from anystep.neurons import ClippedIF
+from anystep.evaluation.evaluate import Outputs, collect, score
+from anystep.nn.fuse import fold_scales_, fuse_model, why_not_fusable
+from anystep.nn.models import create_model
+from anystep.nn.models.base import StepModel
+from anystep.nn.neurons import ClippedIF
+from anystep.nn.weights import load_model, load_training, save_model, save_training, weights_file
 from anystep.preflight import check, make_binning, model_options
-from anystep.train import TrainState, begin, fit, make_fabric, phase_epochs
+from anystep.training.fit import TrainState, begin, fit, make_fabric, phase_epochs
+from anystep.training.methods import OTHER_RUN, Method, Phase, create_method
 
 FEATURES = 1000  # penultimate features kept for the report's t-SNE
 
 
 def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> dict[str, Any]:
-    """Train what `record` says into `folder` and judge it once on the test split: the scores, also in `scores.json`.
+    """Train what `record` says into `folder` and judge it once on the test split: the scores, also
+    in `scores.json`.
 
-    With `resume` the folder's own checkpoint is taken up, and the result is bit-identical to an uninterrupted run; a folder
-    that is finished is left as it is. Errors: a folder that holds another run, or that cannot be written; whatever the
-    record's parts refuse, before any training starts.
+    With `resume` the folder's own checkpoint is taken up, and the result is bit-identical to an
+    uninterrupted run; a folder that is finished is left as it is. Errors: a folder that holds
+    another run, or that cannot be written; whatever the record's parts refuse, before any training
+    starts.
     """
     folder = Path(folder)
     if is_finished(record, folder, resume=resume):
@@ -46,10 +49,13 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> d
     method = check(record)
     engine = record.engine
     fabric = make_fabric(
-        accelerator=engine.accelerator, devices=engine.devices, precision=engine.precision, callbacks=[ProgressBar()]
+        accelerator=engine.accelerator,
+        devices=engine.devices,
+        precision=engine.precision,
+        callbacks=[ProgressBar()],
     )
-    # Before the folder is this run's, so that what is missing can be named and the command given again; and before there are
-    # several processes, so that the frames are built once.
+    # Before the folder is this run's, so that what is missing can be named and the command given
+    # again; and before there are several processes, so that the frames are built once.
     rehearse(record, method, load_splits(record))
     open_folder(record, folder, device=fabric.device, precision=fabric._precision.precision)
     _launch(fabric, record, method, folder)
@@ -57,14 +63,22 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> d
 
 
 def _launch(fabric: Any, record: Record, method: Method, folder: Path) -> None:
-    """Run `_work` in every process of `fabric`; what stops it says how to go on, and leaves no process behind."""
+    """Run `_work` in every process of `fabric`; what stops it says how to go on, and leaves no
+    process behind.
+    """
     others = set(torch.multiprocessing.active_children())
     try:
-        fabric.launch(partial(_work, record=record, method=method, folder=folder))  # Fabric takes frozen arguments apart
+        fabric.launch(
+            partial(_work, record=record, method=method, folder=folder)
+        )  # Fabric takes frozen arguments apart
     except torch.multiprocessing.ProcessRaisedException as error:
-        raise RuntimeError(f"a worker failed: {error.msg.strip().splitlines()[-1]}\n{resume_hint(folder)}") from error
+        raise RuntimeError(
+            f"a worker failed: {error.msg.strip().splitlines()[-1]}\n{resume_hint(folder)}"
+        ) from error
     except torch.multiprocessing.ProcessExitedException as error:
-        raise RuntimeError(f"a worker was killed, the others were stopped ({error})\n{resume_hint(folder)}") from error
+        raise RuntimeError(
+            f"a worker was killed, the others were stopped ({error})\n{resume_hint(folder)}"
+        ) from error
     except OSError as error:
         raise OSError(f"{error}\n{resume_hint(folder)}") from error
     except KeyboardInterrupt:
@@ -81,7 +95,9 @@ def resume_hint(folder: Path) -> str:
 def load_splits(record: Record) -> Splits:
     """The record's data: train, validation and test."""
     data = record.data
-    splits = load_dataset(data.name, binning=make_binning(data.binning), cache=data.cache, **data.options)
+    splits = load_dataset(
+        data.name, binning=make_binning(data.binning), cache=data.cache, **data.options
+    )
     if data.frames is not None:
         splits = splits.segment(*data.frames)
     if not data.augment:
@@ -92,27 +108,41 @@ def load_splits(record: Record) -> Splits:
 
 
 def is_finished(record: Record, folder: Path, *, resume: bool) -> bool:
-    """True if `folder` holds this very run, finished; False if the run can begin or go on there. Anything else is refused."""
+    """True if `folder` holds this very run, finished; False if the run can begin or go on there.
+    Anything else is refused.
+    """
     config = folder / "config.yaml"
     if not config.exists():
         own = ("checkpoints", "env.json")
-        if folder.is_dir() and any(path.name not in own and path.suffix != ".part" for path in folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and not a run folder: choose another with --out")
+        if folder.is_dir() and any(
+            path.name not in own and path.suffix != ".part" for path in folder.iterdir()
+        ):
+            raise UsageError(
+                f"{folder} is not empty and not a run folder: choose another with --out"
+            )
         return False
     if record_from(load_recipe(config)) != record:
-        raise ValueError(f"{folder} holds another run (its config.yaml differs): choose another folder with --out")
+        raise UsageError(
+            f"{folder} holds another run (its config.yaml differs): choose another folder with --out"
+        )
     if not (folder / "scores.json").exists() and not resume:
-        raise ValueError(f"{folder} holds this run, unfinished: {resume_hint(folder)}")
+        raise UsageError(f"{folder} holds this run, unfinished: {resume_hint(folder)}")
     return (folder / "scores.json").exists()
 
 
 def open_folder(record: Record, folder: Path, *, device: torch.device, precision: str) -> None:
-    """Make the run folder, or clear what a killed process left half-written. `config.yaml` comes last: it makes a run.
+    """Make the run folder, or clear what a killed process left half-written. `config.yaml` comes
+    last: it makes a run.
 
-    A run that is taken up again says so in `env.json`, with the commit, versions and device it goes on with.
+    A run that is taken up again says so in `env.json`, with the commit, versions and device it goes
+    on with.
     """
     config, env = folder / "config.yaml", folder / "env.json"
-    now = {**describe_environment(seed=record.seed, device=device), "precision": precision, **_teacher_hash(record)}
+    now = {
+        **describe_environment(seed=record.seed, device=device),
+        "precision": precision,
+        **_teacher_hash(record),
+    }
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         for part in (*folder.glob(".*.part"), *folder.glob("checkpoints/.*.part")):
@@ -120,13 +150,15 @@ def open_folder(record: Record, folder: Path, *, device: torch.device, precision
         if config.exists() and env.exists():
             first = json.loads(env.read_text())
             if first.get("teacher") != now.get("teacher"):
-                raise ValueError(f"the network of the teacher {record.teacher} is not the one that {folder} began with")
+                raise UsageError(
+                    f"the network of the teacher {record.teacher} is not the one that {folder} began with"
+                )
             now = {**first, "resumed": [*first.get("resumed", []), now]}
         write_json(env, now)
         if not config.exists():
             write_text(config, to_yaml(record))
     except OSError as error:
-        raise ValueError(f"cannot write the run folder {folder}: {error.strerror}") from error
+        raise UsageError(f"cannot write the run folder {folder}: {error.strerror}") from error
 
 
 def _teacher_hash(record: Record) -> dict[str, str]:
@@ -137,11 +169,15 @@ def _teacher_hash(record: Record) -> dict[str, str]:
 
 
 def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, dict[str, Any]]:
-    """The network of a phase, its weights drawn from the seed, and the arguments that make it again."""
+    """The network of a phase, its weights drawn from the seed, and the arguments that make it
+    again.
+    """
     shape = tuple(splits.train[0][0].shape)
     if len(shape) != 4:
-        raise ValueError(f"a sample must be frames (T, P, H, W), the first one is {shape}")
-    _, planes, size, _ = shape
+        raise UsageError(f"a sample must be frames (T, P, H, W), the first one is {shape}")
+    _, planes, size, width = shape
+    if size != width:
+        raise UsageError(f"a sample must be square frames, the first one is {shape}")
     made_by = {
         "name": record.model.name,
         "num_classes": len(splits.classes),
@@ -158,19 +194,28 @@ def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, dict
 
 
 def rehearse(record: Record, method: Method, splits: Splits) -> None:
-    """One recording, the longest, through the network of every phase, as training and the test will show it: what cannot work
-    there, like frames that a recording does not have, is refused now and not after hours."""
+    """One recording, the longest, through the network of every phase, as training and the test will
+    show it: what cannot work there, like frames that a recording does not have, is refused now and
+    not after hours.
+    """
     frames = _longest(splits)
     x, steps = torch.as_tensor(np.array(frames)).float()[:, None], len(frames)
     for phase in method.phases():
         model, _ = build(record, phase, splits)
-        seen = {"frames": phase.frames, "teacher_frames": slice(None) if phase.teacher is None else phase.teacher_frames}
+        seen = {
+            "frames": phase.frames,
+            "teacher_frames": slice(None) if phase.teacher is None else phase.teacher_frames,
+        }
         for name, part in seen.items():
             if max(part.start or 0, (part.stop or 1) - 1) >= steps:
                 span = f"[{part.start or 0}, {part.stop}]"
-                raise ValueError(f"phase {phase.name!r}: {name} {span} are not within the {steps} frames of a recording")
+                raise UsageError(
+                    f"phase {phase.name!r}: {name} {span} are not within the {steps} frames of a recording"
+                )
             if not len(x[: record.train.steps][part]):
-                raise ValueError(f"train.steps {record.train.steps} leaves phase {phase.name!r} without {name}")
+                raise UsageError(
+                    f"train.steps {record.train.steps} leaves phase {phase.name!r} without {name}"
+                )
         with torch.inference_mode():
             model.eval()(x[phase.frames])
         if phase.start_from is not None:
@@ -180,29 +225,50 @@ def rehearse(record: Record, method: Method, splits: Splits) -> None:
 
 
 def _longest(splits: Splits) -> Any:
-    """The frames of the longest recording of all parts, as far as they know their lengths; else of the first."""
-    parts: list[Any] = [each for each in (splits.train, splits.val, splits.test) if len(getattr(each, "lengths", ()))]
+    """The frames of the longest recording of all parts, as far as they know their lengths; else of
+    the first.
+    """
+    parts: list[Any] = [
+        each
+        for each in (splits.train, splits.val, splits.test)
+        if len(getattr(each, "lengths", ()))
+    ]
     longest = max(parts, key=lambda part: int(np.max(part.lengths)), default=None)
     return splits.train[0][0] if longest is None else longest[int(np.argmax(longest.lengths))][0]
 
 
 def load_teacher(record: Record, phase: Phase, student: StepModel, splits: Splits) -> StepModel:
-    """The network of another run, for `phase`. Errors: it sees other frames or knows other classes than the student; it learnt
-    from another split of the same data, so perhaps from the test samples; the phase starts from it and it is an SNN already."""
+    """The network of another run, for `phase`. Errors: it sees other frames or knows other classes
+    than the student; it learnt from another split of the same data, so perhaps from the test
+    samples; the phase starts from it and it is an SNN already.
+    """
     folder = record.teacher or ""
     teacher = load_model(folder)
     places = weights_file(folder).resolve().parents[:2]  # the run folder, or its checkpoints/
-    scores = next((place / "scores.json" for place in places if (place / "scores.json").exists()), None)
-    known = {"protocol": "", "protocol_hash": ""} if scores is None else json.loads(scores.read_text())
+    scores = next(
+        (place / "scores.json" for place in places if (place / "scores.json").exists()), None
+    )
+    known = (
+        {"protocol": "", "protocol_hash": ""} if scores is None else json.loads(scores.read_text())
+    )
     same_data = known["protocol"].partition("/")[0] == splits.protocol.partition("/")[0]
     if same_data and known["protocol_hash"] != splits.protocol_hash:
-        theirs, ours = f"{known['protocol']} ({known['protocol_hash']})", f"{splits.protocol} ({splits.protocol_hash})"
-        raise ValueError(f"teacher: {folder} learnt from the split {theirs}, not {ours}: it may know the test samples")
-    if phase.start_from == OTHER_RUN and any(isinstance(module, ClippedIF) for module in teacher.modules()):
-        raise ValueError(f"teacher: {folder} is an SNN already; the ANN of an hsd run is its checkpoints/ann.safetensors")
+        theirs, ours = (
+            f"{known['protocol']} ({known['protocol_hash']})",
+            f"{splits.protocol} ({splits.protocol_hash})",
+        )
+        raise UsageError(
+            f"teacher: {folder} learnt from the split {theirs}, not {ours}: it may know the test samples"
+        )
+    if phase.start_from == OTHER_RUN and any(
+        isinstance(module, ClippedIF) for module in teacher.modules()
+    ):
+        raise UsageError(
+            f"teacher: {folder} is an SNN already; the ANN of an hsd run is its checkpoints/ann.safetensors"
+        )
     for what in ("frame_shape", "num_classes"):
         if getattr(teacher, what) != getattr(student, what):
-            raise ValueError(
+            raise UsageError(
                 f"teacher: the network of {folder} has {what} {getattr(teacher, what)}, the student {getattr(student, what)}"
             )
     return teacher
@@ -243,10 +309,18 @@ def _work(fabric: Any, record: Record, method: Method, folder: Path) -> None:
 
 
 class Keeper:
-    """What a run folder keeps of a phase: log and checkpoint after each epoch, and the best network if asked for."""
+    """What a run folder keeps of a phase: log and checkpoint after each epoch, and the best network
+    if asked for.
+    """
 
     def __init__(
-        self, record: Record, folder: Path, number: int, state: TrainState, saved: dict[str, Any], fabric: Any
+        self,
+        record: Record,
+        folder: Path,
+        number: int,
+        state: TrainState,
+        saved: dict[str, Any],
+        fabric: Any,
     ) -> None:
         self.record, self.folder, self.number, self.fabric = record, folder, number, fabric
         self.before = {"networks": saved["networks"], "history": saved.get("history", [])}
@@ -259,7 +333,9 @@ class Keeper:
         self.lines: EpochLines | None = None
         if fabric.is_global_zero:
             epochs, resumed_at = phase_epochs(state.phase, record.train), len(self.history)
-            self.lines = EpochLines(folder, epochs=epochs, tensorboard=record.tensorboard, resumed_at=resumed_at)
+            self.lines = EpochLines(
+                folder, epochs=epochs, tensorboard=record.tensorboard, resumed_at=resumed_at
+            )
 
     def on_epoch(self, state: TrainState, row: dict[str, Any]) -> None:
         self.history.append(row)
@@ -267,22 +343,43 @@ class Keeper:
             weights = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
             self.best = {"epoch": row["epoch"], "val_acc": row["val_acc"], "model": weights}
         if self.lines is not None:
-            self._save({"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict(), "epoch": state.epoch})
+            self._save(
+                {
+                    "model": state.model.state_dict(),
+                    "optimizer": state.optimizer.state_dict(),
+                    "epoch": state.epoch,
+                }
+            )
             self.lines.show(row)
 
     def _save(self, now: dict[str, Any], **instead: Any) -> None:
-        """The log first: a process killed between the two leaves a log that is ahead, and the same line is written again."""
-        write_text(self.folder / "log.jsonl", "".join(json.dumps(each) + "\n" for each in self.history))
-        content = {"phase": self.number, "history": self.history, "networks": self.before["networks"], "best": self.best}
+        """The log first: a process killed between the two leaves a log that is ahead, and the same
+        line is written again.
+        """
+        write_text(
+            self.folder / "log.jsonl", "".join(json.dumps(each) + "\n" for each in self.history)
+        )
+        content = {
+            "phase": self.number,
+            "history": self.history,
+            "networks": self.before["networks"],
+            "best": self.best,
+        }
         save_training(self.folder / "checkpoints" / "last.pt", {**content, **now, **instead})
 
     def finish(self, model: nn.Module, phase: Phase) -> dict[str, Any]:
-        """Close the phase: the chosen network becomes one that later phases can start from or learn from."""
+        """Close the phase: the chosen network becomes one that later phases can start from or learn
+        from.
+        """
         if self.best:
             model.load_state_dict(self.best["model"])
         self.before["networks"] = {**self.before["networks"], phase.name: model.state_dict()}
         self.best = {}
-        done = {"phase": self.number + 1, "networks": self.before["networks"], "history": self.history}
+        done = {
+            "phase": self.number + 1,
+            "networks": self.before["networks"],
+            "history": self.history,
+        }
         if self.lines is not None:
             self.lines.close()
             self._save({}, phase=self.number + 1)
@@ -290,11 +387,15 @@ class Keeper:
 
 
 def _test(model: StepModel, splits: Splits, phase: Phase, folder: Path, record: Record) -> None:
-    """Read the split that judges the run, once, and write what the network said and how good that is. `scores.json` comes
-    last: a run folder that has it is finished."""
+    """Read the split that judges the run, once, and write what the network said and how good that
+    is. `scores.json` comes
+    last: a run folder that has it is finished.
+    """
     outputs, fused = judge(model, splits, phase, record, features=FEATURES)
     judged = judged_on(splits, record)
-    shown = 0 if outputs.lengths is None else int(outputs.lengths.argmax())  # of the longest, every step can be shown
+    shown = (
+        0 if outputs.lengths is None else int(outputs.lengths.argmax())
+    )  # of the longest, every step can be shown
     lengths: dict[str, Any] = {} if outputs.lengths is None else {"lengths": outputs.lengths}
     with atomic_path(folder / "outputs.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(
@@ -307,19 +408,27 @@ def _test(model: StepModel, splits: Splits, phase: Phase, folder: Path, record: 
             example_index=shown,
             **lengths,
         )
-    write_json(folder / "scores.json", {**scores_of(outputs, splits, phase, record), "fused": fused})
+    write_json(
+        folder / "scores.json", {**scores_of(outputs, splits, phase, record), "fused": fused}
+    )
 
 
 def judge(
     model: StepModel, splits: Splits, phase: Phase, record: Record, *, features: int = 0
 ) -> tuple[Outputs, bool | str]:
-    """What the network says of the split that judges it, and whether that was the network fused for inference, as it is
-    deployed, or why it could not be (`fuse.fuse_model`)."""
+    """What the network says of the split that judges it, and whether that was the network fused for
+    inference, as it is deployed, or why it could not be (`fuse.fuse_model`).
+    """
     reason, plan = why_not_fusable(model.eval()), record.train
     network = model if reason else fuse_model(model)
     dataset = judged_on(splits, record)
     outputs = collect(
-        network, dataset, batch_size=plan.batch_size, workers=plan.workers, frames=phase.frames, features=features
+        network,
+        dataset,
+        batch_size=plan.batch_size,
+        workers=plan.workers,
+        frames=phase.frames,
+        features=features,
     )
     return outputs, reason or True
 
@@ -330,10 +439,12 @@ def judged_on(splits: Splits, record: Record) -> MapStyle:
 
 
 def scores_of(outputs: Outputs, splits: Splits, phase: Phase, record: Record) -> dict[str, Any]:
-    """`evaluate.score` with what a number must carry: protocol, its hash, the classes, and what a prefix means.
+    """`evaluate.score` with what a number must carry: protocol, its hash, the classes, and what a
+    prefix means.
 
-    `frames` are those of the recording that the network was shown, from 0. Step t of a network that is shown the second half
-    of a recording is not what a device has seen after t frames, and `prefix` says so.
+    `frames` are those of the recording that the network was shown, from 0. Step t of a network that
+    is shown the second half of a recording is not what a device has seen after t frames, and
+    `prefix` says so.
     """
     first = splits.first_frame + (phase.frames.start or 0)
     seen = list(range(first, first + len(outputs.logits)))
@@ -351,7 +462,9 @@ def scores_of(outputs: Outputs, splits: Splits, phase: Phase, record: Record) ->
 
 
 def evaluate_run(folder: Path | str) -> dict[str, Any]:
-    """Judge a finished run's network again on its test split: the scores, computed from the weights on disk."""
+    """Judge a finished run's network again on its test split: the scores, computed from the weights
+    on disk.
+    """
     folder = Path(folder)
     record = read_record(folder)
     model = load_model(folder)
@@ -364,7 +477,7 @@ def evaluate_run(folder: Path | str) -> dict[str, Any]:
 def read_record(folder: Path) -> Record:
     """The record of a run folder. Error: no run folder."""
     if not (folder / "config.yaml").exists():
-        raise ValueError(f"{folder} is not a run folder: it has no config.yaml")
+        raise UsageError(f"{folder} is not a run folder: it has no config.yaml")
     return record_from(load_recipe(folder / "config.yaml"))
 
 

@@ -1,4 +1,6 @@
-"""Training length x test length: a network for each number of training steps, each judged after every step."""
+"""Training length x test length: a network for each number of training steps, each judged after
+every step.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +11,39 @@ from typing import Any
 
 import numpy as np
 
-from anystep import figures
+from anystep._errors import UsageError
 from anystep._files import write_json
 from anystep.compare import refuse_twice, run_all, with_method
 from anystep.config import Record
+from anystep.evaluation import figures
 from anystep.preflight import make_binning
 
 PICTURES = ("sweep.png", "sweep.svg")
 
 
 def sweep_steps(
-    record: Record, train_steps: Sequence[int], methods: Sequence[str], seeds: Sequence[int], folder: Path | str
+    record: Record,
+    train_steps: Sequence[int],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path | str,
 ) -> dict[str, Any]:
-    """Train each method on the first T time steps, for each T of `train_steps` and each seed, and judge it at all steps.
+    """Train each method on the first T time steps, for each T of `train_steps` and each seed, and
+    judge it at all steps.
 
-    Runs go to `folder/METHOD-trainT-seedN`; finished ones are kept, unfinished ones go on. Only `train.steps`, `method` and
-    `seed` differ between them. Writes the pictures `sweep.png` and `sweep.svg`, and returns and writes `sweep.json`: the
-    record, every run's accuracy after t steps, and a matrix a method (`matrix_of`). Error: a T that the recordings do not have.
+    Runs go to `folder/METHOD-trainT-seedN`; finished ones are kept, unfinished ones go on. Only
+    `train.steps`, `method` and `seed` differ between them. Writes the pictures `sweep.png` and
+    `sweep.svg`, and returns and writes `sweep.json`: the record, every run's accuracy after t
+    steps, and a matrix a method (`matrix_of`). Error: a T that the recordings do not have.
     """
     folder = Path(folder)
     refuse_twice("sweep", train_steps=train_steps, methods=methods, seeds=seeds)
     most = steps_of(record)
     for steps in train_steps:
         if not 1 <= steps <= most:
-            raise ValueError(f"sweep: train_steps must be in 1..{most}, the time steps of {record.name}, got {steps}")
+            raise UsageError(
+                f"sweep: train_steps must be in 1..{most}, the time steps of {record.name}, got {steps}"
+            )
     records = {
         f"{name}-train{steps}-seed{seed}": _one(with_method(record, name), steps, seed)
         for name in methods
@@ -42,7 +53,9 @@ def sweep_steps(
     # Before training: a machine that cannot draw should not say so after hours.
     figures.need_plots("a sweep")
     runs = [_told(run, records[run["run"]]) for run in run_all(records, folder)]
-    matrices = {name: matrix_of([run for run in runs if run["method"]["name"] == name]) for name in methods}
+    matrices = {
+        name: matrix_of([run for run in runs if run["method"]["name"] == name]) for name in methods
+    }
     result = {"record": asdict(record), "runs": runs, "matrices": matrices}
     write_json(folder / "sweep.json", result)
     for picture in PICTURES:
@@ -54,7 +67,9 @@ def steps_of(record: Record) -> int:
     """How many time steps a recording of the record has. Error: each has its own number."""
     steps = make_binning(record.data.binning).steps
     if steps is None:
-        raise ValueError("sweep: data.binning must give steps, got null: recordings of different length have no common T")
+        raise UsageError(
+            "sweep: data.binning must give steps, got null: recordings of different length have no common T"
+        )
     return len(range(steps)[slice(*(record.data.frames or (None,)))])
 
 
@@ -72,14 +87,19 @@ def _told(run: dict[str, Any], record: Record) -> dict[str, Any]:
 
 
 def matrix_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The accuracies of one method's runs by training length (rows, rising) and test length 1..T (columns), in percent.
+    """The accuracies of one method's runs by training length (rows, rising) and test length 1..T
+    (columns), in percent.
 
-    `top1_mean` and `top1_sd` are over the seeds; the sample standard deviation of one seed is null. A row is one network
-    judged at every t (TKS Fig. 3a: the longest row); the cells with t equal to the row's T are networks judged at the length
-    they were trained with (Fig. 3b). A network that is not shown the first `skipped` steps was trained on as many fewer.
+    `top1_mean` and `top1_sd` are over the seeds; the sample standard deviation of one seed is null.
+    A row is one network judged at every t (TKS Fig. 3a: the longest row); the cells with t equal to
+    the row's T are networks judged at the length they were trained with (Fig. 3b). A network that
+    is not shown the first `skipped` steps was trained on as many fewer.
     """
     lengths = sorted({run["train_steps"] for run in runs})
-    cells = [[run["scores"]["prefix_top1"] for run in runs if run["train_steps"] == steps] for steps in lengths]
+    cells = [
+        [run["scores"]["prefix_top1"] for run in runs if run["train_steps"] == steps]
+        for steps in lengths
+    ]
     over_seeds = [figures.mean_and_sd(values) for values in cells]
     return {
         "prefix": runs[0]["scores"]["prefix"],
@@ -87,13 +107,17 @@ def matrix_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "train_steps": lengths,
         "test_steps": list(range(1, len(cells[0][0]) + 1)),
         "top1_mean": [mean.tolist() for mean, _ in over_seeds],
-        "top1_sd": [[None if np.isnan(value) else float(value) for value in sd] for _, sd in over_seeds],
+        "top1_sd": [
+            [None if np.isnan(value) else float(value) for value in sd] for _, sd in over_seeds
+        ],
         "seeds": sorted({run["seed"] for run in runs}),
     }
 
 
 def draw_matrices(matrices: Mapping[str, Mapping[str, Any]], path: Path | str) -> Path:
-    """The matrices as heat maps, one a method, in a PNG or SVG file; what a prefix is stands in each title."""
+    """The matrices as heat maps, one a method, in a PNG or SVG file; what a prefix is stands in
+    each title.
+    """
     drawn = {
         f"{name} ({matrix['prefix']})": figures.Matrix(
             list(matrix["train_steps"]),
@@ -107,12 +131,19 @@ def draw_matrices(matrices: Mapping[str, Mapping[str, Any]], path: Path | str) -
 
 
 def sweep_cells(matrices: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of a table with a row a method and training length, and a column a test length, as text."""
+    """(header, rows) of a table with a row a method and training length, and a column a test
+    length, as text.
+    """
     steps = sorted({t for matrix in matrices.values() for t in matrix["test_steps"]})
     rows = []
     for name, matrix in matrices.items():
-        for length, means, sds in zip(matrix["train_steps"], matrix["top1_mean"], matrix["top1_sd"], strict=True):
-            cells = [f"{mean:.1f}" + ("" if sd is None else f" ± {sd:.1f}") for mean, sd in zip(means, sds, strict=True)]
+        for length, means, sds in zip(
+            matrix["train_steps"], matrix["top1_mean"], matrix["top1_sd"], strict=True
+        ):
+            cells = [
+                f"{mean:.1f}" + ("" if sd is None else f" ± {sd:.1f}")
+                for mean, sd in zip(means, sds, strict=True)
+            ]
             label = f"{name} (trained with T = {length})"
             rows.append([label, *cells, *[""] * (len(steps) - len(cells))])
     return ["method", *(f"t = {t}" for t in steps)], rows

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, for this process and those that it starts
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported, for this process and those that it starts
 
 import pytest
 from hypothesis import settings
@@ -22,7 +24,9 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def digits_cache(tmp_path_factory):
-    """A cache folder for digits-dvs frames: the camera is simulated once a session, for whoever needs them first."""
+    """A cache folder for digits-dvs frames: the camera is simulated once a session, for whoever
+    needs them first.
+    """
     return tmp_path_factory.mktemp("digits-cache")
 
 
@@ -32,7 +36,7 @@ def tiny_rows(monkeypatch):
     import drivers
 
     from anystep.data.datasets import DATASETS
-    from anystep.methods import METHODS
+    from anystep.training.methods import METHODS
 
     monkeypatch.setitem(DATASETS, "tiny", drivers.tiny)
     for name, row in drivers.ROWS.items():

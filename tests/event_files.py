@@ -1,4 +1,6 @@
-"""Writers of event files for tests: slow loops from the description of each format, sharing nothing with the readers."""
+"""Writers of event files for tests: slow loops from the description of each format, sharing nothing
+with the readers.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from anystep.data.events import Events
+from anystep.data.recording import Events
 
 Row = tuple[int, int, int, int]  # t in us, x, y, p
 
 
 def bin_bytes(rows: Iterable[Row]) -> bytes:
-    """40-bit events. Times from 2^23 us on need overflow marks: one for every 8192 us, before the event."""
+    """40-bit events. Times from 2^23 us on need overflow marks: one for every 8192 us, before the
+    event.
+    """
     out, carried = bytearray(), 0
     for t, x, y, p in rows:
         while t - carried >= 1 << 23:
@@ -25,8 +29,12 @@ def bin_bytes(rows: Iterable[Row]) -> bytes:
     return bytes(out)
 
 
-def aedat2_bytes(rows: Iterable[Row], *, order: str = ">", header: bytes = b"#!AER-DAT2.0\r\n# made by hand\r\n") -> bytes:
-    """AEDAT 2.0 of a DVS128 as CIFAR10-DVS has it: the upright picture is the raw one with x and y mirrored and swapped."""
+def aedat2_bytes(
+    rows: Iterable[Row], *, order: str = ">", header: bytes = b"#!AER-DAT2.0\r\n# made by hand\r\n"
+) -> bytes:
+    """AEDAT 2.0 of a DVS128 as CIFAR10-DVS has it: the upright picture is the raw one with x and y
+    mirrored and swapped.
+    """
     out = bytearray(header)
     for t, x, y, p in rows:
         row, column, bit = 127 - x, 127 - y, 1 - p
@@ -34,19 +42,28 @@ def aedat2_bytes(rows: Iterable[Row], *, order: str = ">", header: bytes = b"#!A
     return bytes(out)
 
 
-AEDAT3_HEADER = (
-    b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#Start-Time: 2017-01-01 00:00:00 (TZ+0000)\r\n#!END-HEADER\r\n"
-)
+AEDAT3_HEADER = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#Start-Time: 2017-01-01 00:00:00 (TZ+0000)\r\n#!END-HEADER\r\n"
 
 
-def aedat3_packet(rows: Iterable[Row], *, kind: int = 1, overflow: int = 0, number: int | None = None, valid: int = 1) -> bytes:
+def aedat3_packet(
+    rows: Iterable[Row],
+    *,
+    kind: int = 1,
+    overflow: int = 0,
+    number: int | None = None,
+    valid: int = 1,
+) -> bytes:
     """One packet of polarity events; times are those inside the packet."""
-    events = b"".join(struct.pack("<Ii", x * 2**17 + y * 4 + p * 2 + valid, t) for t, x, y, p in rows)
+    events = b"".join(
+        struct.pack("<Ii", x * 2**17 + y * 4 + p * 2 + valid, t) for t, x, y, p in rows
+    )
     count = len(events) // 8 if number is None else number
     return struct.pack("<HHIIIIII", kind, 1, 8, 4, overflow, count, count, count) + events
 
 
-def evt2_bytes(rows: Iterable[Row], *, header: bytes = b"% evt 2.0\n% geometry 64x48\n% end\n") -> bytes:
+def evt2_bytes(
+    rows: Iterable[Row], *, header: bytes = b"% evt 2.0\n% geometry 64x48\n% end\n"
+) -> bytes:
     """Prophesee EVT2: 32-bit words, the time above its 6 low bits in words of type 8."""
     out, high = bytearray(header), None
     for t, x, y, p in rows:
@@ -57,15 +74,23 @@ def evt2_bytes(rows: Iterable[Row], *, header: bytes = b"% evt 2.0\n% geometry 6
     return bytes(out)
 
 
-def evt3_bytes(rows: Iterable[Row], *, header: bytes = b"% evt 3.0\n% geometry 64x48\n% end\n") -> bytes:
-    """Prophesee EVT3: 16-bit words for the high and the low 12 bits of the time, the row, and the column."""
+def evt3_bytes(
+    rows: Iterable[Row], *, header: bytes = b"% evt 3.0\n% geometry 64x48\n% end\n"
+) -> bytes:
+    """Prophesee EVT3: 16-bit words for the high and the low 12 bits of the time, the row, and the
+    column.
+    """
     out = bytearray(header)
     for t, x, y, p in rows:
-        out += struct.pack("<HHHH", 0x8000 | (t >> 12), 0x6000 | (t & 0xFFF), y, 0x2000 | (p << 11) | x)
+        out += struct.pack(
+            "<HHHH", 0x8000 | (t >> 12), 0x6000 | (t & 0xFFF), y, 0x2000 | (p << 11) | x
+        )
     return bytes(out)
 
 
-def dat_bytes(rows: Iterable[Row], *, header: bytes = b"% Version 2\n% Width 64\n% Height 48\n") -> bytes:
+def dat_bytes(
+    rows: Iterable[Row], *, header: bytes = b"% Version 2\n% Width 64\n% Height 48\n"
+) -> bytes:
     """Prophesee .dat with contrast events (type 12, 8 bytes)."""
     out = bytearray(header + b"\x0c\x08")
     for t, x, y, p in rows:
@@ -74,8 +99,13 @@ def dat_bytes(rows: Iterable[Row], *, header: bytes = b"% Version 2\n% Width 64\
 
 
 def es_bytes(rows: Iterable[Row], *, sensor: tuple[int, int] = (48, 64)) -> bytes:
-    """Event Stream 2 with DVS events: 0xFF is 127 us more, else a byte has the wait above the polarity; y counts from below."""
-    out, now = bytearray(b"Event Stream\x02\x00\x00\x01" + struct.pack("<HH", sensor[1], sensor[0])), 0
+    """Event Stream 2 with DVS events: 0xFF is 127 us more, else a byte has the wait above the
+    polarity; y counts from below.
+    """
+    out, now = (
+        bytearray(b"Event Stream\x02\x00\x00\x01" + struct.pack("<HH", sensor[1], sensor[0])),
+        0,
+    )
     for t, x, y, p in rows:
         out += b"\xff" * ((t - now) // 127)
         out += struct.pack("<BHH", (t - now) % 127 << 1 | p, x, sensor[0] - 1 - y)
@@ -96,22 +126,41 @@ _DV = b"""<dv version="2.0"><node name="outInfo" path="/mainloop/Recorder/outInf
 
 
 def aedat4_bytes(packets: Iterable[bytes], *, compression: int = 0) -> bytes:
-    """AEDAT 4 of a 64 x 48 camera: a flatbuffer (compression, place of the data table, description), then packets.
+    """AEDAT 4 of a 64 x 48 camera: a flatbuffer (compression, place of the data table,
+    description), then packets.
 
-    compression: 0 none, 1 LZ4, 3 zstd. The table of fields stands at 8, the root at 20, and the text at 40.
+    compression: 0 none, 1 LZ4, 3 zstd. The table of fields stands at 8, the root at 20, and the
+    text at 40.
     """
     fields = struct.pack("<HHHHH", 10, 20, 4, 8, 16)
     root = struct.pack("<iiqI", 12, compression, -1, 4)
-    header = struct.pack("<I", 20) + b"IOHE" + fields + b"\0\0" + root + struct.pack("<I", len(_DV)) + _DV + b"\0"
+    header = (
+        struct.pack("<I", 20)
+        + b"IOHE"
+        + fields
+        + b"\0\0"
+        + root
+        + struct.pack("<I", len(_DV))
+        + _DV
+        + b"\0"
+    )
     body = b"".join(struct.pack("<ii", 0, len(packet)) + packet for packet in packets)
     return b"#!AER-DAT4.0\r\n" + struct.pack("<I", len(header)) + header + body
 
 
 def aedat4_packet(rows: Iterable[Row], *, number: int | None = None) -> bytes:
-    """A size-prefixed flatbuffer: one vector of structs of 16 bytes. `number` claims another length, and the size for it."""
+    """A size-prefixed flatbuffer: one vector of structs of 16 bytes. `number` claims another
+    length, and the size for it.
+    """
     events = b"".join(struct.pack("<qhhB3x", t, x, y, p) for t, x, y, p in rows)
     count = len(events) // 16 if number is None else number
-    inside = struct.pack("<I", 16) + b"EVTS" + b"\0\0" + struct.pack("<HHH", 6, 8, 4) + struct.pack("<iI", 6, 4)
+    inside = (
+        struct.pack("<I", 16)
+        + b"EVTS"
+        + b"\0\0"
+        + struct.pack("<HHH", 6, 8, 4)
+        + struct.pack("<iI", 6, 4)
+    )
     inside += struct.pack("<I", count) + events
     return struct.pack("<I", len(inside) + 16 * count - len(events)) + inside
 
@@ -120,16 +169,29 @@ def zstd_frame(start: bytes, zeros: int) -> bytes:
     """A zstd frame (RFC 8878) of `start` as it is and then zeros, 4 bytes for each 128 KiB of them."""
     sizes = [128 * 1024] * (zeros // (128 * 1024)) + [zeros % (128 * 1024)]
     blocks = [(len(start) << 3).to_bytes(3, "little") + start]
-    blocks += [(size << 3 | 2 | (k == len(sizes) - 1)).to_bytes(3, "little") + b"\0" for k, size in enumerate(sizes)]
+    blocks += [
+        (size << 3 | 2 | (k == len(sizes) - 1)).to_bytes(3, "little") + b"\0"
+        for k, size in enumerate(sizes)
+    ]
     return struct.pack("<I", 0xFD2FB528) + b"\x00\x38" + b"".join(blocks)
 
 
 def lz4_frame(blocks: int) -> bytes:
-    """An LZ4 frame of blocks that are each 4 MB of one letter, from 16 kB: a letter, then a match of one letter back."""
+    """An LZ4 frame of blocks that are each 4 MB of one letter, from 16 kB: a letter, then a match
+    of one letter back.
+    """
     more = (4_000_000 - 20) // 255
-    block = b"\x1fa\x01\x00" + b"\xff" * more + b"\x00" + b"\x50aaaaa"  # the last five bytes are never of a match
-    # Independent blocks of at most 4 MB, no checksums; 0x73 is the header's own (the second byte of xxHash32 of 0x60 0x70).
-    return struct.pack("<I", 0x184D2204) + b"\x60\x70\x73" + (struct.pack("<I", len(block)) + block) * blocks + bytes(4)
+    block = (
+        b"\x1fa\x01\x00" + b"\xff" * more + b"\x00" + b"\x50aaaaa"
+    )  # the last five bytes are never of a match
+    # Independent blocks of at most 4 MB, no checksums; 0x73 is the header's own (the second byte of
+    # xxHash32 of 0x60 0x70).
+    return (
+        struct.pack("<I", 0x184D2204)
+        + b"\x60\x70\x73"
+        + (struct.pack("<I", len(block)) + block) * blocks
+        + bytes(4)
+    )
 
 
 def put(folder: Path, name: str, content: bytes) -> Path:
@@ -141,11 +203,18 @@ def put(folder: Path, name: str, content: bytes) -> Path:
 
 def rows_of(events: Events) -> list[tuple[int, ...]]:
     """(t, x, y, p) of every event."""
-    return list(zip(*(column.tolist() for column in (events.t, events.x, events.y, events.p)), strict=True))
+    return list(
+        zip(*(column.tolist() for column in (events.t, events.x, events.y, events.p)), strict=True)
+    )
 
 
 def random_rows(count: int, side: int, last: int, seed: int = 0) -> list[Row]:
     """Events in time order on a square sensor."""
     rng = np.random.default_rng(seed)
     t = np.sort(rng.integers(0, last, count))
-    return [tuple(row) for row in np.column_stack([t, *rng.integers(0, side, (2, count)), rng.integers(0, 2, count)]).tolist()]
+    return [
+        tuple(row)
+        for row in np.column_stack(
+            [t, *rng.integers(0, side, (2, count)), rng.integers(0, 2, count)]
+        ).tolist()
+    ]

@@ -21,7 +21,9 @@ def aurc(confidence, right):
 
 
 def percent(right):
-    return 100 * right.mean() if len(right) else None  # a class without a sample is a null in scores.json
+    return (
+        100 * right.mean() if len(right) else None
+    )  # a class without a sample is a null in scores.json
 
 
 def scores_of(logits, labels, classes):
@@ -46,14 +48,18 @@ def scores_of(logits, labels, classes):
     }
 
 
-def make_run(folder, *, method="ce", seed=0, steps=STEPS, samples=SAMPLES, names="abcd", skill=1.0, size=8):
+def make_run(
+    folder, *, method="ce", seed=0, steps=STEPS, samples=SAMPLES, names="abcd", skill=1.0, size=8
+):
     """A finished run folder with random logits that lean to the truth by `skill`."""
     names = list(names)
     rng = np.random.default_rng([seed, *method.encode()])
     labels = rng.integers(0, len(names), samples)
     pull = skill * np.linspace(1.0, 1.6, steps)[:, None, None] * np.eye(len(names))[labels]
     logits = (rng.normal(size=(steps, samples, len(names))) + pull).astype(np.float32)
-    features = (rng.normal(size=(samples, 6)) + 3 * skill * rng.normal(size=(len(names), 6))[labels]).astype(np.float32)
+    features = (
+        rng.normal(size=(samples, 6)) + 3 * skill * rng.normal(size=(len(names), 6))[labels]
+    ).astype(np.float32)
     folder.mkdir(parents=True)
     config = {
         "name": "fake",
@@ -64,20 +70,42 @@ def make_run(folder, *, method="ce", seed=0, steps=STEPS, samples=SAMPLES, names
         "train": {"epochs": 3, "lr": 0.1},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    env = {"commit": "0123abc", "dirty": False, "versions": {"anystep": "0.1.0", "torch": "2.13"}, "seed": seed}
-    (folder / "env.json").write_text(json.dumps({**env, "device": "cpu", "command": "anystep train"}))
+    env = {
+        "commit": "0123abc",
+        "dirty": False,
+        "versions": {"anystep": "0.1.0", "torch": "2.13"},
+        "seed": seed,
+    }
+    (folder / "env.json").write_text(
+        json.dumps({**env, "device": "cpu", "command": "anystep train"})
+    )
     epochs = [
-        {"phase": "train", "epoch": e, "train_loss": 2 / e, "parts": {"ce": 2 / e}, "val_acc": 20.0 * e, "val_loss": None}
+        {
+            "phase": "train",
+            "epoch": e,
+            "train_loss": 2 / e,
+            "parts": {"ce": 2 / e},
+            "val_acc": 20.0 * e,
+            "val_loss": None,
+        }
         for e in (1, 2, 3)
     ]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in epochs))
-    record = {"protocol": "digits-v1", "protocol_hash": "feed0123", "samples": samples, "classes": names, "steps": steps}
+    record = {
+        "protocol": "digits-v1",
+        "protocol_hash": "feed0123",
+        "samples": samples,
+        "classes": names,
+        "steps": steps,
+    }
     record |= {"prefix": "live", **scores_of(logits, labels, names), "rates": {"conv1": 0.1}}
     (folder / "scores.json").write_text(json.dumps(record))
     frames = rng.poisson(0.3, size=(steps, 2, size, size)).astype(np.float32)
     ids = np.array([f"test/{i}" for i in range(samples)])
     arrays = {"logits": logits, "labels": labels, "ids": ids, "features": features}
-    np.savez(folder / "outputs.npz", **arrays, example_frames=frames, example_index=min(5, samples - 1))
+    np.savez(
+        folder / "outputs.npz", **arrays, example_frames=frames, example_index=min(5, samples - 1)
+    )
     return folder
 
 

@@ -1,4 +1,6 @@
-"""A server on this machine that does to a download what the net does: cuts, stalls, lies and changes its mind."""
+"""A server on this machine that does to a download what the net does: cuts, stalls, lies and
+changes its mind.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Flaky:
-    """What the server has and how it behaves; each list is used up, one entry a request, then it behaves.
+    """What the server has and how it behaves; each list is used up, one entry a request, then it
+    behaves.
 
     files      path -> content
     cut        bytes of the body after which it closes the connection
@@ -20,7 +23,8 @@ class Flaky:
     drips      whether it sends a byte now and then while it stalls
     status     answers of this status instead of the file
     claim      Content-Length in place of the true one; None: none is sent
-    ranges     whether it knows ranges          etag, modified   what it says of the file; None: nothing
+    ranges     whether it knows ranges          etag, modified   what it says of the file; None:
+               nothing
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -96,7 +100,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def start(self, flaky: Flaky) -> int:
         wanted, condition = self.headers.get("Range"), self.headers.get("If-Range")
-        if not wanted or not flaky.ranges or (condition and condition not in (flaky.etag, flaky.modified)):
+        if (
+            not wanted
+            or not flaky.ranges
+            or (condition and condition not in (flaky.etag, flaky.modified))
+        ):
             return 0
         return int(wanted.removeprefix("bytes=").removesuffix("-"))
 
@@ -118,7 +126,10 @@ class _Server(http.server.ThreadingHTTPServer):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = "localhost", self.server_address[1]  # no look-up of the machine's name
+        self.server_name, self.server_port = (
+            "localhost",
+            self.server_address[1],
+        )  # no look-up of the machine's name
 
 
 @contextmanager
@@ -127,7 +138,9 @@ def flaky_server() -> Iterator[Flaky]:
     flaky = Flaky()
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"flaky": flaky}))
     flaky.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     try:
         yield flaky

@@ -1,4 +1,6 @@
-"""Image releases in miniature, written by other code than that which reads them: a picture's colour says what it is."""
+"""Image releases in miniature, written by other code than that which reads them: a picture's colour
+says what it is.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +30,17 @@ def save(path: Path, rgb: tuple[int, int, int], size: tuple[int, int] = (40, 30)
     Image.new("RGB", size, rgb).save(path, format="PNG")
 
 
-def tree(root: Path, classes: tuple[str, ...], parts: tuple[str, str], suffix: str = ".jpg") -> Path:
+def tree(
+    root: Path, classes: tuple[str, ...], parts: tuple[str, str], suffix: str = ".jpg"
+) -> Path:
     """<root>/<part>/<class>/*: class folders for both parts."""
     for test, (part, count) in enumerate(zip(parts, PER_CLASS, strict=True)):
         for label, name in enumerate(classes):
             for number in range(count):
-                save(root / part / name / f"{name}_{number}{suffix}", colour(label, number, bool(test)))
+                save(
+                    root / part / name / f"{name}_{number}{suffix}",
+                    colour(label, number, bool(test)),
+                )
     return root
 
 
@@ -52,7 +59,9 @@ def image_folder(root: Path) -> Path:
 
 
 def cub(root: Path) -> Path:
-    """The lists of CUB-200-2011: images.txt, image_class_labels.txt, train_test_split.txt, classes.txt."""
+    """The lists of CUB-200-2011: images.txt, image_class_labels.txt, train_test_split.txt,
+    classes.txt.
+    """
     base, names = root / "CUB_200_2011", ("001.Black_footed_Albatross", "002.Laysan_Albatross")
     lines: dict[str, list[str]] = {"images": [], "image_class_labels": [], "train_test_split": []}
     number = 0
@@ -60,7 +69,10 @@ def cub(root: Path) -> Path:
         for k in range(sum(PER_CLASS)):
             number += 1
             test = k >= PER_CLASS[0]
-            save(base / "images" / name / f"{name[4:]}_{k:04d}.jpg", colour(label, k % PER_CLASS[0], test))
+            save(
+                base / "images" / name / f"{name[4:]}_{k:04d}.jpg",
+                colour(label, k % PER_CLASS[0], test),
+            )
             lines["images"].append(f"{number} {name}/{name[4:]}_{k:04d}.jpg")
             lines["image_class_labels"].append(f"{number} {label + 1}")
             lines["train_test_split"].append(f"{number} {int(not test)}")
@@ -85,7 +97,9 @@ def dogs(root: Path) -> Path:
                 labels.append([float(label + 1)])
         cells = np.empty((len(files), 1), dtype=object)
         cells[:, 0] = files
-        savemat(root / "lists" / f"{part}_list.mat", {"file_list": cells, "labels": np.array(labels)})
+        savemat(
+            root / "lists" / f"{part}_list.mat", {"file_list": cells, "labels": np.array(labels)}
+        )
     return root
 
 
@@ -97,7 +111,10 @@ def cars(root: Path) -> Path:
     names[0] = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012"]
     (root / "devkit").mkdir(parents=True)
     savemat(root / "devkit" / "cars_meta.mat", {"class_names": names})
-    files = {"cars_train": root / "devkit" / "cars_train_annos.mat", "cars_test": root / "cars_test_annos_withlabels.mat"}
+    files = {
+        "cars_train": root / "devkit" / "cars_train_annos.mat",
+        "cars_test": root / "cars_test_annos_withlabels.mat",
+    }
     for test, (folder, file) in enumerate(files.items()):
         count = PER_CLASS[test]
         rows = np.empty((1, 2 * count), dtype=[("class", object), ("fname", object)])
@@ -114,7 +131,10 @@ def cifar_images(classes: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     chance = np.random.default_rng(0)
     sizes = {"train": 20 * classes, "test": 2 * classes}
     return {
-        part: (chance.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8), np.arange(count) % classes)
+        part: (
+            chance.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8),
+            np.arange(count) % classes,
+        )
         for part, count in sizes.items()
     }
 
@@ -124,21 +144,32 @@ def cifar10_binary(root: Path) -> Path:
     home = root / "cifar-10-batches-bin"
     home.mkdir(parents=True)
     parts = cifar_images(10)
-    rows = {part: [bytes([label]) + image.tobytes() for image, label in zip(*parts[part], strict=True)] for part in parts}
+    rows = {
+        part: [bytes([label]) + image.tobytes() for image, label in zip(*parts[part], strict=True)]
+        for part in parts
+    }
     for k in range(5):
-        (home / f"data_batch_{k + 1}.bin").write_bytes(b"".join(rows["train"][40 * k : 40 * k + 40]))
+        (home / f"data_batch_{k + 1}.bin").write_bytes(
+            b"".join(rows["train"][40 * k : 40 * k + 40])
+        )
     (home / "test_batch.bin").write_bytes(b"".join(rows["test"]))
     return root
 
 
 def cifar10_python(root: Path) -> Path:
-    """cifar-10-batches-py: pickled dictionaries with bytes for keys, in another order than the binary files."""
+    """cifar-10-batches-py: pickled dictionaries with bytes for keys, in another order than the
+    binary files.
+    """
     home = root / "cifar-10-batches-py"
     home.mkdir(parents=True)
     images, labels = cifar_images(10)["train"]
     for k in range(5):
         rows = slice(k, None, 5)
-        batch = {b"data": images[rows].reshape(-1, 3072), b"labels": labels[rows].tolist(), b"batch_label": b"training"}
+        batch = {
+            b"data": images[rows].reshape(-1, 3072),
+            b"labels": labels[rows].tolist(),
+            b"batch_label": b"training",
+        }
         (home / f"data_batch_{k + 1}").write_bytes(pickle.dumps(batch, protocol=2))
     images, labels = cifar_images(10)["test"]
     batch = {b"data": images.reshape(-1, 3072), b"labels": labels.tolist()}
@@ -151,7 +182,10 @@ def cifar100_binary(root: Path) -> Path:
     home = root / "cifar-100-binary"
     home.mkdir(parents=True)
     for part, (images, labels) in cifar_images(100).items():
-        rows = [bytes([label // 5, label]) + image.tobytes() for image, label in zip(images, labels, strict=True)]
+        rows = [
+            bytes([label // 5, label]) + image.tobytes()
+            for image, label in zip(images, labels, strict=True)
+        ]
         (home / f"{part}.bin").write_bytes(b"".join(rows))
     return root
 
@@ -171,9 +205,16 @@ def picture(rgb: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> byte
 
 
 def write_shard(
-    file: Path, rows: Sequence[Row], *, group: int = 4, names: Sequence[str] | None = None, column: str = "image"
+    file: Path,
+    rows: Sequence[Row],
+    *,
+    group: int = 4,
+    names: Sequence[str] | None = None,
+    column: str = "image",
 ) -> Path:
-    """A parquet file as the hub has them: columns image (bytes, path) and label, and the class names in the footer."""
+    """A parquet file as the hub has them: columns image (bytes, path) and label, and the class
+    names in the footer.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -182,23 +223,36 @@ def write_shard(
     labels = pyarrow.array([label for *_, label in rows], pyarrow.int64())
     table = pyarrow.table({column: pyarrow.array(images, kind), "label": labels})
     if names is not None:
-        features: dict[str, Any] = {column: {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        features: dict[str, Any] = {
+            column: {"_type": "Image"},
+            "label": {"names": list(names), "_type": "ClassLabel"},
+        }
+        table = table.replace_schema_metadata(
+            {"huggingface": json.dumps({"info": {"features": features}})}
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table, file, row_group_size=group)
     return file
 
 
-def write_part(folder: Path, part: str, rows: Sequence[Row], *, shards: int = 2, **options: Any) -> list[Path]:
+def write_part(
+    folder: Path, part: str, rows: Sequence[Row], *, shards: int = 2, **options: Any
+) -> list[Path]:
     """<part>-00000-of-00002.parquet and so on, the rows in order."""
     cuts = [len(rows) * k // shards for k in range(shards + 1)]
     files = [folder / f"{part}-{k:05d}-of-{shards:05d}.parquet" for k in range(shards)]
-    return [write_shard(file, rows[a:b], **options) for file, a, b in zip(files, cuts, cuts[1:], strict=False)]
+    return [
+        write_shard(file, rows[a:b], **options)
+        for file, a, b in zip(files, cuts, cuts[1:], strict=False)
+    ]
 
 
 def rows_of(count: int, classes: int = 4, *, paths: bool = True) -> list[Row]:
     """Images of one colour whose red is the label and whose green is the number."""
-    return [(picture((k % classes, k % 256, 7)), f"{k}.png" if paths else None, k % classes) for k in range(count)]
+    return [
+        (picture((k % classes, k % 256, 7)), f"{k}.png" if paths else None, k % classes)
+        for k in range(count)
+    ]
 
 
 def imagenet_rows(part: str) -> list[Row]:
@@ -206,7 +260,13 @@ def imagenet_rows(part: str) -> list[Row]:
     rows: list[Row] = []
     for label, wnid in enumerate(WNIDS):
         for number in range(PER_CLASS[part != "train"]):
-            rows.append((picture(colour(label, number, part != "train")), f"{wnid}_{number}_{wnid}.JPEG", label))
+            rows.append(
+                (
+                    picture(colour(label, number, part != "train")),
+                    f"{wnid}_{number}_{wnid}.JPEG",
+                    label,
+                )
+            )
     return [rows[int(k)] for k in np.random.default_rng(0).permutation(len(rows))]
 
 
@@ -214,7 +274,13 @@ def imagenet_shards(root: Path) -> Path:
     """data/train-*, validation-* and test-*.parquet; the test images have the label -1."""
     for part in ("train", "validation"):
         write_part(root / "data", part, imagenet_rows(part), names=WORDS)
-    write_part(root / "data", "test", [(picture((1, 2, 3)), "ILSVRC2012_test_00000001.JPEG", -1)], shards=1, names=WORDS)
+    write_part(
+        root / "data",
+        "test",
+        [(picture((1, 2, 3)), "ILSVRC2012_test_00000001.JPEG", -1)],
+        shards=1,
+        names=WORDS,
+    )
     return root
 
 

@@ -1,4 +1,6 @@
-"""A data set that is learnt in an epoch or two, and the network and training that go with it: for tests of training."""
+"""A data set that is learnt in an epoch or two, and the network and training that go with it: for
+tests of training.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import torch
 
 import anystep
 from anystep.data.sets import FrameSet, RaggedSet, Splits
-from anystep.train import start
+from anystep.training.fit import start
 
 WIDTHS = [[4], [8]]
 SIZES = {"train": 64, "val": 16, "test": 32}
@@ -32,7 +34,9 @@ def ragged(count=32, *, seed=0, shortest=4):
 
 def small_model(neuron="lif", *, seed=0):
     torch.manual_seed(seed)
-    return anystep.create_model("vgg_snn", num_classes=2, input_size=8, neuron=neuron, widths=WIDTHS)
+    return anystep.create_model(
+        "vgg_snn", num_classes=2, input_size=8, neuron=neuron, widths=WIDTHS
+    )
 
 
 def trained(method, *, data=None, epochs=1, model=None):
@@ -44,4 +48,10 @@ def trained(method, *, data=None, epochs=1, model=None):
 def moving_light(*, binning, cache=None, workers=None):
     """A row of DATASETS."""
     parts = {part: recordings(count, seed=seed) for seed, (part, count) in enumerate(SIZES.items())}
-    return Splits(**parts, classes=("off", "on"), protocol="moving-light/v1", protocol_hash="0" * 16, causal=True)
+    return Splits(
+        **parts,
+        classes=("off", "on"),
+        protocol="moving-light/v1",
+        protocol_hash="0" * 16,
+        causal=True,
+    )

@@ -1,6 +1,8 @@
-"""Slow reference versions of the distillation losses, one loop a sum, as `oracles.py` has them for the others.
+"""Slow reference versions of the distillation losses, one loop a sum, as `oracles.py` has them for
+the others.
 
-Written from the papers' equations, in plain Python and double precision; nothing of the package is imported.
+Written from the papers' equations, in plain Python and double precision; nothing of the package is
+imported.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ def divisor(logits: np.ndarray, reduction: str) -> int:
     return {"mean": samples * classes, "batchmean": samples}[reduction]
 
 
-def skd(logits: np.ndarray, teacher: np.ndarray, *, temperature: float = 10.0, reduction: str = "mean") -> float:
+def skd(
+    logits: np.ndarray, teacher: np.ndarray, *, temperature: float = 10.0, reduction: str = "mean"
+) -> float:
     steps, samples, _ = logits.shape
     total = 0.0
     for t in range(steps):
@@ -38,18 +42,24 @@ def skd(logits: np.ndarray, teacher: np.ndarray, *, temperature: float = 10.0, r
     return temperature**2 * total / steps / divisor(logits, reduction)
 
 
-def kd(logits: np.ndarray, teacher: np.ndarray, *, temperature: float = 10.0, reduction: str = "mean") -> float:
+def kd(
+    logits: np.ndarray, teacher: np.ndarray, *, temperature: float = 10.0, reduction: str = "mean"
+) -> float:
     total = 0.0
     for n in range(logits.shape[1]):
         total += kl(teacher[n], time_mean(logits, n), temperature)
     return temperature**2 * total / divisor(logits, reduction)
 
 
-def own_teacher(logits: np.ndarray, labels: np.ndarray, n: int, *, only_right: bool = True) -> list[float]:
+def own_teacher(
+    logits: np.ndarray, labels: np.ndarray, n: int, *, only_right: bool = True
+) -> list[float]:
     """The mean of the steps of sample n that are right (or of all), zero if there is none."""
     steps, _, classes = logits.shape
     chosen = [t for t in range(steps) if not only_right or argmax(logits[t, n]) == labels[n]]
-    return [sum(float(logits[t, n, c]) for t in chosen) / max(len(chosen), 1) for c in range(classes)]
+    return [
+        sum(float(logits[t, n, c]) for t in chosen) / max(len(chosen), 1) for c in range(classes)
+    ]
 
 
 def full_range(
@@ -65,7 +75,9 @@ def full_range(
     steps, samples, classes = logits.shape
     total = 0.0
     for n in range(samples):
-        own = own_teacher(logits, labels, n, only_right=only_right) if teacher is None else teacher[n]
+        own = (
+            own_teacher(logits, labels, n, only_right=only_right) if teacher is None else teacher[n]
+        )
         for t in range(steps):
             total += cross_entropy(one_hot(labels[n], classes), logits[t, n])
             total += beta * temperature**2 * kl(own, logits[t, n], temperature)
@@ -75,7 +87,10 @@ def full_range(
 def strong_and_weak(logits: np.ndarray) -> tuple[int, int]:
     """The steps of the largest and the smallest mean confidence, the earliest of equals."""
     steps, samples, _ = logits.shape
-    confidence = [math.fsum(max(softmax(logits[t, n])) for n in range(samples)) / samples for t in range(steps)]
+    confidence = [
+        math.fsum(max(softmax(logits[t, n])) for n in range(samples)) / samples
+        for t in range(steps)
+    ]
     return argmax(confidence), argmax([-value for value in confidence])
 
 
@@ -101,7 +116,9 @@ def strong_weak(
 
 
 def tks_soft(logits: np.ndarray, teacher: np.ndarray, *, temperature: float) -> float:
-    """The soft part of TKS with a divergence in place of the cross-entropy; `teacher` (N, C) are probabilities."""
+    """The soft part of TKS with a divergence in place of the cross-entropy; `teacher` (N, C) are
+    probabilities.
+    """
     steps, samples, classes = logits.shape
     total = 0.0
     for t in range(steps):

@@ -24,7 +24,9 @@ class Terminal:
         return code, captured.out, captured.err
 
     def refused(self, *arguments):
-        """The message of a command that must be refused as bad usage: exit 2, nothing on stdout, no traceback."""
+        """The message of a command that must be refused as bad usage: exit 2, nothing on stdout, no
+        traceback.
+        """
         code, out, err = self(*arguments)
         assert (code, out) == (2, ""), err
         assert "Traceback" not in err

@@ -24,7 +24,9 @@ NAMES = sorted(set(anystep.__all__) - {"__version__"})
 def homes_in_the_stub() -> dict[str, str]:
     """name -> module, as `__init__.pyi` says."""
     imports = [node for node in STUB.body if isinstance(node, ast.ImportFrom) and not node.level]
-    return {alias.asname or alias.name: str(node.module) for node in imports for alias in node.names}
+    return {
+        alias.asname or alias.name: str(node.module) for node in imports for alias in node.names
+    }
 
 
 def names_in_the_stub() -> list[str]:
@@ -49,16 +51,25 @@ def test_no_name_is_there_twice_and_dir_shows_all():
 
 
 def test_no_name_of_the_door_hides_a_module():
-    modules = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    modules = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     assert not modules & set(anystep.__all__)
 
 
 def test_a_room_is_open_after_importing_the_house_alone():
-    rooms = [alias.name for node in STUB.body if isinstance(node, ast.ImportFrom) and node.level for alias in node.names]
-    code = f"import anystep; [getattr(anystep, room) for room in {rooms}]; print(anystep.losses.tks.__name__)"
+    rooms = [
+        alias.name
+        for node in STUB.body
+        if isinstance(node, ast.ImportFrom) and node.level
+        for alias in node.names
+    ]
+    code = f"import anystep; [getattr(anystep, room) for room in {rooms}]; print(anystep.training.losses.tks.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "tks"
-    assert rooms == list(anystep._MODULES)
+    assert rooms == list(anystep._WINGS)
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():

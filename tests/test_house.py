@@ -1,4 +1,6 @@
-"""The house rules that a machine can check: where imports point, how long things are, what the command line promises."""
+"""The house rules that a machine can check: where imports point, how long things are, what the
+command line promises.
+"""
 
 from __future__ import annotations
 
@@ -21,79 +23,167 @@ PACKAGE = Path(anystep.__file__).parent
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
 
-# Lowest first. A module imports from lower floors and from its own package, nothing else.
+# Lowest first. A module imports from lower floors and from its own room, nothing else. A room is
+# the longest name here that its module begins with: `nn.models` for `nn.models.vgg`.
 FLOORS = (
-    ("_extras", "_files", "_lookup", "_warnings"),
-    ("data", "masks", "readout", "schedule", "surrogate"),
-    ("activations", "kernels"),
-    ("distillation",),
-    ("losses", "metrics", "neurons"),
-    ("energy", "layers"),
-    ("norms",),
-    ("models",),
-    ("fuse",),
-    ("methods",),
-    ("checkpoint",),
-    ("evaluate",),
-    ("train",),
-    ("config", "console", "environment", "figures", "records"),
+    ("_errors", "_files", "_lazy", "_threads"),
+    ("_extras", "_lookup", "environment"),
+    ("console",),
+    ("nn.surrogate", "nn.layers"),
+    ("nn.activations", "nn.kernels", "nn.norms"),
+    ("nn.neurons",),
+    ("nn.models",),
+    ("nn.fuse", "nn.weights"),
+    ("data.recording",),
+    ("data.count", "data.resize"),
+    ("data.frames",),
+    ("data.cache", "data.protocols", "data.sets"),
+    ("data.augmentation", "data.readers", "data.fetch"),
+    ("data.images",),
+    ("data.loader",),
+    ("data.camera", "data.events"),
+    ("data.digits",),
+    ("data.datasets",),
+    ("data.check",),
+    ("evaluation.masks", "evaluation.readout", "evaluation.metrics", "evaluation.energy"),
+    ("evaluation.evaluate", "evaluation.figures"),
+    ("evaluation.report",),
+    ("training.distillation", "training.schedule"),
+    ("training.losses",),
+    ("training.methods",),
+    ("training.fit",),
+    ("config",),
     ("preflight",),
     ("run",),
-    ("bench", "compare", "report"),
+    ("compare",),
     ("sweep",),
     ("cli_data",),
     ("cli",),
-    ("__init__",),
+    ("__init__", "data", "nn", "training", "evaluation"),
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 EXTRAS = {"datasets", "faery", "jinja2", "lightning", "matplotlib", "nir", "nirtorch", "onnx"}
-EXTRAS |= {"onnxruntime", "onnxscript", "sklearn", "tensorboard", "torchmetrics"}  # triton comes with torch on some machines
+EXTRAS |= {
+    "onnxruntime",
+    "onnxscript",
+    "sklearn",
+    "tensorboard",
+    "torchmetrics",
+}  # triton comes with torch on some machines
 
 # What a part must not know, beyond its floor.
 BLIND = {
-    "losses.py": {"torch.utils", "pathlib", "os"},
-    "train.py": {"anystep._files", "pathlib", "os", "json", "yaml"},
-    "models/base.py": {"anystep.losses", "anystep.config"},
-    "models/vgg.py": {"anystep.losses", "anystep.config"},
-    "readout.py": {"torch", "numpy"},
+    "training/losses.py": {"torch.utils", "pathlib", "os"},
+    "training/fit.py": {"anystep._files", "pathlib", "os", "json", "yaml"},
+    "nn/models/base.py": {"anystep.training.losses", "anystep.config"},
+    "nn/models/vgg.py": {"anystep.training.losses", "anystep.config"},
+    "evaluation/readout.py": {"torch", "numpy"},
 }
 TORCH_IN_DATA = {"data/loader.py", "data/camera/batched.py"}
-TORCH_IN_DATA |= {f"data/augmentation/{name}.py" for name in ("augment", "mixing", "randaugment", "warps")}
-FOR_ONE_BACKEND = {"kernels.cuda"}  # written in triton's own language, so imported only by whoever asks for that backend
+TORCH_IN_DATA |= {
+    f"data/augmentation/{name}.py" for name in ("augment", "mixing", "randaugment", "warps")
+}
+FOR_ONE_BACKEND = {
+    "kernels.cuda"
+}  # written in triton's own language, so imported only by whoever asks for that backend
 
 # Everything here is read or run by somebody's scripts without torch, or must answer at once.
 FREE_OF_TORCH = (
-    *("anystep", "anystep._extras", "anystep._files", "anystep._lookup", "anystep.readout", "anystep.schedule"),
-    *("anystep.cli", "anystep.cli_data", "anystep.config", "anystep.environment", "anystep.metrics", "anystep.console"),
-    *("anystep.data.events", "anystep.data.frames", "anystep.data.protocols", "anystep.data.cache"),
-    *("anystep.data.camera.simulate", "anystep.data.datasets", "anystep.data.digits", "anystep.data.sets"),
-    *("anystep.data.cifar", "anystep.data.image_sets", "anystep.data.pictures", "anystep.data.shards"),
-    *("anystep.records", "anystep.figures", "anystep.report"),
+    *(
+        "anystep",
+        "anystep._extras",
+        "anystep._files",
+        "anystep._lookup",
+        "anystep.evaluation.readout",
+        "anystep.training.schedule",
+    ),
+    *(
+        "anystep.cli",
+        "anystep.cli_data",
+        "anystep.config",
+        "anystep.environment",
+        "anystep.evaluation.metrics",
+        "anystep.console",
+    ),
+    *(
+        "anystep.data.recording",
+        "anystep.data.frames",
+        "anystep.data.protocols",
+        "anystep.data.cache",
+    ),
+    *(
+        "anystep.data.camera.simulate",
+        "anystep.data.datasets",
+        "anystep.data.digits",
+        "anystep.data.sets",
+    ),
+    *(
+        "anystep.data.images.cifar",
+        "anystep.data.images.rows",
+        "anystep.data.images.pictures",
+        "anystep.data.images.shards",
+    ),
+    *(
+        "anystep.evaluation.report.runs",
+        "anystep.evaluation.figures",
+        "anystep.evaluation.report.page",
+    ),
 )
 
 # The command line is a promise to other people's scripts.
 COMMANDS = {
     "train": ["recipe", "--out", "--resume", "--skip-bad", "--devices", "--precision"],
     "evaluate": ["run"],
-    "compare": ["recipe", "--methods", "--seeds", "--out", "--skip-bad", "--devices", "--precision"],
-    "sweep": ["recipe", "--train-steps", "--methods", "--seeds", "--out", "--skip-bad", "--devices", "--precision"],
+    "compare": [
+        "recipe",
+        "--methods",
+        "--seeds",
+        "--out",
+        "--skip-bad",
+        "--devices",
+        "--precision",
+    ],
+    "sweep": [
+        "recipe",
+        "--train-steps",
+        "--methods",
+        "--seeds",
+        "--out",
+        "--skip-bad",
+        "--devices",
+        "--precision",
+    ],
     "report": ["runs", "--out"],
     "data": ["action"],
     "data list": [],
     "data get": ["name", "dir"],
     "data check": ["name", "dir", "--sheet", "--deep", "--skip-bad", "--option"],
     "data show": ["file", "--out", "--frame-us", "--slow", "--sensor"],
-    "data simulate": ["--images", "--root", "--path", "--out", "--per-class", "--workers", "--seed"],
+    "data simulate": [
+        "--images",
+        "--root",
+        "--path",
+        "--out",
+        "--per-class",
+        "--workers",
+        "--seed",
+    ],
     "keys": [],
-    "bench": ["kind", "--shape", "--repeats", "--threads", "--quick", "--device", "--model", "--save"],
 }
 KEYS = [
     *("name", "seed", "select", "judge", "teacher", "tensorboard"),
     *("data.name", "data.binning", "data.augment", "data.frames", "data.cache", "data.options"),
     *("model.name", "model.neuron", "model.norm", "model.options"),
     *("method.name", "method.options"),
-    *("train.epochs", "train.batch_size", "train.steps", "train.balanced", "train.optimizer", "train.momentum"),
+    *(
+        "train.epochs",
+        "train.batch_size",
+        "train.steps",
+        "train.balanced",
+        "train.optimizer",
+        "train.momentum",
+    ),
     *("train.lr", "train.min_lr", "train.warmup_epochs", "train.warmup_lr"),
     *("train.weight_decay", "train.decay_all", "train.grad_clip", "train.workers"),
     *("engine.accelerator", "engine.devices", "engine.precision", "engine.recompute"),
@@ -110,12 +200,16 @@ MODULES = {module_of(source) for source in SOURCES}
 
 
 def room_of(module: str) -> str:
-    """The name that stands on a floor: `data` for `data.cache`."""
-    return module.partition(".")[0]
+    """The name that stands on a floor: `nn.models` for `nn.models.vgg`."""
+    parts = module.split(".")
+    names = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    return next((name for name in names if name in FLOOR_OF), module)
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of every import, wherever it stands; `from anystep import figures` gives `anystep.figures`."""
+    """(line, dotted name) of every import, wherever it stands; `from anystep import figures` gives
+    `anystep.evaluation.figures`.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -134,24 +228,38 @@ def import_problems(source: str, tree: ast.AST) -> list[str]:
             continue
         room = room_of(name.removeprefix("anystep").removeprefix("."))
         if room not in FLOOR_OF or room == "__init__":
-            problems.append(f"anystep/{source}:{line} imports {name} through the door: import it from its home")
+            problems.append(
+                f"anystep/{source}:{line} imports {name} through the door: import it from its home"
+            )
         elif room != own and FLOOR_OF[room] >= FLOOR_OF[own]:
-            problems.append(f"anystep/{source}:{line} ({own}) imports {name}, which is not on a lower floor")
+            problems.append(
+                f"anystep/{source}:{line} ({own}) imports {name}, which is not on a lower floor"
+            )
     return problems
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+    return (
+        node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    )
 
 
 def argument_count(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Arguments that a caller may give; `self` and `cls` are none."""
     arguments = function.args
-    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+    named = [
+        *arguments.posonlyargs,
+        *arguments.args,
+        *arguments.kwonlyargs,
+        arguments.vararg,
+        arguments.kwarg,
+    ]
     return sum(1 for each in named if each is not None and each.arg not in ("self", "cls"))
 
 
-def public_definitions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+def public_definitions(
+    tree: ast.Module,
+) -> list[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
     """Functions and classes at the top of a module, without a leading underscore."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
@@ -167,7 +275,9 @@ def python_says(code: str) -> str:
 def test_every_module_stands_on_a_floor_and_every_floor_is_built():
     rooms = {room_of(module) for module in MODULES}
     new, gone = sorted(rooms - set(FLOOR_OF)), sorted(set(FLOOR_OF) - rooms)
-    assert not new, f"give {new} a floor: put the name in FLOORS above all that it imports, below all that import it"
+    assert not new, (
+        f"give {new} a floor: put the name in FLOORS above all that it imports, below all that import it"
+    )
     assert not gone, f"{gone} is in FLOORS and not in the package"
 
 
@@ -180,12 +290,12 @@ def test_imports_point_down(source):
 @pytest.mark.parametrize(
     ("source", "line"),
     [
-        ("losses.py", "from anystep.models import create_model"),
-        ("losses.py", "from anystep.neurons import LIF"),
-        ("losses.py", "import anystep.train"),
-        ("losses.py", "from anystep import train"),
-        ("train.py", "from anystep import Plan"),
-        ("data/cache.py", "from anystep.readout import prefix_mean"),
+        ("training/losses.py", "from anystep.nn.models import create_model"),
+        ("training/losses.py", "from anystep.nn.neurons import LIF"),
+        ("training/losses.py", "import anystep.training.fit"),
+        ("training/losses.py", "from anystep.training import fit"),
+        ("training/fit.py", "from anystep import Plan"),
+        ("data/cache.py", "from anystep.evaluation.readout import prefix_mean"),
         ("run.py", "def late():\n    from anystep.cli import main"),
     ],
 )
@@ -196,10 +306,10 @@ def test_an_import_that_points_up_or_sideways_or_through_the_door_is_caught(sour
 @pytest.mark.parametrize(
     ("source", "line"),
     [
-        ("data/cache.py", "from anystep.data.events import Events"),
+        ("data/cache.py", "from anystep.data.recording import Events"),
         ("cli.py", "from anystep import __version__"),
-        ("report.py", "from anystep import figures"),
-        ("losses.py", "import torch"),
+        ("evaluation/report/page.py", "from anystep.evaluation import figures"),
+        ("training/losses.py", "import torch"),
     ],
 )
 def test_an_import_that_points_down_or_stays_in_its_package_is_let_through(source, line):
@@ -208,25 +318,42 @@ def test_an_import_that_points_down_or_stays_in_its_package_is_let_through(sourc
 
 @pytest.mark.parametrize("source", BLIND)
 def test_a_part_does_not_see_what_is_none_of_its_business(source):
-    seen = [name for _, name in imported(TREES[source]) for no in BLIND[source] if f"{name}.".startswith(f"{no}.")]
+    seen = [
+        name
+        for _, name in imported(TREES[source])
+        for no in BLIND[source]
+        if f"{name}.".startswith(f"{no}.")
+    ]
     assert not seen
 
 
 def test_only_the_loader_the_augmentations_and_the_batched_camera_of_the_data_package_import_torch():
-    users = {s for s in SOURCES if s.startswith("data/") for _, name in imported(TREES[s]) if name.startswith("torch")}
+    users = {
+        s
+        for s in SOURCES
+        if s.startswith("data/")
+        for _, name in imported(TREES[s])
+        if name.startswith("torch")
+    }
     assert users == TORCH_IN_DATA
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_optional_packages_come_through_need_only(source):
-    """A type checker may look at them; at run time `anystep._extras.need` says which extra is missing."""
+    """A type checker may look at them; at run time `anystep._extras.need` says which extra is
+    missing.
+    """
     for_types = {
         line
         for node in ast.walk(TREES[source])
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         for line, _ in imported(node)
     }
-    direct = [name for line, name in imported(TREES[source]) if name.partition(".")[0] in EXTRAS and line not in for_types]
+    direct = [
+        name
+        for line, name in imported(TREES[source])
+        if name.partition(".")[0] in EXTRAS and line not in for_types
+    ]
     assert not direct, f"use anystep._extras.need for {direct}"
 
 
@@ -283,7 +410,9 @@ def test_files_and_functions_are_short(source):
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_public_function_and_class_says_what_it_does(source):
-    silent = [node.name for node in public_definitions(TREES[source]) if not ast.get_docstring(node)]
+    silent = [
+        node.name for node in public_definitions(TREES[source]) if not ast.get_docstring(node)
+    ]
     assert not silent
     assert ast.get_docstring(TREES[source]), f"anystep/{source} does not say what it is for"
 
@@ -294,11 +423,18 @@ def test_no_public_function_shares_the_name_of_its_flat_module(source):
     assert module_of(source) not in [node.name for node in public_definitions(TREES[source])]
 
 
-@pytest.mark.parametrize("package", sorted({source.partition("/")[0] for source in SOURCES if "/" in source}))
+@pytest.mark.parametrize(
+    "package", sorted({source.partition("/")[0] for source in SOURCES if "/" in source})
+)
 def test_no_package_hides_one_of_its_modules_behind_a_name(package):
     rooms = {module.partition(".")[2] for module in MODULES if module.startswith(f"{package}.")}
     tree = TREES[f"{package}/__init__.py"]
-    names = {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     assert not rooms & (names | {node.name for node in public_definitions(tree)})
 
 
@@ -306,8 +442,12 @@ def test_no_package_hides_one_of_its_modules_behind_a_name(package):
 def test_the_code_has_no_assert_no_bare_except_no_star_and_no_relative_import(source):
     for node in ast.walk(TREES[source]):
         place = f"anystep/{source}:{getattr(node, 'lineno', 0)}"
-        assert not isinstance(node, ast.Assert), f"{place}: raise an error with a name instead of assert"
-        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{place}: say which errors are expected"
+        assert not isinstance(node, ast.Assert), (
+            f"{place}: raise an error with a name instead of assert"
+        )
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), (
+            f"{place}: say which errors are expected"
+        )
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{place}: write the whole name, anystep.{node.module}"
             assert all(alias.name != "*" for alias in node.names), f"{place}: name what is imported"
@@ -315,7 +455,11 @@ def test_the_code_has_no_assert_no_bare_except_no_star_and_no_relative_import(so
 
 @pytest.mark.parametrize("source", sorted(set(SOURCES) - {"cli.py", "console.py"}))
 def test_only_the_command_line_and_the_console_print(source):
-    calls = [node for node in ast.walk(TREES[source]) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    calls = [
+        node
+        for node in ast.walk(TREES[source])
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
     assert not [node.lineno for node in calls if node.func.id == "print"]
 
 
@@ -326,27 +470,47 @@ def test_nothing_is_left_for_later(source):
 
 
 def test_every_module_of_the_package_is_named_in_the_tree_of_the_readme():
-    """And every file that the tree puts there is there: a tree that is nearly right sends people to the wrong place."""
-    tree = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").partition("\nanystep/\n")[2].partition("\nrecipes/")[0]
+    """And every file that the tree puts there is there: a tree that is nearly right sends people to
+    the wrong place.
+    """
+    tree = (
+        (PACKAGE.parent / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("\nanystep/\n")[2]
+        .partition("\nrecipes/")[0]
+    )
     files = set(re.findall(r"\w+\.(?:html\.j2|py)\b", tree))
     rooms = set(re.findall(r"^  (\w+/)", tree, re.MULTILINE))
-    here = {path.name for path in PACKAGE.iterdir() if path.suffix in (".py", ".j2")} - {"__init__.py"}
+    here = {path.name for path in PACKAGE.iterdir() if path.suffix in (".py", ".j2")} - {
+        "__init__.py"
+    }
     packages = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
     within = {path.name for path in PACKAGE.glob("*/*.py")}
-    assert not sorted((here | packages) - files - rooms), "give each a word in the tree of README.md"
-    assert not sorted((files - here - within) | (rooms - packages)), "the tree of README.md names what is not there"
+    assert not sorted((here | packages) - files - rooms), (
+        "give each a word in the tree of README.md"
+    )
+    assert not sorted((files - here - within) | (rooms - packages)), (
+        "the tree of README.md names what is not there"
+    )
 
 
 def test_no_room_is_called_utils():
-    assert not {"utils", "helpers", "common", "misc"} & {part for module in MODULES for part in module.split(".")}
+    assert not {"utils", "helpers", "common", "misc"} & {
+        part for module in MODULES for part in module.split(".")
+    }
 
 
 def commands_of(parser: argparse.ArgumentParser, prefix: str = "") -> dict[str, list[str]]:
     """The flags of every command, those of an action of it under "command action"."""
     found = {}
-    for group in [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]:
+    for group in [
+        action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+    ]:
         for name, below in group.choices.items():
-            flags = [action.option_strings[0] if action.option_strings else action.dest for action in below._actions[1:]]
+            flags = [
+                action.option_strings[0] if action.option_strings else action.dest
+                for action in below._actions[1:]
+            ]
             found |= {prefix + name: flags} | commands_of(below, f"{prefix}{name} ")
     return found
 

@@ -1,4 +1,6 @@
-"""The story of the README, told once by the command line on built-in data: train, judge, compare, report."""
+"""The story of the README, told once by the command line on built-in data: train, judge, compare,
+report.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ TINY = {
 @pytest.fixture
 def anystep(capsys):
     def call(*arguments):
-        """The JSON line at the end of stdout of a command that must work, and what it said on stderr."""
+        """The JSON line at the end of stdout of a command that must work, and what it said on
+        stderr.
+        """
         capsys.readouterr()
         code = main([str(each) for each in arguments])
         out, err = capsys.readouterr()
@@ -46,9 +50,15 @@ def test_the_story_from_data_to_report(anystep, tmp_path, digits_cache):
     assert (judged["samples"], judged["prefix"], len(judged["classes"])) == (359, "live", 10)
     assert judged["prefix_top1"][-1] > 40  # chance is 10; this is one epoch of a very small network
 
-    compared, shown = anystep("compare", RECIPE, "--methods", "ce,tks", "--seeds", "1", "--out", tmp_path / "both", *tiny)
-    assert [(row["method"], row["t"]) for row in compared["table"]] == [(m, t) for m in ("ce", "tks") for t in range(1, 11)]
-    assert [row["top1_mean"] for row in compared["table"][10:]] == trained["prefix_top1"]  # the same run as above
+    compared, shown = anystep(
+        "compare", RECIPE, "--methods", "ce,tks", "--seeds", "1", "--out", tmp_path / "both", *tiny
+    )
+    assert [(row["method"], row["t"]) for row in compared["table"]] == [
+        (m, t) for m in ("ce", "tks") for t in range(1, 11)
+    ]
+    assert [row["top1_mean"] for row in compared["table"][10:]] == trained[
+        "prefix_top1"
+    ]  # the same run as above
     assert "t = 10" in shown
 
     reported, _ = anystep("report", tmp_path / "both", "--out", tmp_path / "report.html")

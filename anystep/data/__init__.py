@@ -1,1 +1,7 @@
-"""Events, frames, splits and datasets: numpy only, apart from the batch loader."""
+"""Files in, frames (T, P, H, W) out: readers, event and image sets, binnings, splits, cache,
+loader.
+"""
+
+from anystep._lazy import modules_on_demand
+
+__getattr__, __dir__ = modules_on_demand(__name__, __file__)

@@ -14,9 +14,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anystep._errors import UsageError
 from anystep._files import atomic_path
 
-ABANDONED_S = 24 * 3600  # a file that nobody has written to for so long belongs to a build that was killed
+ABANDONED_S = (
+    24 * 3600
+)  # a file that nobody has written to for so long belongs to a build that was killed
 
 
 def default_cache() -> Path:
@@ -24,13 +27,17 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anystep"
 
 
-def cached_array(folder: str | os.PathLike[str], key: str, build: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-    """The array <folder>/<key>.npy, memory-mapped read-only; `build()` makes it when it is not there.
+def cached_array(
+    folder: str | os.PathLike[str], key: str, build: Callable[[], NDArray[Any]]
+) -> NDArray[Any]:
+    """The array <folder>/<key>.npy, memory-mapped read-only; `build()` makes it when it is not
+    there.
 
-    The file is whole or absent: an error in `build` or while writing leaves nothing, and what a killed process leaves, a hidden
-    .part file, goes with the first build a day later. Two processes may build at once, the last one to finish stays. Raises
-    ValueError for a key that is no plain file name and for a damaged file (by name: delete it), OSError when the folder cannot
-    be written or is full.
+    The file is whole or absent: an error in `build` or while writing leaves nothing, and what a
+    killed process leaves, a hidden .part file, goes with the first build a day later. Two processes
+    may build at once, the last one to finish stays. Raises ValueError for a key that is no plain
+    file name and for a damaged file (by name: delete it), OSError when the folder cannot be written
+    or is full.
     """
     path = cache_file(folder, key)
     if not path.exists():
@@ -40,12 +47,17 @@ def cached_array(folder: str | os.PathLike[str], key: str, build: Callable[[], N
 
 
 def cached_stack(
-    folder: str | os.PathLike[str], key: str, count: int, build: Callable[[], Iterable[NDArray[Any] | None]]
+    folder: str | os.PathLike[str],
+    key: str,
+    count: int,
+    build: Callable[[], Iterable[NDArray[Any] | None]],
 ) -> NDArray[Any]:
-    """Like `cached_array`, for `count` frames or counts that need not fit in memory together: one row is held at a time.
+    """Like `cached_array`, for `count` frames or counts that need not fit in memory together: one
+    row is held at a time.
 
-    `build()` gives the rows in order, all of one shape; None is a row of zeros. Rows of floats are kept as float32. Rows of
-    whole numbers, all >= 0 and below 65,536, are kept as uint8 until a value needs uint16.
+    `build()` gives the rows in order, all of one shape; None is a row of zeros. Rows of floats are
+    kept as float32. Rows of whole numbers, all >= 0 and below 65,536, are kept as uint8 until a
+    value needs uint16.
     """
     path = cache_file(folder, key)
     if not path.exists():
@@ -58,8 +70,8 @@ def cached_stack(
 def cached_ragged(
     folder: str | os.PathLike[str], key: str, build: Callable[[], Iterable[NDArray[Any] | None]]
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Like `cached_stack`, for rows (t_i, ...) of different length: all of them one after another (sum of t_i, ...), mapped,
-    and the lengths t_i. None is a row of length 0.
+    """Like `cached_stack`, for rows (t_i, ...) of different length: all of them one after another
+    (sum of t_i, ...), mapped, and the lengths t_i. None is a row of length 0.
 
     The lengths are a file of their own, <key>.lengths.npy, that is there before the frames appear.
     """
@@ -79,28 +91,38 @@ def cached_ragged(
             with atomic_path(beside) as whole, whole.open("wb") as lengths_file:
                 _save(lengths_file, np.array(lengths, np.int64))
     if not beside.exists():
-        raise ValueError(f"cached_ragged: {path} has no {beside.name} beside it; delete it and run again")
+        raise UsageError(
+            f"cached_ragged: {path} has no {beside.name} beside it; delete it and run again"
+        )
     frames, known = _open(path), np.array(_open(beside))
     if known.dtype != np.int64 or known.ndim != 1 or known.sum() != len(frames):
-        raise ValueError(f"cached_ragged: {beside} does not fit the {len(frames)} frames of {path.name}; delete both")
+        raise UsageError(
+            f"cached_ragged: {beside} does not fit the {len(frames)} frames of {path.name}; delete both"
+        )
     return frames, known
 
 
 def cache_file(folder: str | os.PathLike[str], key: str) -> Path:
     """<folder>/<key>.npy. Error: a key that is no plain file name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", key):
-        raise ValueError(f"cached_array: key must be letters, digits and . _ - only, got {key!r}")
+        raise UsageError(f"cached_array: key must be letters, digits and . _ - only, got {key!r}")
     return Path(folder) / f"{key}.npy"
 
 
 def _prepare(folder: Path) -> None:
-    """Make the folder before the work, so a wrong one costs no time; remove what killed builds left there long ago."""
+    """Make the folder before the work, so a wrong one costs no time; remove what killed builds left
+    there long ago.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(error.errno, f"cannot make the cache folder {folder} ({error.strerror})") from error
+        raise OSError(
+            error.errno, f"cannot make the cache folder {folder} ({error.strerror})"
+        ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"cannot write in the cache folder {folder}; choose another one with cache=")
+        raise PermissionError(
+            f"cannot write in the cache folder {folder}; choose another one with cache="
+        )
     for part in folder.glob(".*.npy.*.part"):
         with suppress(OSError):  # another process may have been faster
             if time.time() - part.stat().st_mtime > ABANDONED_S:
@@ -110,13 +132,21 @@ def _prepare(folder: Path) -> None:
 def _write(path: Path, array: NDArray[Any]) -> None:
     array = np.asarray(array)
     if array.dtype.hasobject:
-        raise ValueError(f"cached_array: {path.name} would hold Python objects; build must return plain numbers")
-    with _trouble_named(path, array.nbytes), atomic_path(path) as temporary, temporary.open("wb") as file:
+        raise UsageError(
+            f"cached_array: {path.name} would hold Python objects; build must return plain numbers"
+        )
+    with (
+        _trouble_named(path, array.nbytes),
+        atomic_path(path) as temporary,
+        temporary.open("wb") as file,
+    ):
         _save(file, array)
 
 
 def _save(file: IO[bytes], array: NDArray[Any]) -> None:
-    """`np.save`, which loses the last bytes of an array without an error when the disk is full at the end."""
+    """`np.save`, which loses the last bytes of an array without an error when the disk is full at
+    the end.
+    """
     file.write(_header(array.dtype, array.shape))
     file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
@@ -126,7 +156,9 @@ def _trouble_named(path: Path, size: int | None = None) -> Iterator[None]:
     """An OSError while writing says which file, how large it would be, and what to do."""
     try:
         yield
-    except OSError as error:  # numpy reports a full disk without an error number, so the text carries it all
+    except (
+        OSError
+    ) as error:  # numpy reports a full disk without an error number, so the text carries it all
         if error.filename is not None and Path(error.filename).parent != path.parent:
             raise  # what was read could not be read: the file says so itself
         large = "" if size is None else f" ({size / 1e6:.1f} MB)"
@@ -136,9 +168,12 @@ def _trouble_named(path: Path, size: int | None = None) -> Iterator[None]:
         ) from error
 
 
-def _write_rows(file: IO[bytes], path: Path, count: int | None, rows: Iterable[NDArray[Any] | None]) -> None:
-    """A .npy file of `count` rows (None: as many as come). Rows are written, not mapped: a full disk is then an error and
-    not a crash."""
+def _write_rows(
+    file: IO[bytes], path: Path, count: int | None, rows: Iterable[NDArray[Any] | None]
+) -> None:
+    """A .npy file of `count` rows (None: as many as come). Rows are written, not mapped: a full
+    disk is then an error and not a crash.
+    """
     dtype: np.dtype[Any] = np.dtype(np.uint8)
     shape: tuple[int, ...] | None = None
     written = 0
@@ -149,23 +184,33 @@ def _write_rows(file: IO[bytes], path: Path, count: int | None, rows: Iterable[N
             file.write(_header(dtype, (count or 0, *shape)))
             file.write(bytes(written * _size(dtype, shape)))
         if row is not None and row.shape != shape:
-            raise ValueError(f"cached_stack: {path.name}: row {written} has shape {row.shape}, those before it {shape}")
+            raise UsageError(
+                f"cached_stack: {path.name}: row {written} has shape {row.shape}, those before it {shape}"
+            )
         if row is not None and dtype == np.uint8 and row.max(initial=0) > 255:
             dtype = np.dtype(np.uint16)
             _widen(file, (count or 0, *row.shape), written)
         if shape is not None:
-            file.write(bytes(_size(dtype, shape)) if row is None else np.ascontiguousarray(row, dtype).data)
+            file.write(
+                bytes(_size(dtype, shape)) if row is None else np.ascontiguousarray(row, dtype).data
+            )
         written += 1
     if shape is None or (count is not None and written != count):
         wanted = "rows" if count is None else f"{count} rows"
-        raise ValueError(f"cached_stack: {path.name}: {wanted} must come, one at least not None, {written} came")
+        raise UsageError(
+            f"cached_stack: {path.name}: {wanted} must come, one at least not None, {written} came"
+        )
     if count is None:
         file.seek(0)
-        file.write(_header(dtype, (written, *shape)))  # numpy leaves room for the number of rows to grow
+        file.write(
+            _header(dtype, (written, *shape))
+        )  # numpy leaves room for the number of rows to grow
 
 
 def _widen(file: IO[bytes], shape: tuple[int, ...], written: int) -> None:
-    """Turn the `written` rows of bytes in the file into uint16, in place: from the last one back, so none is overwritten."""
+    """Turn the `written` rows of bytes in the file into uint16, in place: from the last one back,
+    so none is overwritten.
+    """
     start, size = len(_header(np.dtype(np.uint8), shape)), _size(np.dtype(np.uint8), shape[1:])
     for row in reversed(range(written)):
         file.seek(start + row * size)
@@ -193,7 +238,7 @@ def _open(path: Path) -> NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{damaged} ({error})") from error
+        raise UsageError(f"{damaged} ({error})") from error
     if not isinstance(array, np.memmap) or array.offset + array.nbytes != path.stat().st_size:
-        raise ValueError(f"{damaged} (its size does not fit its header)")
+        raise UsageError(f"{damaged} (its size does not fit its header)")
     return array

@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from anystep._errors import UsageError
 from anystep._lookup import check_keys, choose
-from anystep.data.catalogue import SOURCES, Catalogue, find_recordings
+from anystep._threads import map_ahead
 from anystep.data.datasets import DATASETS, load_dataset, options_of
 from anystep.data.digits import digits_events
-from anystep.data.events import Events
+from anystep.data.events.catalogue import SOURCES, Catalogue, find_recordings
+from anystep.data.events.stack import Sample, finished_frames
 from anystep.data.frames import Direct
+from anystep.data.images.shards import find_shards
 from anystep.data.readers import read_events
-from anystep.data.recordings import Sample, finished_frames
+from anystep.data.recording import Events
 from anystep.data.sets import Splits
-from anystep.data.shards import find_shards
-from anystep.data.threads import map_ahead
 
 EXCERPT_US = 100_000  # of a recording is kept as the example of its class: one saccade of N-MNIST
 PARTS = ("train", "val", "test")
@@ -35,8 +36,10 @@ Example = Events | NDArray[Any]
 class Check:
     """What `check_dataset` found.
 
-    summary    numbers and names that JSON can hold, see docs/data.md; `summary["corrupt"]` is empty if all is well
-    examples   {class: its first sample that can be read}: 100 ms of events, an image (P, H, W), or counts (2, H, W) where the
+    summary    numbers and names that JSON can hold, see docs/data.md; `summary["corrupt"]` is empty
+               if all is well
+    examples   {class: its first sample that can be read}: 100 ms of events, an image (P, H, W), or
+               counts (2, H, W) where the
                files hold finished frames
     """
 
@@ -45,7 +48,8 @@ class Check:
 
 
 class Facts(NamedTuple):
-    """One recording in numbers: its events, how many are on, the first and the last time in us, and the pixels.
+    """One recording in numbers: its events, how many are on, the first and the last time in us, and
+    the pixels.
 
     used     largest y and x, plus one
     sensor   (height, width)
@@ -62,7 +66,9 @@ class Facts(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a look at a sample gave; None for facts that frames and images do not have, and for what was not looked at."""
+    """What a look at a sample gave; None for facts that frames and images do not have, and for what
+    was not looked at.
+    """
 
     facts: Facts | None = None
     sample: Example | None = None
@@ -70,7 +76,9 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Inventory:
-    """What there is by its names: a file and a label for each of M samples, and which of them (indices) are in which part."""
+    """What there is by its names: a file and a label for each of M samples, and which of them
+    (indices) are in which part.
+    """
 
     name: str
     folder: str | None
@@ -91,7 +99,8 @@ def check_dataset(
     deep: bool = False,
     progress: Progress | None = None,
 ) -> Check:
-    """Count what data set `name` has in `folder`; what cannot be read is listed, and the check goes on.
+    """Count what data set `name` has in `folder`; what cannot be read is listed, and the check goes
+    on.
 
     folder     None for data sets that are built in
     workers    threads that read (None: one a processor)
@@ -101,13 +110,18 @@ def check_dataset(
 
     Recordings are read one after the other and forgotten: memory grows by a few numbers each.
 
-    ValueError: an unknown name or option; a folder that is missing, empty or without one of the classes, as the row says it.
+    ValueError: an unknown name or option; a folder that is missing, empty or without one of the
+    classes, as the row says it.
     """
     choose(DATASETS, name, "dataset")
     if workers is not None and (isinstance(workers, bool) or workers < 1):
-        raise ValueError(f"{name}: workers must be >= 1 or None, got {workers}")
+        raise UsageError(f"{name}: workers must be >= 1 or None, got {workers}")
     given, threads = dict(options or {}), workers or os.cpu_count() or 1
-    known = ["protocol", "sensor"] if name in SOURCES else [key for key in options_of(name) or () if key != "root"]
+    known = (
+        ["protocol", "sensor"]
+        if name in SOURCES
+        else [key for key in options_of(name) or () if key != "root"]
+    )
     check_keys(given, known, "option", f"the check of {name}")
     if name in SOURCES:
         found = find_recordings(name, folder, **given)
@@ -115,11 +129,13 @@ def check_dataset(
     if "root" in (options_of(name) or ()):
         given["root"] = folder
     elif folder is not None:
-        raise ValueError(f"{name} is built in and takes no folder, got {os.fspath(folder)!r}")
+        raise UsageError(f"{name} is built in and takes no folder, got {os.fspath(folder)!r}")
     if name == "digits-dvs":  # the same digits in the same parts, filmed
         things = _things(name, None, load_dataset("digits", binning=Direct(1)))
         filmed = digits_events(things.ids, workers=workers, **given)
-        return _counted(things.inventory, (Seen(facts_of(events), events) for events, _ in filmed), progress)
+        return _counted(
+            things.inventory, (Seen(facts_of(events), events) for events, _ in filmed), progress
+        )
     things = _things(name, folder, load_dataset(name, binning=Direct(1), workers=workers, **given))
     if folder is not None and find_shards(Path(folder)):
         threads = 1  # the row groups in memory are shared, and every other reader has a process of its own
@@ -130,7 +146,9 @@ def facts_of(events: Events, *, in_order: bool = True) -> Facts:
     """A recording in numbers. It holds at least one event."""
     on = int(np.count_nonzero(events.p))
     used = int(events.y.max()) + 1, int(events.x.max()) + 1
-    return Facts(len(events), on, int(events.t[0]), int(events.t[-1]), used, events.sensor, in_order)
+    return Facts(
+        len(events), on, int(events.t[0]), int(events.t[-1]), used, events.sensor, in_order
+    )
 
 
 def excerpt(events: Events, window_us: int = EXCERPT_US) -> Events:
@@ -142,11 +160,19 @@ def excerpt(events: Events, window_us: int = EXCERPT_US) -> Events:
     last = np.searchsorted(events.t, events.t + window_us, side="left")
     first = int(np.argmax(last - np.arange(len(events))))
     rows = slice(first, int(last[first]))
-    return Events(events.t[rows].copy(), events.x[rows].copy(), events.y[rows].copy(), events.p[rows].copy(), events.sensor)
+    return Events(
+        events.t[rows].copy(),
+        events.x[rows].copy(),
+        events.y[rows].copy(),
+        events.p[rows].copy(),
+        events.sensor,
+    )
 
 
 def _inventory(found: Catalogue) -> Inventory:
-    """Recordings in files, whose names are told from the folder on. Where the protocol does not fit, all of them train."""
+    """Recordings in files, whose names are told from the folder on. Where the protocol does not
+    fit, all of them train.
+    """
     try:
         split = found.split()
         parts = {part: getattr(split, part) for part in PARTS}
@@ -168,12 +194,16 @@ def _inventory(found: Catalogue) -> Inventory:
 
 
 def _beside(found: Catalogue) -> dict[str, Any]:
-    """What lies in the folder and is no recording of the data set: files by their suffix, and folders with nothing in them."""
+    """What lies in the folder and is no recording of the data set: files by their suffix, and
+    folders with nothing in them.
+    """
     used = {os.fspath(sample.path) for sample in found.samples}
     others: Counter[str] = Counter()
     empty = []
     for folder, folders, files in os.walk(found.root):
-        others.update(Path(file).suffix.lower() for file in files if os.path.join(folder, file) not in used)
+        others.update(
+            Path(file).suffix.lower() for file in files if os.path.join(folder, file) not in used
+        )
         if not folders and not files:
             empty.append(os.path.relpath(folder, found.root))
     return {"other_files": dict(sorted(others.items())), "empty_folders": sorted(empty)}
@@ -185,7 +215,9 @@ def _recordings(found: Catalogue, threads: int) -> Iterator[Seen | str]:
     if made := found.finished:
         yield from map_ahead(lambda group: _frames(group[0], made.steps), files, threads, ahead=2)
     else:
-        yield from chain.from_iterable(map_ahead(lambda group: _events(group, found.sensor), files, threads, ahead=2))
+        yield from chain.from_iterable(
+            map_ahead(lambda group: _events(group, found.sensor), files, threads, ahead=2)
+        )
 
 
 def _events(group: Sequence[Sample], sensor: tuple[int, int] | None) -> list[Seen | str]:
@@ -215,7 +247,9 @@ def _frames(sample: Sample, steps: int) -> Seen | str:
 
 
 class _Things(NamedTuple):
-    """Samples that are no files of events: their inventory, their numbers or names, and how each is got (an image)."""
+    """Samples that are no files of events: their inventory, their numbers or names, and how each is
+    got (an image).
+    """
 
     inventory: Inventory
     ids: list[Any]
@@ -267,7 +301,9 @@ def _images(things: _Things, threads: int) -> Iterator[Seen | str]:
         yield seen
 
 
-def _counted(inventory: Inventory, contents: Iterable[Seen | str], progress: Progress | None) -> Check:
+def _counted(
+    inventory: Inventory, contents: Iterable[Seen | str], progress: Progress | None
+) -> Check:
     """Go through the contents of all samples, which come in the order of the inventory."""
     facts: dict[int, Facts | None] = {}
     examples: dict[str, Example] = {}
@@ -280,29 +316,47 @@ def _counted(inventory: Inventory, contents: Iterable[Seen | str], progress: Pro
             facts[index] = seen.facts
             group = inventory.classes[inventory.labels[index]]
             if seen.sample is not None and group not in examples:
-                examples[group] = excerpt(seen.sample) if isinstance(seen.sample, Events) else seen.sample
+                examples[group] = (
+                    excerpt(seen.sample) if isinstance(seen.sample, Events) else seen.sample
+                )
         if progress is not None:
             progress(index + 1, total)
     ordered = {group: examples[group] for group in inventory.classes if group in examples}
     return Check(_summary(inventory, facts, corrupt), ordered)
 
 
-def _summary(inventory: Inventory, facts: dict[int, Facts | None], corrupt: dict[str, str]) -> dict[str, Any]:
-    """What was found, for JSON. "train" has all that does not test, so that the numbers are the release's own."""
+def _summary(
+    inventory: Inventory, facts: dict[int, Facts | None], corrupt: dict[str, str]
+) -> dict[str, Any]:
+    """What was found, for JSON. "train" has all that does not test, so that the numbers are the
+    release's own.
+    """
     training = np.concatenate([inventory.parts["train"], inventory.parts["val"]])
     parts = {"train": training.tolist(), "test": inventory.parts["test"].tolist()}
-    readable = {part: [index for index in indices if index in facts] for part, indices in parts.items()}
+    readable = {
+        part: [index for index in indices if index in facts] for part, indices in parts.items()
+    }
     measured = [each for each in facts.values() if each is not None]
-    found = {part: np.bincount(inventory.labels[rows], minlength=len(inventory.classes)) for part, rows in readable.items()}
+    found = {
+        part: np.bincount(inventory.labels[rows], minlength=len(inventory.classes))
+        for part, rows in readable.items()
+    }
     return {
         "dataset": inventory.name,
         "folder": inventory.folder,
         "samples": {part: len(indices) for part, indices in readable.items()},
-        "events": {part: sum(each.events for i in rows if (each := facts[i])) for part, rows in readable.items()}
+        "events": {
+            part: sum(each.events for i in rows if (each := facts[i]))
+            for part, rows in readable.items()
+        }
         if measured
         else None,
-        "classes": {name: {part: int(found[part][label]) for part in parts} for label, name in enumerate(inventory.classes)},
-        "protocol": inventory.protocol | {part: len(indices) for part, indices in inventory.parts.items()},
+        "classes": {
+            name: {part: int(found[part][label]) for part in parts}
+            for label, name in enumerate(inventory.classes)
+        },
+        "protocol": inventory.protocol
+        | {part: len(indices) for part, indices in inventory.parts.items()},
         **(_measures(measured) if measured else {}),
         **inventory.beside,
         "unreadable": len(inventory.labels) - len(facts),
@@ -332,14 +386,19 @@ def _spread(values: Sequence[int]) -> list[int]:
 
 
 def table_cells(summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
-    """The title, the header and the rows of a table for people: a summary without its list of files."""
+    """The title, the header and the rows of a table for people: a summary without its list of
+    files.
+    """
     classes = [sum(parts.values()) for parts in summary["classes"].values()]
     protocol = summary["protocol"]
     rows = [
         ["samples", _counts(summary["samples"])],
         ["events", _counts(summary["events"]) if summary["events"] else "unknown"],
         ["classes", f"{len(classes):,}, of {min(classes):,} to {max(classes):,} samples"],
-        ["protocol", f"{protocol['name']} ({protocol['hash'] or 'does not fit: ' + protocol['problem']})"],
+        [
+            "protocol",
+            f"{protocol['name']} ({protocol['hash'] or 'does not fit: ' + protocol['problem']})",
+        ],
         ["", _counts({part: protocol[part] for part in PARTS})],
     ]
     if "sensor" in summary:
@@ -354,7 +413,10 @@ def table_cells(summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[s
             ["recordings out of order", f"{summary['out_of_order']:,}"],
         ]
     if summary.get("other_files"):
-        listed = ", ".join(f"{number:,} {suffix or 'without a suffix'}" for suffix, number in summary["other_files"].items())
+        listed = ", ".join(
+            f"{number:,} {suffix or 'without a suffix'}"
+            for suffix, number in summary["other_files"].items()
+        )
         rows.append(["other files", listed])
     if summary.get("empty_folders"):
         rows.append(["empty folders", ", ".join(summary["empty_folders"])])

@@ -1,6 +1,7 @@
 """The one loop behind every binning: events into counts, in one pass over the columns.
 
-A module of its own because it needs numba, and whoever only wants to name a binning should not wait for that.
+A module of its own because it needs numba, and whoever only wants to name a binning should not wait
+for that.
 """
 
 from __future__ import annotations
@@ -12,39 +13,50 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
-from anystep.data.events import Events
+from anystep._errors import UsageError
+from anystep.data.recording import Events
 
 LARGEST_COUNT = int(np.iinfo(np.uint16).max)
 _FULL, _OUTSIDE = 1, 2
 
 
 def _column(kind: Any) -> Any:
-    """A column as loosely as numba allows: any stride, read-only and unaligned too, so one compiled loop serves all."""
+    """A column as loosely as numba allows: any stride, read-only and unaligned too, so one compiled
+    loop serves all.
+    """
     return types.Array(kind, 1, "A", readonly=True, aligned=False)
 
 
 _ARGUMENTS = types.Tuple((_column(types.int16), _column(types.int16), _column(types.uint8)))
-_SIGNATURE = types.int64(_ARGUMENTS, types.Array(types.int64, 1, "C"), types.Array(types.uint16, 4, "C"))
+_SIGNATURE = types.int64(
+    _ARGUMENTS, types.Array(types.int64, 1, "C"), types.Array(types.uint16, 4, "C")
+)
 
 
 def count_events(events: Events, borders: NDArray[np.int64]) -> NDArray[np.uint16]:
-    """Counts (T, 2, H, W): frame k has the events borders[k] .. borders[k + 1] - 1 of the recording.
+    """Counts (T, 2, H, W): frame k has the events borders[k] .. borders[k + 1] - 1 of the
+    recording.
 
     borders (T + 1,) int64   never decreasing, in 0..len(events)
 
-    ValueError: a pixel that counts more than 65,535 events in one frame; borders that are none; an event that was moved off
-    the sensor after `Events` had checked it. The loop would write beside its memory, so it is told nothing that is not checked.
+    ValueError: a pixel that counts more than 65,535 events in one frame; borders that are none; an
+    event that was moved off the sensor after `Events` had checked it. The loop would write beside
+    its memory, so it is told nothing that is not checked.
     """
     borders = np.ascontiguousarray(borders, np.int64)
     if not 0 <= borders[0] <= borders[-1] <= len(events) or (np.diff(borders) < 0).any():
-        raise ValueError(f"borders must never decrease and be in 0..{len(events)}, the number of events, got {borders}")
+        raise UsageError(
+            f"borders must never decrease and be in 0..{len(events)}, the number of events, got {borders}"
+        )
     frames = np.zeros((len(borders) - 1, 2, *events.sensor), np.uint16)
     trouble = _count((events.x, events.y, events.p.view(np.uint8)), borders, frames)
     if trouble == _OUTSIDE:
-        raise ValueError("an event is not on the sensor: the columns of these Events were written to after they were checked")
+        raise UsageError(
+            "an event is not on the sensor: the columns of these Events were written to after they were checked"
+        )
     if trouble == _FULL:
         largest = _largest(events, borders)
-        raise ValueError(
+        raise UsageError(
             f"a frame counts {largest} events in one pixel; the most it can hold is {LARGEST_COUNT}. Use more, shorter frames"
         )
     return frames
@@ -52,16 +64,22 @@ def count_events(events: Events, borders: NDArray[np.int64]) -> NDArray[np.uint1
 
 @njit(_SIGNATURE, nogil=True, cache=True)
 def _count(columns: Any, borders: Any, frames: Any) -> int:
-    """Fill frames, which are zero. _FULL where a count went round from the largest to zero; _OUTSIDE: an event that is in no
-    frame, and the rest was not counted; else 0."""
+    """Fill frames, which are zero. _FULL where a count went round from the largest to zero;
+    _OUTSIDE: an event that is in no frame, and the rest was not counted; else 0.
+    """
     x, y, p = columns
     height, width = np.uint64(frames.shape[2]), np.uint64(frames.shape[3])
     over = False
     for k in range(len(frames)):
         frame = frames[k]
         for j in range(borders[k], borders[k + 1]):
-            # Seen as unsigned: numba would otherwise ask of every index whether it counts from the end.
-            plane, row, column = np.uint64(p[j]), np.uint64(np.uint16(y[j])), np.uint64(np.uint16(x[j]))
+            # Seen as unsigned: numba would otherwise ask of every index whether it counts from the
+            # end.
+            plane, row, column = (
+                np.uint64(p[j]),
+                np.uint64(np.uint16(y[j])),
+                np.uint64(np.uint16(x[j])),
+            )
             if plane > 1 or row >= height or column >= width:
                 return _OUTSIDE
             counted = frame[plane, row, column] + np.uint16(1)

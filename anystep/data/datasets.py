@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any, get_args, get_type_hints
 
 from anystep._lookup import check_keys, choose
-from anystep.data.cifar import cifar10, cifar100
-from anystep.data.cifar10_sim import cifar10_sim
+from anystep.data.camera.cifar10_sim import cifar10_sim
 from anystep.data.digits import digits, digits_dvs
-from anystep.data.event_sets import cifar10_dvs, dvs_gesture, events_folder, ncaltech101, nmnist
+from anystep.data.events.rows import cifar10_dvs, dvs_gesture, events_folder, ncaltech101, nmnist
 from anystep.data.frames import Encoding
-from anystep.data.image_sets import LAYOUTS, photographs
+from anystep.data.images.cifar import cifar10, cifar100
+from anystep.data.images.rows import LAYOUTS, photographs
 from anystep.data.sets import Splits
 
 DATASETS: dict[str, Callable[..., Splits]] = {
@@ -50,7 +50,9 @@ def load_dataset(
     workers: int | None = None,
     **options: Any,
 ) -> Splits:
-    """Row `name` of DATASETS in frames of `binning`; `options` are that row's own and unknown ones are refused."""
+    """Row `name` of DATASETS in frames of `binning`; `options` are that row's own and unknown ones
+    are refused.
+    """
     load = choose(DATASETS, name, "dataset")
     known = options_of(name)
     if known is not None:
@@ -69,7 +71,9 @@ def options_of(name: str) -> list[str] | None:
     for key, parameter in inspect.signature(load).parameters.items():
         if parameter.kind is not parameter.VAR_KEYWORD:
             known.append(key)
-        elif group := get_args(get_type_hints(load).get(key)):  # Unpack[...]: options with a type of their own
+        elif group := get_args(
+            get_type_hints(load).get(key)
+        ):  # Unpack[...]: options with a type of their own
             known += get_type_hints(group[0])
         else:
             return None

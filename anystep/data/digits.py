@@ -1,4 +1,6 @@
-"""scikit-learn's handwritten digits: filmed by a simulated event camera (`digits_dvs`), and as images (`digits`)."""
+"""scikit-learn's handwritten digits: filmed by a simulated event camera (`digits_dvs`), and as
+images (`digits`).
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anystep._errors import UsageError
 from anystep._extras import need
 from anystep._files import content_hash
 from anystep.data.cache import cached_array, cached_ragged, default_cache
-from anystep.data.camera.simulate import SIMULATOR_VERSION, Camera, Trajectory, path_of, simulate_many
-from anystep.data.events import Events
+from anystep.data.camera.simulate import (
+    SIMULATOR_VERSION,
+    Camera,
+    Trajectory,
+    path_of,
+    simulate_many,
+)
 from anystep.data.frames import BINNINGS, Binning, Direct, Encoding
 from anystep.data.protocols import split
+from anystep.data.recording import Events
 from anystep.data.sets import FrameSet, ImageSet, RaggedSet, Splits
 
 DIGIT_PIXELS = 22  # a digit of 8 x 8 is enlarged to this on the 34 x 34 sensor
@@ -30,21 +39,29 @@ def digits_events(
     workers: int | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[Events, int]]:
-    """`(Events, label)` of digits-dvs samples, in the order of `indices` (None: all 1,797): what `digits_dvs` bins."""
+    """`(Events, label)` of digits-dvs samples, in the order of `indices` (None: all 1,797): what
+    `digits_dvs` bins.
+    """
     images, labels = _digits()
     chosen = range(len(images)) if indices is None else indices
-    recordings = simulate_many(images, path_of(path), Camera(), seed=seed, workers=workers, indices=list(chosen))
+    recordings = simulate_many(
+        images, path_of(path), Camera(), seed=seed, workers=workers, indices=list(chosen)
+    )
     return ((events, int(labels[i])) for events, i in zip(recordings, chosen, strict=True))
 
 
-def digits(*, binning: Encoding, cache: str | os.PathLike[str] | None = None, workers: int | None = None) -> Splits:
-    """The 1,797 handwritten digits of scikit-learn as grey images of 32 x 32, shown for T steps; nothing is downloaded.
+def digits(
+    *, binning: Encoding, cache: str | os.PathLike[str] | None = None, workers: int | None = None
+) -> Splits:
+    """The 1,797 handwritten digits of scikit-learn as grey images of 32 x 32, shown for T steps;
+    nothing is downloaded.
 
-    8 x 8 pixels of 17 grey levels (Alpaydin and Kaynak 1998) enlarged to (1, 32, 32) float32 in [0, 1]. The encoding must be
-    "direct". The split is that of digits-dvs: the same digits train, choose and test. `cache` and `workers` have nothing to do.
+    8 x 8 pixels of 17 grey levels (Alpaydin and Kaynak 1998) enlarged to (1, 32, 32) float32 in [0,
+    1]. The encoding must be "direct". The split is that of digits-dvs: the same digits train,
+    choose and test. `cache` and `workers` have nothing to do.
     """
     if not isinstance(binning, Direct):
-        raise ValueError(f"digits holds images: its binning must be direct, got {binning.name}")
+        raise UsageError(f"digits holds images: its binning must be direct, got {binning.name}")
     source = _digits_source()
     images = enlarge(source.images / 16, 32).astype(np.float32)[:, None]
     return _digits_splits(ImageSet(images, source.target, binning), binning)
@@ -72,19 +89,25 @@ def digits_dvs(
     workers: int | None = None,
     seed: int = 0,
 ) -> Splits:
-    """The 1,797 handwritten digits of scikit-learn, each filmed by a simulated event camera; nothing is downloaded.
+    """The 1,797 handwritten digits of scikit-learn, each filmed by a simulated event camera;
+    nothing is downloaded.
 
-    A digit (8 x 8, 17 grey levels; Alpaydin and Kaynak 1998) is enlarged to 22 x 22 and moves over a 34 x 34 sensor for 300
-    ms: `closed_loop` (a circle of radius 3 pixels, twice round: about 13,000 events) or `saccade` (a triangle 4.8 pixels wide
-    and high, the motion of N-MNIST: about 5,000). The camera is `Camera()`: contrast threshold 0.2 with 3 % mismatch, light
-    floor 0.2, 1 Hz of background events a pixel (350 of the events), samples every 1 ms.
+    A digit (8 x 8, 17 grey levels; Alpaydin and Kaynak 1998) is enlarged to 22 x 22 and moves over
+    a 34 x 34 sensor for 300
+    ms: `closed_loop` (a circle of radius 3 pixels, twice round: about 13,000 events) or `saccade`
+    (a triangle 4.8 pixels wide and high, the motion of N-MNIST: about 5,000). The camera is
+    `Camera()`: contrast threshold 0.2 with 3 % mismatch, light floor 0.2, 1 Hz of background events
+    a pixel (350 of the events), samples every 1 ms.
 
-    Frames (T, 2, 34, 34) uint8, or uint16 where a count passes 255, in a file under `cache` (None: `default_cache()`) whose
-    name hashes all that shaped it; T is each recording's own if the binning has no `steps`. `seed` draws the background events.
-    The split is "digits-dvs/stratified-70-10-20".
+    Frames (T, 2, 34, 34) uint8, or uint16 where a count passes 255, in a file under `cache` (None:
+    `default_cache()`) whose name hashes all that shaped it; T is each recording's own if the
+    binning has no `steps`. `seed` draws the background events. The split is
+    "digits-dvs/stratified-70-10-20".
     """
     if not isinstance(binning, Binning):
-        raise ValueError(f"digits-dvs holds events: its binning must be one of {', '.join(BINNINGS)}, got {binning.name}")
+        raise UsageError(
+            f"digits-dvs holds events: its binning must be one of {', '.join(BINNINGS)}, got {binning.name}"
+        )
     images, labels = _digits()
     trajectory = path_of(path)
     shaped_by = {
@@ -96,7 +119,10 @@ def digits_dvs(
     }
 
     def filmed() -> Iterator[NDArray[np.uint16]]:
-        return (binning(events) for events, _ in digits_events(path=trajectory, workers=workers, seed=seed))
+        return (
+            binning(events)
+            for events, _ in digits_events(path=trajectory, workers=workers, seed=seed)
+        )
 
     def build() -> NDArray[Any]:
         frames = list(filmed())
@@ -124,7 +150,9 @@ def _digits_source() -> Any:
 
 
 def enlarge(images: NDArray[np.float64], pixels: int) -> NDArray[np.float64]:
-    """Square images (M, S, S) to (M, pixels, pixels), bilinear, pixel centres aligned, edges repeated."""
+    """Square images (M, S, S) to (M, pixels, pixels), bilinear, pixel centres aligned, edges
+    repeated.
+    """
     size = images.shape[-1]
     place = np.clip((np.arange(pixels) + 0.5) * size / pixels - 0.5, 0, size - 1)
     low = np.minimum(place.astype(np.int64), size - 2)

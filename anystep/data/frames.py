@@ -2,10 +2,11 @@
 
 A binning makes frames of event counts from a recording; `Direct` shows an image at every step.
 
-A binning is a frozen record that is called with `Events` and gives counts (T, 2, H, W) uint16; plane 0 counts off events,
-plane 1 on events. `causal` says whether the frames can be made live: frames[:k] of a recording are the frames of the
-recording cut after step k. Binnings that need the end of the recording before the first frame is known are not causal: what
-runs live refuses them with `require_live`, and they cannot leave `steps` open.
+A binning is a frozen record that is called with `Events` and gives counts (T, 2, H, W) uint16;
+plane 0 counts off events, plane 1 on events. `causal` says whether the frames can be made live:
+frames[:k] of a recording are the frames of the recording cut after step k. Binnings that need the
+end of the recording before the first frame is known are not causal: what runs live refuses them
+with `require_live`, and they cannot leave `steps` open.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from anystep.data.events import Events
+from anystep._errors import UsageError
+from anystep.data.recording import Events
 
-MOST_COUNTS = 2**28  # in one recording where its own length decides how many frames it has: half a gigabyte
+MOST_COUNTS = (
+    2**28
+)  # in one recording where its own length decides how many frames it has: half a gigabyte
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,13 @@ class Encoding:
                 continue
             whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
             if not whole or value < 1:
-                raise ValueError(f"{self.name}: {field} must be a whole number >= 1, got {value!r}")
+                raise UsageError(f"{self.name}: {field} must be a whole number >= 1, got {value!r}")
             object.__setattr__(self, field, int(value))
 
     def _may_be_open(self) -> None:
         open_ended = [name for name, row in BINNINGS.items() if row.causal]
         if self.name not in open_ended:
-            raise ValueError(
+            raise UsageError(
                 f"{self.name}: steps must be a whole number >= 1, got None; "
                 f"only {' and '.join(open_ended)} can make as many frames as a recording needs"
             )
@@ -62,7 +66,8 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Direct(Encoding):
-    """Direct encoding: an image (P, H, W), the same at every step, as (T, P, H, W) without a copy (stride 0 in time).
+    """Direct encoding: an image (P, H, W), the same at every step, as (T, P, H, W) without a copy
+    (stride 0 in time).
 
     The first convolution then sees grey levels and is the encoder.
     """
@@ -73,7 +78,7 @@ class Direct(Encoding):
     def __call__(self, image: NDArray[Any]) -> NDArray[Any]:
         """(T, P, H, W), read-only."""
         if image.ndim != 3:
-            raise ValueError(f"direct: an image must be (P, H, W), got shape {image.shape}")
+            raise UsageError(f"direct: an image must be (P, H, W), got shape {image.shape}")
         return np.broadcast_to(image, (cast(int, self.steps), *image.shape))
 
 
@@ -81,12 +86,15 @@ class Direct(Encoding):
 class Binning(Encoding, ABC):
     """The common part of the binnings: `borders` says where frames begin, the call counts.
 
-    With `steps` None a recording has the frames up to that of its last event, which may be partly filled.
+    With `steps` None a recording has the frames up to that of its last event, which may be partly
+    filled.
     """
 
     @abstractmethod
     def borders(self, events: Events) -> NDArray[np.int64]:
-        """(T + 1,) never decreasing: frame k has the events borders[k] .. borders[k + 1] - 1, the rest are in no frame."""
+        """(T + 1,) never decreasing: frame k has the events borders[k] .. borders[k + 1] - 1, the
+        rest are in no frame.
+        """
 
     def needed(self, events: Events) -> int:
         """How many frames hold all events. Only causal binnings can say."""
@@ -98,19 +106,21 @@ class Binning(Encoding, ABC):
             return self.steps
         steps, (height, width) = self.needed(events), events.sensor
         if steps * 2 * height * width > MOST_COUNTS:
-            raise ValueError(
+            raise UsageError(
                 f"{self.name}: the recording needs {steps} frames of {height} x {width}, more than {MOST_COUNTS} counts: "
                 "use longer or fuller frames, or give steps"
             )
         return steps
 
     def __call__(self, events: Events) -> NDArray[np.uint16]:
-        """Counts (T, 2, H, W). A recording without events, or with none inside the frames, is refused."""
+        """Counts (T, 2, H, W). A recording without events, or with none inside the frames, is
+        refused.
+        """
         if len(events) == 0:
-            raise ValueError(f"{self.name}: an empty event stream has no frames")
+            raise UsageError(f"{self.name}: an empty event stream has no frames")
         borders = self.borders(events)
         if borders[-1] == 0:
-            raise ValueError(
+            raise UsageError(
                 f"{self.name}: no event falls inside the frames, the first is at t = {int(events.t[0])} us. "
                 "Frames start at t = 0: subtract the start of the recording from t"
             )
@@ -128,8 +138,9 @@ class EqualTime(Binning):
 
         floor((t - t0) * T / (t1 + 1 - t0)) == k
 
-    in whole-number arithmetic: T equal half-open parts of [t0, t1 + 1). The last event is in frame T - 1, unless the
-    recording has fewer than T microseconds (then some frames, the last among them, are empty). Counts every event.
+    in whole-number arithmetic: T equal half-open parts of [t0, t1 + 1). The last event is in frame
+    T - 1, unless the recording has fewer than T microseconds (then some frames, the last among
+    them, are empty). Counts every event.
     """
 
     name: ClassVar[str] = "equal_time"
@@ -145,8 +156,8 @@ class EqualTime(Binning):
 class EqualCount(Binning):
     """T frames with equally many events, in the order of the recording.
 
-    Of M events, event j (from 0) is in frame floor(j * T / M): frames differ by at most one event, and the last event is in
-    the last frame when M >= T. Counts every event.
+    Of M events, event j (from 0) is in frame floor(j * T / M): frames differ by at most one event,
+    and the last event is in the last frame when M >= T. Counts every event.
     """
 
     name: ClassVar[str] = "equal_count"
@@ -162,10 +173,11 @@ class EqualCount(Binning):
 class FixedDuration(Binning):
     """T frames of `duration_us` microseconds each, from t = 0 of the recording's clock.
 
-    Frame k holds the events with k * duration_us <= t < (k + 1) * duration_us. The origin is the clock's zero and not the
-    first event: a live device starts its frames when it starts, not when something moves. Events at or after
-    T * duration_us are in no frame; a shorter recording has zero frames at its end. `steps` None: T = floor(t1 / duration_us)
-    + 1, with t1 the time of the last event.
+    Frame k holds the events with k * duration_us <= t < (k + 1) * duration_us. The origin is the
+    clock's zero and not the
+    first event: a live device starts its frames when it starts, not when something moves. Events at
+    or after T * duration_us are in no frame; a shorter recording has zero frames at its end.
+    `steps` None: T = floor(t1 / duration_us) + 1, with t1 the time of the last event.
     """
 
     name: ClassVar[str] = "fixed_duration"
@@ -178,16 +190,21 @@ class FixedDuration(Binning):
 
     def borders(self, events: Events) -> NDArray[np.int64]:
         """See the class."""
-        end = int(events.t[-1]) + 1  # of the recording; a border after it may be too large for int64
-        return np.searchsorted(events.t, [min(k * self.duration_us, end) for k in range(self.length(events) + 1)])
+        end = (
+            int(events.t[-1]) + 1
+        )  # of the recording; a border after it may be too large for int64
+        return np.searchsorted(
+            events.t, [min(k * self.duration_us, end) for k in range(self.length(events) + 1)]
+        )
 
 
 @dataclass(frozen=True)
 class FixedCount(Binning):
     """T frames of `count` events each, in the order of the recording.
 
-    Event j (from 0) is in frame floor(j / count). Events from T * count on are in no frame; a shorter recording has a partly
-    filled frame and then zero frames at its end. `steps` None: T = ceil(M / count) for M events.
+    Event j (from 0) is in frame floor(j / count). Events from T * count on are in no frame; a
+    shorter recording has a partly filled frame and then zero frames at its end. `steps` None: T =
+    ceil(M / count) for M events.
     """
 
     name: ClassVar[str] = "fixed_count"
@@ -200,20 +217,28 @@ class FixedCount(Binning):
 
     def borders(self, events: Events) -> NDArray[np.int64]:
         """See the class."""
-        return np.array([min(k * self.count, len(events)) for k in range(self.length(events) + 1)], np.int64)
+        return np.array(
+            [min(k * self.count, len(events)) for k in range(self.length(events) + 1)], np.int64
+        )
 
 
-BINNINGS: dict[str, type[Binning]] = {row.name: row for row in (EqualTime, EqualCount, FixedDuration, FixedCount)}
+BINNINGS: dict[str, type[Binning]] = {
+    row.name: row for row in (EqualTime, EqualCount, FixedDuration, FixedCount)
+}
 ENCODINGS: dict[str, type[Encoding]] = {**BINNINGS, Direct.name: Direct}
 
 
 def require_live(binning: Encoding) -> None:
-    """Refuse an encoding whose frames cannot be made live: what sees events as they come calls this first.
+    """Refuse an encoding whose frames cannot be made live: what sees events as they come calls this
+    first.
 
     >>> require_live(EqualCount(10))
     Traceback (most recent call last):
-    ValueError: binning equal_count needs the end of a recording before its first frame: live use fixed_duration or fixed_count
+    anystep._errors.UsageError: binning equal_count needs the end of a recording before its first frame: live use
+    fixed_duration or fixed_count
     """
     if not binning.causal:
         instead = " or ".join(name for name, row in BINNINGS.items() if row.causal)
-        raise ValueError(f"binning {binning.name} needs the end of a recording before its first frame: live use {instead}")
+        raise UsageError(
+            f"binning {binning.name} needs the end of a recording before its first frame: live use {instead}"
+        )

@@ -1,4 +1,6 @@
-"""Named splits that stay the same for ever: membership comes from a hash of names, not from a random generator."""
+"""Named splits that stay the same for ever: membership comes from a hash of names, not from a
+random generator.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from anystep._errors import UsageError
 from anystep._files import content_hash
 from anystep._lookup import unknown
 
@@ -32,14 +35,16 @@ class Split:
         for part in ("train", "val", "test"):
             indices = np.unique(np.asarray(getattr(self, part), dtype=np.int64))
             if len(indices) != len(getattr(self, part)):
-                raise ValueError(f"Split {self.name}: {part} names a sample twice")
+                raise UsageError(f"Split {self.name}: {part} names a sample twice")
             if len(indices) == 0 or indices[0] < 0:
-                raise ValueError(f"Split {self.name}: {part} must hold at least one index, all >= 0")
+                raise UsageError(
+                    f"Split {self.name}: {part} must hold at least one index, all >= 0"
+                )
             indices.flags.writeable = False
             object.__setattr__(self, part, indices)
         together = np.concatenate([self.train, self.val, self.test])
         if len(np.unique(together)) != len(together):
-            raise ValueError(f"Split {self.name}: train, val and test share a sample")
+            raise UsageError(f"Split {self.name}: train, val and test share a sample")
 
     @property
     def hash(self) -> str:
@@ -54,8 +59,14 @@ class Stratified:
     fractions: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-9:
-            raise ValueError(f"Stratified: fractions must be three numbers > 0 with sum 1, got {self.fractions}")
+        if (
+            len(self.fractions) != 3
+            or min(self.fractions) <= 0
+            or abs(sum(self.fractions) - 1) > 1e-9
+        ):
+            raise UsageError(
+                f"Stratified: fractions must be three numbers > 0 with sum 1, got {self.fractions}"
+            )
 
 
 @dataclass(frozen=True)
@@ -65,14 +76,20 @@ class Given:
     def test(self, name: str, samples: Members) -> NDArray[np.bool_]:
         """Which of the samples (M,) test."""
         if samples.parts is None or not set(samples.parts) <= {"train", "test"}:
-            got = "nothing" if samples.parts is None else ", ".join(sorted({str(part) for part in samples.parts}))
-            raise ValueError(f"{name}: every sample must come as 'train' or 'test', got {got}")
+            got = (
+                "nothing"
+                if samples.parts is None
+                else ", ".join(sorted({str(part) for part in samples.parts}))
+            )
+            raise UsageError(f"{name}: every sample must come as 'train' or 'test', got {got}")
         return np.array([part == "test" for part in samples.parts], dtype=np.bool_)
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """The samples test whose number, the last one in the id, is in first .. last; numbers go from 0 to below `count`."""
+    """The samples test whose number, the last one in the id, is in first .. last; numbers go from 0
+    to below `count`.
+    """
 
     first: int
     last: int
@@ -84,13 +101,16 @@ class Numbers:
         outside = np.flatnonzero((numbers < 0) | (numbers >= self.count))
         if len(outside):
             wrong = samples.ids[int(outside[0])]
-            raise ValueError(f"{name}: the number at the end of an id must be in 0..{self.count - 1}, got {wrong!r}")
+            raise UsageError(
+                f"{name}: the number at the end of an id must be in 0..{self.count - 1}, got {wrong!r}"
+            )
         return (self.first <= numbers) & (numbers <= self.last)
 
 
 @dataclass(frozen=True)
 class FirstOfClass:
-    """Of n samples of a class, in natural order of their ids, the first round(share * n) train and the others test.
+    """Of n samples of a class, in natural order of their ids, the first round(share * n) train and
+    the others test.
 
     round() is Python's, which takes halves to the even number: round(0.9 * 45) = round(40.5) = 40.
     """
@@ -101,14 +121,19 @@ class FirstOfClass:
         """Which of the samples (M,) test."""
         test = np.zeros(len(samples.ids), dtype=np.bool_)
         for label in np.unique(samples.labels):
-            members = sorted(np.flatnonzero(samples.labels == label).tolist(), key=lambda i: natural(samples.ids[i]))
+            members = sorted(
+                np.flatnonzero(samples.labels == label).tolist(),
+                key=lambda i: natural(samples.ids[i]),
+            )
             test[members[round(self.share * len(members)) :]] = True
         return test
 
 
 @dataclass(frozen=True)
 class Users:
-    """Persons first .. last test, the others train. The person is the number after "user" in the id; there are `count`."""
+    """Persons first .. last test, the others train. The person is the number after "user" in the
+    id; there are `count`.
+    """
 
     first: int
     last: int
@@ -121,14 +146,18 @@ class Users:
             found = re.search(r"user(\d+)", each)
             user = int(found[1]) if found else 0
             if not 1 <= user <= self.count:
-                raise ValueError(f"{name}: an id must name a person, user01 to user{self.count:02d}, got {each!r}")
+                raise UsageError(
+                    f"{name}: an id must name a person, user01 to user{self.count:02d}, got {each!r}"
+                )
             test[index] = self.first <= user <= self.last
         return test
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Of n samples of a class the first floor(share * n + 1/2) test, in the order of sha256("<name>/<id>")."""
+    """Of n samples of a class the first floor(share * n + 1/2) test, in the order of
+    sha256("<name>/<id>").
+    """
 
     share: float
 
@@ -140,10 +169,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Fold:
-    """Part `fold` (from 1) of `folds` for cross-validation: every sample tests in exactly one of them.
+    """Part `fold` (from 1) of `folds` for cross-validation: every sample tests in exactly one of
+    them.
 
-    Of every class the samples j = fold - 1, fold - 1 + folds, ... test, in the order of sha256("folds-<folds>@<seed>/<id>"),
-    which is the same for all folds. The parts in which samples came are pooled.
+    Of every class the samples j = fold - 1, fold - 1 + folds, ... test, in the order of
+    sha256("folds-<folds>@<seed>/<id>"), which is the same for all folds. The parts in which samples
+    came are pooled.
     """
 
     fold: int
@@ -152,10 +183,15 @@ class Fold:
 
     def test(self, name: str, samples: Members) -> NDArray[np.bool_]:
         """Which of the samples (M,) test."""
-        everyone, test = np.ones(len(samples.ids), dtype=np.bool_), np.zeros(len(samples.ids), dtype=np.bool_)
+        everyone, test = (
+            np.ones(len(samples.ids), dtype=np.bool_),
+            np.zeros(len(samples.ids), dtype=np.bool_),
+        )
         for members in _by_class(everyone, samples, f"folds-{self.folds}@{self.seed}"):
             if len(members) < self.folds:
-                raise ValueError(f"{name}: every class needs {self.folds} samples or more, one has {len(members)}")
+                raise UsageError(
+                    f"{name}: every class needs {self.folds} samples or more, one has {len(members)}"
+                )
             test[members[self.fold - 1 :: self.folds]] = True
         return test
 
@@ -171,9 +207,13 @@ class Members:
     def __post_init__(self) -> None:
         for what, column in (("ids", self.ids), ("parts", self.parts)):
             if column is not None and len(column) != len(self.labels):
-                raise ValueError(f"split: {what} has {len(column)} entries for {len(self.labels)} labels")
+                raise UsageError(
+                    f"split: {what} has {len(column)} entries for {len(self.labels)} labels"
+                )
         if len(set(self.ids)) != len(self.ids):
-            raise ValueError("split: ids must differ from one another; the order within a class comes from them")
+            raise UsageError(
+                "split: ids must differ from one another; the order within a class comes from them"
+            )
 
 
 Rule = Stratified | Given | Numbers | FirstOfClass | Users | Drawn | Fold
@@ -206,7 +246,7 @@ def rule_of(name: str) -> Rule:
     if isinstance(name, str) and (found := FOLD.fullmatch(name)):
         fold, folds, seed = (int(number) for number in found.groups())
         if not 1 <= fold <= folds or folds < 2:
-            raise ValueError(f"fold-K-of-N@SEED: K must be in 1..N and N >= 2, got {name!r}")
+            raise UsageError(f"fold-K-of-N@SEED: K must be in 1..N and N >= 2, got {name!r}")
         return Fold(fold, folds, seed)
     if not isinstance(name, str) or name not in PROTOCOLS:
         raise unknown(name, [*PROTOCOLS, "random-90-10@0", "fold-1-of-5@0"], "protocol")
@@ -220,10 +260,12 @@ def split(
     ids: Sequence[Any] | NDArray[Any] | None = None,
     parts: Sequence[str | None] | None = None,
 ) -> Split:
-    """The split that protocol `name` makes of samples with these labels (M,) and ids (M,) (None: 0, 1, ...).
+    """The split that protocol `name` makes of samples with these labels (M,) and ids (M,) (None: 0,
+    1, ...).
 
-    `parts` (M,) says in which part, "train" or "test", each sample came; rules that go by it refuse to guess. A rule says which
-    samples test; a tenth of every class of the others becomes `val`, see `held_out`. Stratified rules make all three at once.
+    `parts` (M,) says in which part, "train" or "test", each sample came; rules that go by it refuse
+    to guess. A rule says which samples test; a tenth of every class of the others becomes `val`,
+    see `held_out`. Stratified rules make all three at once.
     """
     rule = rule_of(name)
     if isinstance(rule, Stratified):
@@ -232,17 +274,29 @@ def split(
     return held_out(samples.labels, rule.test(name, samples), name=name, ids=samples.ids)
 
 
-def held_out(labels: ArrayLike, test: ArrayLike, *, name: str, ids: Sequence[Any] | NDArray[Any] | None = None) -> Split:
-    """The split with a test set that is known, `test` (M,) bool: validation is carved from what is left.
+def held_out(
+    labels: ArrayLike,
+    test: ArrayLike,
+    *,
+    name: str,
+    ids: Sequence[Any] | NDArray[Any] | None = None,
+) -> Split:
+    """The split with a test set that is known, `test` (M,) bool: validation is carved from what is
+    left.
 
-    Of the m samples of a class that do not test, floor(m / 10 + 1/2) are val: the first in the order of sha256("<name>/<id>").
+    Of the m samples of a class that do not test, floor(m / 10 + 1/2) are val: the first in the
+    order of sha256("<name>/<id>").
     """
     samples = _members(labels, ids, None)
     testing = np.asarray(test, dtype=np.bool_)
     if testing.shape != (len(samples.ids),):
-        raise ValueError(f"held_out: test must be ({len(samples.ids)},) like labels, got {testing.shape}")
+        raise UsageError(
+            f"held_out: test must be ({len(samples.ids)},) like labels, got {testing.shape}"
+        )
     val = _share_of(~testing, samples, name=name, share=VALIDATION)
-    return Split(name, np.flatnonzero(~testing & ~val), np.flatnonzero(val), np.flatnonzero(testing))
+    return Split(
+        name, np.flatnonzero(~testing & ~val), np.flatnonzero(val), np.flatnonzero(testing)
+    )
 
 
 def stratified(
@@ -254,8 +308,9 @@ def stratified(
 ) -> Split:
     """Split every class by `fractions` of (train, val, test).
 
-    Within a class of n samples the order is that of sha256("<name>/<id>"). The first floor(n * test + 1/2) are test, the next
-    floor(n * val + 1/2) are val, the rest train. A sample that joins or leaves moves others only across those two edges.
+    Within a class of n samples the order is that of sha256("<name>/<id>"). The first floor(n * test
+    + 1/2) are test, the next floor(n * val + 1/2) are val, the rest train. A sample that joins or
+    leaves moves others only across those two edges.
 
     >>> halves = stratified([0, 0, 0, 0, 1, 1, 1, 1], (0.5, 0.25, 0.25), name="example")
     >>> len(halves.train), len(halves.val), len(halves.test)
@@ -293,7 +348,9 @@ def number_in(name: str) -> int:
     return int(found[-1]) if found else -1
 
 
-def _members(labels: ArrayLike, ids: Sequence[Any] | NDArray[Any] | None, parts: Sequence[str | None] | None) -> Members:
+def _members(
+    labels: ArrayLike, ids: Sequence[Any] | NDArray[Any] | None, parts: Sequence[str | None] | None
+) -> Members:
     classes = np.asarray(labels)
     names = [str(each) for each in (range(len(classes)) if ids is None else ids)]
     return Members(names, classes, None if parts is None else list(parts))
@@ -302,14 +359,19 @@ def _members(labels: ArrayLike, ids: Sequence[Any] | NDArray[Any] | None, parts:
 def _by_class(chosen: NDArray[np.bool_], samples: Members, name: str) -> list[list[int]]:
     """Of every class the indices of the `chosen` (M,), in the order of the hashes of their ids."""
     # A file may have a name that is no UTF-8: its own bytes count then.
-    order = [hashlib.sha256(f"{name}/{each}".encode(errors="surrogateescape")).digest() for each in samples.ids]
+    order = [
+        hashlib.sha256(f"{name}/{each}".encode(errors="surrogateescape")).digest()
+        for each in samples.ids
+    ]
     return [
         sorted(np.flatnonzero(chosen & (samples.labels == label)).tolist(), key=order.__getitem__)
         for label in np.unique(samples.labels)
     ]
 
 
-def _share_of(chosen: NDArray[np.bool_], samples: Members, *, name: str, share: float) -> NDArray[np.bool_]:
+def _share_of(
+    chosen: NDArray[np.bool_], samples: Members, *, name: str, share: float
+) -> NDArray[np.bool_]:
     """(M,): the first floor(share * n + 1/2) of the n `chosen` samples of every class."""
     taken = np.zeros(len(chosen), dtype=np.bool_)
     for members in _by_class(chosen, samples, name):

@@ -1,6 +1,8 @@
-"""What every row of DATASETS promises. A new row joins RECORDINGS or IMAGES and SIZES and is tested.
+"""What every row of DATASETS promises. A new row joins RECORDINGS or IMAGES and SIZES and is
+tested.
 
-Rows that read files read a made-up folder in the format of the release; see `event_trees` and `image_trees`.
+Rows that read files read a made-up folder in the format of the release; see `event_trees` and
+`image_trees`.
 """
 
 from __future__ import annotations
@@ -14,12 +16,16 @@ import pytest
 
 from anystep.data.datasets import DATASETS, load_dataset
 from anystep.data.digits import digits_events
-from anystep.data.events import Events
 from anystep.data.frames import Direct, FixedDuration
+from anystep.data.recording import Events
 from anystep.data.sets import Splits
 
 BINNING = FixedDuration(10, 30_000)
-IMAGE_TREES = {**image_trees.TREES, "cifar10": image_trees.cifar10_binary, "cifar100": image_trees.cifar100_binary}
+IMAGE_TREES = {
+    **image_trees.TREES,
+    "cifar10": image_trees.cifar10_binary,
+    "cifar100": image_trees.cifar100_binary,
+}
 RECORDINGS = {"digits-dvs", *event_trees.TREES}
 IMAGES = {"digits", *IMAGE_TREES}
 SIZES = {
@@ -39,13 +45,18 @@ SIZES = {
     "stanford-cars": (18, 2, 4),
     "image-folder": (14, 2, 4),
 }
-PROTOCOL_OF = {"digits": "digits-dvs/", "events-folder": "random-90-10@0"}  # the same digits; any folder
+PROTOCOL_OF = {
+    "digits": "digits-dvs/",
+    "events-folder": "random-90-10@0",
+}  # the same digits; any folder
 PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 PARTS = ("train", "val", "test")
 
 
 class Row(NamedTuple):
-    """A row's name, its samples, and of a set of recordings what it was made of: {id: (rows (t, x, y, p), label)}."""
+    """A row's name, its samples, and of a set of recordings what it was made of: {id: (rows (t, x,
+    y, p), label)}.
+    """
 
     name: str
     splits: Splits
@@ -75,12 +86,18 @@ def row(request, tmp_path_factory, digits_cache) -> Row:
     if name in event_trees.TREES:
         root = tmp_path_factory.mktemp("data")
         known = event_trees.TREES[name][next(iter(event_trees.TREES[name]))](root)
-        options = {"cache": tmp_path_factory.mktemp("cache"), "root": root, **event_trees.OPTIONS.get(name, {})}
+        options = {
+            "cache": tmp_path_factory.mktemp("cache"),
+            "root": root,
+            **event_trees.OPTIONS.get(name, {}),
+        }
     elif name in IMAGE_TREES:
         root = IMAGE_TREES[name](tmp_path_factory.mktemp("data"))
         options = {"cache": tmp_path_factory.mktemp("cache"), "root": root, **PLAIN}
         options |= {"size": 14} if name in image_trees.TREES else {}
-    return Row(name, load_dataset(name, binning=Direct(4) if name in IMAGES else BINNING, **options), known)
+    return Row(
+        name, load_dataset(name, binning=Direct(4) if name in IMAGES else BINNING, **options), known
+    )
 
 
 @pytest.fixture
@@ -115,7 +132,9 @@ def test_no_sample_is_in_two_parts(row):
 
 def test_labels_are_in_range_and_every_class_is_in_every_part(row):
     for part in PARTS:
-        assert np.unique(getattr(row.splits, part).labels).tolist() == list(range(len(row.splits.classes)))
+        assert np.unique(getattr(row.splits, part).labels).tolist() == list(
+            range(len(row.splits.classes))
+        )
 
 
 def test_recordings_are_in_time_order_inside_the_sensor_and_well_filled(events_row):
@@ -143,7 +162,9 @@ def test_every_event_of_the_recording_is_counted_once_in_the_frames(events_row, 
 
 
 def test_frames_called_causal_are_those_of_a_recording_that_stops_there(events_row):
-    assert events_row.splits.causal is (events_row.name != "ncaltech101")  # it is cut to the pixels that a recording uses
+    assert events_row.splits.causal is (
+        events_row.name != "ncaltech101"
+    )  # it is cut to the pixels that a recording uses
     for sample, frames, _ in events_row.some_of("test"):
         events, _ = events_row.recording(sample)
         for k in (1, 4):

@@ -1,6 +1,8 @@
-"""What every row of DISTILLATIONS promises: a function of step logits (T, N, C) and a teacher's logits (N, C).
+"""What every row of DISTILLATIONS promises: a function of step logits (T, N, C) and a teacher's
+logits (N, C).
 
-A test whose only argument is `name` is a promise. Options have defaults, so a new row is tested without a new test.
+A test whose only argument is `name` is a promise. Options have defaults, so a new row is tested
+without a new test.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import pytest
 import slow_distillation
 import torch
 
-from anystep.distillation import DISTILLATIONS
+from anystep.training.distillation import DISTILLATIONS
 
 SIZES = [(1, 1, 2), (1, 4, 3), (4, 1, 10), (5, 6, 4), (10, 3, 101)]
 every_row = pytest.mark.parametrize("name", sorted(DISTILLATIONS))
@@ -81,7 +83,9 @@ def test_a_constant_added_to_the_logits_of_a_row_changes_nothing(name):
     logits, teacher = case((5, 6, 4), seed=4)
     shift = torch.arange(6.0, dtype=torch.float64).unsqueeze(1)
     value = DISTILLATIONS[name](logits, teacher)
-    torch.testing.assert_close(DISTILLATIONS[name](logits + shift, teacher - 3 * shift), value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        DISTILLATIONS[name](logits + shift, teacher - 3 * shift), value, rtol=1e-12, atol=0
+    )
 
 
 @every_row
@@ -100,9 +104,13 @@ def test_a_batch_shown_twice_changes_nothing(name):
     for size in SIZES:
         logits, teacher = case(size, seed=6)
         value, slope = value_and_slope(name, logits, teacher)
-        twice, twice_slope = value_and_slope(name, torch.cat([logits, logits], dim=1), torch.cat([teacher, teacher]))
+        twice, twice_slope = value_and_slope(
+            name, torch.cat([logits, logits], dim=1), torch.cat([teacher, teacher])
+        )
         torch.testing.assert_close(twice, value, rtol=1e-12, atol=0)
-        torch.testing.assert_close(twice_slope, torch.cat([slope, slope], dim=1) / 2, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(
+            twice_slope, torch.cat([slope, slope], dim=1) / 2, rtol=1e-12, atol=1e-15
+        )
 
 
 @every_row
@@ -144,7 +152,9 @@ def test_a_teacher_that_would_only_broadcast_is_refused_by_name(name):
 @every_row
 def test_a_temperature_that_is_not_positive_is_refused_by_name(name):
     for temperature in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match=f"temperature must be > 0 and finite, got {temperature}"):
+        with pytest.raises(
+            ValueError, match=f"temperature must be > 0 and finite, got {temperature}"
+        ):
             DISTILLATIONS[name](torch.zeros(4, 3, 10), torch.zeros(3, 10), temperature=temperature)
 
 
@@ -159,11 +169,15 @@ def test_a_docstring_has_the_equation_the_shapes_and_the_divisors(name):
 @every_row
 def test_options_are_keyword_only_and_have_defaults(name):
     options = list(inspect.signature(DISTILLATIONS[name]).parameters.values())[2:]
-    assert all(each.kind is each.KEYWORD_ONLY and each.default is not each.empty for each in options)
+    assert all(
+        each.kind is each.KEYWORD_ONLY and each.default is not each.empty for each in options
+    )
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("row", [name for name in sorted(DISTILLATIONS) if hasattr(slow_distillation, name)])
+@pytest.mark.parametrize(
+    "row", [name for name in sorted(DISTILLATIONS) if hasattr(slow_distillation, name)]
+)
 def test_a_distillation_agrees_with_its_slow_loop(row, size):
     logits, teacher = case(size, seed=9)
     expected = getattr(slow_distillation, row)(logits.numpy(), teacher.numpy())

@@ -1,6 +1,8 @@
-"""The fused scans against the reference: outputs, state, every gradient, any memory layout, what is refused.
+"""The fused scans against the reference: outputs, state, every gradient, any memory layout, what is
+refused.
 
-A session without a GPU holds numba to it; where there is one, Triton too. With TRITON_INTERPRET=1 it is Triton's interpreter
+A session without a GPU holds numba to it; where there is one, Triton too. With TRITON_INTERPRET=1
+it is Triton's interpreter
 on the CPU: see `test_triton_contract.py`, which starts such a session.
 """
 
@@ -13,14 +15,18 @@ from importlib import import_module
 import pytest
 import torch
 
-from anystep.kernels import Rule
-from anystep.kernels.layout import rows, step_strides
-from anystep.neurons import LIF, PLIF, scan, scan_for
-from anystep.surrogate import SURROGATES, QuadraticGate, Surrogate, Triangle, surrogate_of
+from anystep.nn.kernels import Rule
+from anystep.nn.kernels.layout import rows, step_strides
+from anystep.nn.neurons import LIF, PLIF, scan, scan_for
+from anystep.nn.surrogate import SURROGATES, QuadraticGate, Surrogate, Triangle, surrogate_of
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-HOMES = {"numba": "anystep.kernels.cpu", "triton": "anystep.kernels.cuda"}
-DEVICES = {"triton": "cpu"} if INTERPRETED else {"numba": "cpu"} | ({"triton": "cuda"} if torch.cuda.is_available() else {})
+HOMES = {"numba": "anystep.nn.kernels.cpu", "triton": "anystep.nn.kernels.cuda"}
+DEVICES = (
+    {"triton": "cpu"}
+    if INTERPRETED
+    else {"numba": "cpu"} | ({"triton": "cuda"} if torch.cuda.is_available() else {})
+)
 
 RULES = [
     Rule(surrogate_of(name), 0.45, v_reset, detach, at)
@@ -39,14 +45,19 @@ RULES = [
 ]
 TKS = RULES[0]
 SHAPES = [(1, 3, 5, 7), (3, 3, 5, 7), (63, 2, 3), (3, 1), (2, 2, 1100), (2, 5000)]
-# The interpreter takes seconds for what takes numba microseconds: every rule at one odd shape, one rule at the others.
+# The interpreter takes seconds for what takes numba microseconds: every rule at one odd shape, one
+# rule at the others.
 CASES = [(rule, shape) for rule in RULES for shape in SHAPES]
 if INTERPRETED:
     CASES = [(rule, (3, 3, 5, 7)) for rule in RULES] + [(RULES[9], shape) for shape in SHAPES[:-1]]
 
 
 def rule_name(value):
-    return f"{type(value.surrogate).__name__}-{value.v_reset}-{value.detach_reset}" if isinstance(value, Rule) else str(value)
+    return (
+        f"{type(value.surrogate).__name__}-{value.v_reset}-{value.detach_reset}"
+        if isinstance(value, Rule)
+        else str(value)
+    )
 
 
 @pytest.fixture(params=DEVICES)
@@ -68,15 +79,25 @@ def draw(*shape, dtype=torch.float32, seed=0):
     return x.to(torch.get_default_device(), dtype)
 
 
-def everything(run, x, v, *, rule=TKS, decay=0.6, gain=0.7, learnt=True, with_last=True, dtype=None):
-    """(spikes, v) and the gradients of x, v (and of decay and gain) under random weights, computed in `dtype`."""
+def everything(
+    run, x, v, *, rule=TKS, decay=0.6, gain=0.7, learnt=True, with_last=True, dtype=None
+):
+    """(spikes, v) and the gradients of x, v (and of decay and gain) under random weights, computed
+    in `dtype`.
+    """
     own, dtype = x.dtype, dtype or x.dtype
     x, v = x.detach().to(dtype).requires_grad_(), v.detach().to(dtype).requires_grad_()
-    coefficients = [torch.tensor(c, dtype=own).to(dtype).requires_grad_() for c in (decay, gain)] if learnt else [decay, gain]
+    coefficients = (
+        [torch.tensor(c, dtype=own).to(dtype).requires_grad_() for c in (decay, gain)]
+        if learnt
+        else [decay, gain]
+    )
     inputs = [x, v, *coefficients] if learnt else [x, v]
     spikes, last = run(x, v, *coefficients, rule)
     outputs = [spikes, last] if with_last else [spikes]
-    weights = [draw(*output.shape, seed=8 + i).to(own).to(dtype) for i, output in enumerate(outputs)]
+    weights = [
+        draw(*output.shape, seed=8 + i).to(own).to(dtype) for i, output in enumerate(outputs)
+    ]
     return (spikes.detach(), last.detach()), torch.autograd.grad(outputs, inputs, weights)
 
 
@@ -93,7 +114,9 @@ def assert_same(got, expected, *, rtol, exact=True):
 @pytest.mark.parametrize(("rule", "shape"), CASES, ids=rule_name)
 def test_outputs_are_bit_identical_and_every_gradient_agrees(kernels, rule, shape):
     x, v = draw(*shape), draw(*shape[1:], seed=1)
-    assert_same(everything(kernels.scan, x, v, rule=rule), everything(scan, x, v, rule=rule), rtol=1e-5)
+    assert_same(
+        everything(kernels.scan, x, v, rule=rule), everything(scan, x, v, rule=rule), rtol=1e-5
+    )
     double = everything(kernels.scan, x.double(), v.double(), rule=rule)
     assert_same(double, everything(scan, x.double(), v.double(), rule=rule), rtol=1e-12)
 
@@ -101,7 +124,9 @@ def test_outputs_are_bit_identical_and_every_gradient_agrees(kernels, rule, shap
 @pytest.mark.parametrize("rule", RULES, ids=rule_name)
 def test_float32_gradients_are_those_of_a_float64_reference(kernels, rule):
     x, v = draw(4, 6, 50), draw(6, 50, seed=1)
-    x[x == x[0, 0, 0]] += 0.01  # at a tie the two precisions may fire differently: no gradient to compare
+    x[x == x[0, 0, 0]] += (
+        0.01  # at a tie the two precisions may fire differently: no gradient to compare
+    )
     ours = everything(kernels.scan, x, v, rule=rule)
     exact = everything(scan, x, v, rule=rule, dtype=torch.float64)
     assert torch.equal(ours[0][0].double(), exact[0][0])
@@ -120,7 +145,9 @@ def test_the_last_membrane_alone_can_be_differentiated(kernels):
     x, v = draw(3, 2, 9).requires_grad_(), draw(2, 9, seed=1)
     rule = RULES[1]
     ours = torch.autograd.grad(kernels.scan(x, v, 0.6, 0.7, rule)[1].sum(), x)[0]
-    assert torch.allclose(ours, torch.autograd.grad(scan(x, v, 0.6, 0.7, rule)[1].sum(), x)[0], rtol=1e-5, atol=1e-6)
+    assert torch.allclose(
+        ours, torch.autograd.grad(scan(x, v, 0.6, 0.7, rule)[1].sum(), x)[0], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_plif_learns_the_same_through_both(backend):
@@ -144,9 +171,13 @@ LAYOUTS = {
     "contiguous": lambda: draw(3, 4, 2, 5, 6),
     "a later slice": lambda: draw(4, 4, 2, 5, 6)[1:],
     "every other step": lambda: draw(6, 4, 2, 5, 6)[::2],
-    "channels last, time folded": lambda: draw(12, 2, 5, 6).to(memory_format=torch.channels_last).view(3, 4, 2, 5, 6),
+    "channels last, time folded": lambda: (
+        draw(12, 2, 5, 6).to(memory_format=torch.channels_last).view(3, 4, 2, 5, 6)
+    ),
     "static input": lambda: draw(4, 2, 5, 6).expand(3, 4, 2, 5, 6),
-    "static channels last": lambda: draw(4, 2, 5, 6).to(memory_format=torch.channels_last).expand(3, 4, 2, 5, 6),
+    "static channels last": lambda: (
+        draw(4, 2, 5, 6).to(memory_format=torch.channels_last).expand(3, 4, 2, 5, 6)
+    ),
     "one sample, samples first": lambda: draw(1, 3, 2, 5, 6).transpose(0, 1),
     "windows that overlap": lambda: draw(100).unfold(0, 60, 20)[:, None, :],
 }
@@ -188,7 +219,9 @@ def test_one_number_for_all_membranes_is_the_same_as_a_membrane_full_of_it(kerne
     shared, dense = (everything(kernels.scan, x, each) for each in (v, v.contiguous()))
     for ours, theirs in zip((*shared[0], *shared[1]), (*dense[0], *dense[1]), strict=True):
         assert torch.equal(ours, theirs)
-    assert torch.equal(kernels.scan(x, v, 0.6, 0.7, TKS)[1], scan(x, v.contiguous(), 0.6, 0.7, TKS)[1])
+    assert torch.equal(
+        kernels.scan(x, v, 0.6, 0.7, TKS)[1], scan(x, v.contiguous(), 0.6, 0.7, TKS)[1]
+    )
     assert (v == 0.3).all()
 
 
@@ -207,7 +240,8 @@ def test_a_transform_sees_the_scan_though_the_gradient_is_off_around_it(kernels)
     x, v = draw(3, 2, 9), torch.zeros(2, 9)
     with torch.no_grad():
         ours, theirs = (
-            torch.func.grad(lambda x, run=run: run(x, v, 0.6, 0.7, TKS)[0].sum())(x) for run in (kernels.scan, scan)
+            torch.func.grad(lambda x, run=run: run(x, v, 0.6, 0.7, TKS)[0].sum())(x)
+            for run in (kernels.scan, scan)
         )
     assert theirs.abs().max() > 0
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -229,7 +263,10 @@ def test_gradients_of_any_layout_may_arrive(kernels):
         lambda s: (s.mean(0) ** 2).sum(),
         lambda s: (s.transpose(0, 1) * draw(4, 3, 2, 5, 6)).sum(),
     ):
-        ours, theirs = (torch.autograd.grad(weigh(run(x, v, 0.6, 0.7, TKS)[0]), x)[0] for run in (kernels.scan, scan))
+        ours, theirs = (
+            torch.autograd.grad(weigh(run(x, v, 0.6, 0.7, TKS)[0]), x)[0]
+            for run in (kernels.scan, scan)
+        )
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
@@ -245,7 +282,10 @@ def test_memory_full_of_nan_does_not_leak(kernels, monkeypatch):
 def test_nan_and_infinity_go_where_the_reference_sends_them(kernels, rule):
     x, v = draw(4, 40), draw(40, seed=1)
     x[1, 3], x[2, 5], x[1, 7], v[9] = float("nan"), float("inf"), -float("inf"), float("nan")
-    ours, theirs = everything(kernels.scan, x, v, rule=rule, learnt=False), everything(scan, x, v, rule=rule, learnt=False)
+    ours, theirs = (
+        everything(kernels.scan, x, v, rule=rule, learnt=False),
+        everything(scan, x, v, rule=rule, learnt=False),
+    )
     for a, b in zip((*ours[0], *ours[1]), (*theirs[0], *theirs[1]), strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
     assert ours[0][1][[3, 9]].isnan().all()
@@ -254,7 +294,9 @@ def test_nan_and_infinity_go_where_the_reference_sends_them(kernels, rule):
 def test_backward_keeps_the_input_and_the_first_membrane_only(kernels):
     kept = []
     x, v = draw(6, 2, 9).requires_grad_(), draw(2, 9, seed=1)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.data_ptr()) or t, lambda t: t
+    ):
         kernels.scan(x, v, 0.6, 0.7, TKS)
     assert kept == [x.data_ptr(), v.data_ptr()]
 
@@ -268,7 +310,8 @@ def test_torch_func_grad_works_and_a_second_derivative_is_refused(kernels, backe
 
     for argument in (0, 1):
         ours, theirs = (
-            torch.func.grad(lambda *a, run=run: loss(run, *a), argnums=argument)(leak, x) for run in (kernels.scan, scan)
+            torch.func.grad(lambda *a, run=run: loss(run, *a), argnums=argument)(leak, x)
+            for run in (kernels.scan, scan)
         )
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     x.requires_grad_()
@@ -294,14 +337,20 @@ class Own(Surrogate):
 
 
 @pytest.mark.parametrize("surrogate", [Steep(), Own()])
-def test_a_surrogate_of_your_own_runs_by_itself_and_is_refused_if_a_kernel_is_named(backend, surrogate):
+def test_a_surrogate_of_your_own_runs_by_itself_and_is_refused_if_a_kernel_is_named(
+    backend, surrogate
+):
     x = draw(3, 2, 9)
     auto, reference = (LIF(surrogate=surrogate, backend=name) for name in ("auto", "reference"))
     gradients = [
-        torch.autograd.grad(neuron(leaf := x.clone().requires_grad_())[0].sum(), leaf)[0] for neuron in (auto, reference)
+        torch.autograd.grad(neuron(leaf := x.clone().requires_grad_())[0].sum(), leaf)[0]
+        for neuron in (auto, reference)
     ]
     assert torch.equal(*gradients)
-    with pytest.raises(ValueError, match=f"no kernel for the surrogate {type(surrogate).__name__}. Known: quadratic_gate"):
+    with pytest.raises(
+        ValueError,
+        match=f"no kernel for the surrogate {type(surrogate).__name__}. Known: quadratic_gate",
+    ):
         LIF(surrogate=surrogate, backend=backend)(x)
 
 
@@ -317,14 +366,28 @@ class Tagged(torch.Tensor):
 @pytest.mark.parametrize(
     ("make", "decay", "message"),
     [
-        (lambda: torch.zeros(2, 3, dtype=torch.float8_e4m3fn), 0.5, "devices, got torch.float8_e4m3fn on"),
+        (
+            lambda: torch.zeros(2, 3, dtype=torch.float8_e4m3fn),
+            0.5,
+            "devices, got torch.float8_e4m3fn on",
+        ),
         (lambda: torch.zeros(2, 3, device="meta"), 0.5, "devices, got torch.float32 on meta"),
-        (lambda: torch.zeros(2, 3), torch.ones(3), "decay must be a number or a floating point tensor of shape ()"),
-        (lambda: torch.zeros(2, 3), torch.ones((), device="meta"), "got torch.float32 of shape () on meta"),
+        (
+            lambda: torch.zeros(2, 3),
+            torch.ones(3),
+            "decay must be a number or a floating point tensor of shape ()",
+        ),
+        (
+            lambda: torch.zeros(2, 3),
+            torch.ones((), device="meta"),
+            "got torch.float32 of shape () on meta",
+        ),
         (lambda: torch.zeros(2, 3).as_subclass(Tagged), 0.5, "runs plain tensors, got Tagged"),
     ],
 )
-def test_what_a_kernel_cannot_run_is_refused_by_name_and_left_to_the_reference_by_auto(kernels, backend, make, decay, message):
+def test_what_a_kernel_cannot_run_is_refused_by_name_and_left_to_the_reference_by_auto(
+    kernels, backend, make, decay, message
+):
     x = make()
     assert scan_for("auto", x, decay, 0.5, TKS) is scan
     with pytest.raises(ValueError, match=f"backend {backend!r}") as error:
@@ -336,19 +399,28 @@ def test_what_a_kernel_cannot_run_is_refused_by_name_and_left_to_the_reference_b
 def test_half_precision_is_float32_rounded_once_or_refused_by_name(kernels, backend, dtype):
     x, v = draw(7, 3, 50, dtype=dtype), draw(3, 50, dtype=dtype, seed=1)
     if backend == "numba":
-        with pytest.raises(ValueError, match=f"'numba' runs float32 and float64 on CPU devices, got {dtype} on cpu"):
+        with pytest.raises(
+            ValueError, match=f"'numba' runs float32 and float64 on CPU devices, got {dtype} on cpu"
+        ):
             kernels.scan(x, v, 0.6, 0.7, TKS)
         return
-    once = torch.finfo(dtype).eps / (1 if INTERPRETED else 2)  # the interpreter cuts bfloat16 off instead of rounding it
+    once = torch.finfo(dtype).eps / (
+        1 if INTERPRETED else 2
+    )  # the interpreter cuts bfloat16 off instead of rounding it
     for rule in (TKS, RULES[3], RULES[6]):
-        ours, theirs = everything(kernels.scan, x, v, rule=rule), everything(scan, x, v, rule=rule, dtype=torch.float32)
+        ours, theirs = (
+            everything(kernels.scan, x, v, rule=rule),
+            everything(scan, x, v, rule=rule, dtype=torch.float32),
+        )
         assert [result.dtype for result in (*ours[0], *ours[1])] == [dtype] * 6
         assert torch.equal(ours[0][0].float(), theirs[0][0])
         for rounded, exact in zip((ours[0][1], *ours[1]), (theirs[0][1], *theirs[1]), strict=True):
             assert ((rounded.double() - exact.double()).abs() <= once * exact.abs() + 1e-6).all()
 
 
-def test_a_named_backend_is_the_one_that_runs_and_auto_takes_the_one_of_the_device(kernels, backend):
+def test_a_named_backend_is_the_one_that_runs_and_auto_takes_the_one_of_the_device(
+    kernels, backend
+):
     x = draw(2, 3)
     assert scan_for("reference", x, 0.5, 0.5, TKS) is scan
     assert scan_for(backend, x, 0.5, 0.5, TKS) == kernels.scan
@@ -358,7 +430,11 @@ def test_a_named_backend_is_the_one_that_runs_and_auto_takes_the_one_of_the_devi
 @pytest.mark.parametrize(
     ("x", "v", "message"),
     [
-        ((2, 3), torch.zeros(4), r"v must be \(3,\) torch.float32 on \w+, like a step of x, got \(4,\)"),
+        (
+            (2, 3),
+            torch.zeros(4),
+            r"v must be \(3,\) torch.float32 on \w+, like a step of x, got \(4,\)",
+        ),
         ((2, 3), torch.zeros(3).double(), r"got \(3,\) torch.float64"),
         ((2, 3), torch.zeros(3, device="meta"), r"got \(3,\) torch.float32 on meta"),
         ((0, 3), torch.zeros(3), r"x must be \(T, ...\) with T >= 1, got shape \(0, 3\)"),

@@ -1,6 +1,8 @@
-"""What every row of LOSSES promises. A new row is tested without a new test: required floats are 0.5, the rest has defaults.
+"""What every row of LOSSES promises. A new row is tested without a new test: required floats are
+0.5, the rest has defaults.
 
-A test whose only argument is `name` is a promise; `tests/test_methods.py` runs them all on a row made up there.
+A test whose only argument is `name` is a promise; `tests/test_methods.py` runs them all on a row
+made up there.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import pytest
 import slow_distillation
 import torch
 
-from anystep.losses import LOSSES
+from anystep.training.losses import LOSSES
 
 SIZES = [(1, 1, 2), (1, 4, 3), (4, 1, 10), (5, 6, 4), (10, 3, 101)]
 SLOW_LOOPS = {
@@ -29,16 +31,22 @@ every_row = pytest.mark.parametrize("name", sorted(LOSSES))
 def required(function) -> dict[str, float]:
     """A value for each keyword without a default."""
     parameters = list(inspect.signature(function).parameters.values())[2:]
-    assert all(each.kind is each.KEYWORD_ONLY for each in parameters), "options of a loss are keyword-only"
+    assert all(each.kind is each.KEYWORD_ONLY for each in parameters), (
+        "options of a loss are keyword-only"
+    )
     return {each.name: 0.5 for each in parameters if each.default is each.empty}
 
 
 def loss_of(name):
-    return lambda logits, labels, **options: LOSSES[name](logits, labels, **required(LOSSES[name]), **options)
+    return lambda logits, labels, **options: LOSSES[name](
+        logits, labels, **required(LOSSES[name]), **options
+    )
 
 
 def case(size, *, seed=0):
-    """Logits and labels; about half of the steps are right, sample 0 at every step and the last sample of many at none."""
+    """Logits and labels; about half of the steps are right, sample 0 at every step and the last
+    sample of many at none.
+    """
     steps, samples, classes = size
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(size, generator=generator, dtype=torch.float64)
@@ -74,8 +82,9 @@ def test_the_gradient_of_every_sample_flows(name):
 
 @every_row
 def test_the_gradient_is_that_of_the_value(name):
-    # a small step against the gradient lowers the loss by its squared length, to first order; no curvature at this width.
-    # A teacher that is detached moves with the logits and hides it from the gradient, so it is let go here.
+    # a small step against the gradient lowers the loss by its squared length, to first order; no
+    # curvature at this width. A teacher that is detached moves with the logits and hides it from
+    # the gradient, so it is let go here.
     options = {"detach": False} if name in has("detach") else {}
     logits, labels = case((5, 6, 4), seed=1)
     value, slope = value_and_slope(loss_of(name), logits, labels, **options)
@@ -100,9 +109,13 @@ def test_a_batch_shown_twice_changes_nothing(name):
     for size in SIZES:
         logits, labels = case(size, seed=3)
         value, slope = value_and_slope(loss_of(name), logits, labels)
-        twice, twice_slope = value_and_slope(loss_of(name), torch.cat([logits, logits], dim=1), labels.repeat(2))
+        twice, twice_slope = value_and_slope(
+            loss_of(name), torch.cat([logits, logits], dim=1), labels.repeat(2)
+        )
         torch.testing.assert_close(twice, value, rtol=1e-12, atol=0)
-        torch.testing.assert_close(twice_slope, torch.cat([slope, slope], dim=1) / 2, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(
+            twice_slope, torch.cat([slope, slope], dim=1) / 2, rtol=1e-12, atol=1e-15
+        )
 
 
 @every_row

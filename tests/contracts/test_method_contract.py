@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 import torch
 
-from anystep.losses import LOSSES
-from anystep.methods import METHODS, OTHER_RUN, LossMethod, Phase, create_method
+from anystep.training.losses import LOSSES
+from anystep.training.methods import METHODS, OTHER_RUN, LossMethod, Phase, create_method
 
 T, N, C = 10, 6, 4
 every_row = pytest.mark.parametrize("name", sorted(METHODS))
@@ -18,9 +18,13 @@ every_row = pytest.mark.parametrize("name", sorted(METHODS))
 def method_of(name):
     """A method with 0.5 for each argument that has no default."""
     kind = {**{loss: partial(LossMethod, loss) for loss in LOSSES}, **METHODS}[name]
-    takes = inspect.signature(LOSSES[name] if getattr(kind, "func", None) is LossMethod else kind).parameters
+    takes = inspect.signature(
+        LOSSES[name] if getattr(kind, "func", None) is LossMethod else kind
+    ).parameters
     free = {key: each for key, each in takes.items() if key not in ("logits", "labels")}
-    return create_method(name, **{key: 0.5 for key, each in free.items() if each.default is each.empty})
+    return create_method(
+        name, **{key: 0.5 for key, each in free.items() if each.default is each.empty}
+    )
 
 
 def batch():
@@ -29,10 +33,14 @@ def batch():
 
 
 def outputs_of(phase, *, steps, dtype=torch.float64):
-    """What the networks of a phase say: an entry for the teacher only where there is one, and that without a gradient."""
+    """What the networks of a phase say: an entry for the teacher only where there is one, and that
+    without a gradient.
+    """
     generator = torch.Generator().manual_seed(0)
     roles = ["student"] if phase.teacher is None else ["student", "teacher"]
-    outputs = {role: torch.randn(steps[role], N, C, generator=generator).to(dtype) for role in roles}
+    outputs = {
+        role: torch.randn(steps[role], N, C, generator=generator).to(dtype) for role in roles
+    }
     outputs["student"].requires_grad_(True)
     return outputs
 
@@ -65,7 +73,9 @@ def test_phases_are_named_once_point_back_and_share_the_whole_budget(name):
         assert phase.name not in seen
         assert phase.start_from in {None, OTHER_RUN, *seen}
         assert phase.teacher in {None, OTHER_RUN, *seen}
-        assert phase.share > 0 or phase.start_from is not None  # what is not trained must come from somewhere
+        assert (
+            phase.share > 0 or phase.start_from is not None
+        )  # what is not trained must come from somewhere
         seen.append(phase.name)
     assert sum(phase.share for phase in phases) == pytest.approx(1.0)
 
@@ -106,7 +116,10 @@ def test_parts_are_named_scalars_whose_sum_has_a_finite_gradient(name, dtype):
 
 @every_row
 def test_the_names_of_the_parts_do_not_change_during_a_phase_and_leave_those_of_the_log_alone(name):
-    named = [[list(parts) for _, _, parts in losses_of(name, progress=progress)] for progress in (0.0, 0.5, 0.9)]
+    named = [
+        [list(parts) for _, _, parts in losses_of(name, progress=progress)]
+        for progress in (0.0, 0.5, 0.9)
+    ]
     assert named[0] == named[1] == named[2]
     assert all("correct" not in parts for parts in named[0])
 

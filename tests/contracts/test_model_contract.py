@@ -1,6 +1,7 @@
 """What every row of MODELS promises. A new row adds its small size to SMALL.
 
-Every row is tested with LIF and batch norm; two rows with every other neuron and as every ANN twin; one with every other norm.
+Every row is tested with LIF and batch norm; two rows with every other neuron and as every ANN twin;
+one with every other norm.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from anystep.models import MODELS, create_model
-from anystep.neurons import ACTIVATIONS, NEURONS, Neuron
-from anystep.norms import NORMS
+from anystep.nn.models import MODELS, create_model
+from anystep.nn.neurons import ACTIVATIONS, NEURONS, Neuron
+from anystep.nn.norms import NORMS
 
 SMALL = {  # odd sides are halved on the way
     "vgg_snn": {"input_size": 8, "widths": [[4, 6], [8]]},
@@ -40,7 +41,11 @@ PUBLISHED = [  # row, its options, classes -> trainable parameters
     ("sew_resnet34", LARGE, {1000: 21_797_672, 200: 21_387_272, 120: 21_346_232, 196: 21_385_220}),
     ("sew_resnet50", LARGE, {1000: 25_557_032}),
 ]
-OPTIONS = {"qcfs": {"clip_init": 2.0}, "qcfs_if": {"clip_init": 2.0}, "tebn": {"steps": 100}}  # of neurons and norms
+OPTIONS = {
+    "qcfs": {"clip_init": 2.0},
+    "qcfs_if": {"clip_init": 2.0},
+    "tebn": {"steps": 100},
+}  # of neurons and norms
 T, N, P, C = 10, 3, 2, 5
 NEAR = 1e-5  # a spike may differ only where the membrane is this close to the threshold
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -55,7 +60,9 @@ def networks(neurons):
 
 
 every_row = pytest.mark.parametrize("name", sorted(MODELS))
-every_network = pytest.mark.parametrize(("name", "neuron", "norm"), networks([*NEURONS, *ACTIVATIONS]))
+every_network = pytest.mark.parametrize(
+    ("name", "neuron", "norm"), networks([*NEURONS, *ACTIVATIONS])
+)
 every_spiking = pytest.mark.parametrize(("name", "neuron", "norm"), networks(NEURONS))
 every_dtype = pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 
@@ -74,14 +81,18 @@ def spec(name):
 def trained(name, neuron, norm, dtype, seed):
     """A small network in eval mode whose norms have seen data and let every layer fire."""
     torch.manual_seed(seed)
-    model = create_model(name, num_classes=C, in_planes=P, neuron=spec(neuron), norm=spec(norm), **SMALL[name]).to(dtype)
+    model = create_model(
+        name, num_classes=C, in_planes=P, neuron=spec(neuron), norm=spec(norm), **SMALL[name]
+    ).to(dtype)
     for key, parameter in model.named_parameters():
         if key.endswith("norm.bias"):
             parameter.fill_(0.4)
         elif key.endswith("norm.p"):  # one factor a step
             parameter.uniform_(0.8, 1.2)
         elif key.startswith("hidden.linear"):  # no norm comes to its aid
-            parameter.copy_(0.4 * torch.ones_like(parameter) if key.endswith("bias") else 6 * parameter)
+            parameter.copy_(
+                0.4 * torch.ones_like(parameter) if key.endswith("bias") else 6 * parameter
+            )
     for _ in range(20):
         model.train()(frames(name, dtype=dtype, seed=100))
     return model.eval()
@@ -95,7 +106,9 @@ def frames(name, *, steps=T, samples=N, dtype=torch.float32, seed=0):
     """Event counts, more of them in some places than in others."""
     size = SMALL[name]["input_size"]
     generator = torch.Generator().manual_seed(seed)
-    rate = 2.0 * torch.rand(1, samples, P, size, size, generator=generator).expand(steps, -1, -1, -1, -1)
+    rate = 2.0 * torch.rand(1, samples, P, size, size, generator=generator).expand(
+        steps, -1, -1, -1, -1
+    )
     return torch.poisson(rate, generator=generator).to(dtype)
 
 
@@ -105,7 +118,9 @@ def recorded(model):
     calls = {name: [] for name, layer in model.named_modules() if isinstance(layer, Neuron)}
 
     def hook(name):
-        return lambda layer, inputs, output: calls[name].append((*inputs, (output[0] != 0).to(output[0].dtype)))
+        return lambda layer, inputs, output: calls[name].append(
+            (*inputs, (output[0] != 0).to(output[0].dtype))
+        )
 
     layers = [(name, layer) for name, layer in model.named_modules() if name in calls]
     handles = [layer.register_forward_hook(hook(name)) for name, layer in layers]
@@ -121,21 +136,27 @@ def distance_to_threshold(layer, x, v):
     for current in x:
         h = decay * v + gain * current
         least = min(least, float((h - layer.v_threshold).abs().min()))
-        after = h - layer.v_threshold if layer.v_reset is None else torch.full_like(h, layer.v_reset)
+        after = (
+            h - layer.v_threshold if layer.v_reset is None else torch.full_like(h, layer.v_reset)
+        )
         v = torch.where(h > layer.v_threshold, after, h)
     return least
 
 
 @cache
 def case(name, neuron, norm, dtype):
-    """A network, frames for which no membrane comes near the threshold, so that every spike is certain, and what it says."""
+    """A network, frames for which no membrane comes near the threshold, so that every spike is
+    certain, and what it says.
+    """
     model = make(name, neuron, norm, dtype=dtype)
     layers = dict(model.named_modules())
     for seed in range(50):
         x = frames(name, dtype=dtype, seed=seed)
         with recorded(model) as calls:
             logits = model(x)
-        least = [distance_to_threshold(layers[layer], *call[0][:2]) for layer, call in calls.items()]
+        least = [
+            distance_to_threshold(layers[layer], *call[0][:2]) for layer, call in calls.items()
+        ]
         if min(least, default=1.0) > 2 * NEAR:
             return model, x, logits, {layer: call[0][2] for layer, call in calls.items()}
     raise AssertionError("no seed keeps all membranes away from the threshold")
@@ -159,13 +180,17 @@ def test_every_row_has_its_small_size_here():
 
 @every_network
 @every_dtype
-def test_step_logits_are_steps_by_samples_by_classes_of_the_dtype_of_the_weights(name, neuron, norm, dtype):
+def test_step_logits_are_steps_by_samples_by_classes_of_the_dtype_of_the_weights(
+    name, neuron, norm, dtype
+):
     model = make(name, neuron, norm, dtype=dtype)
     for steps, samples in [(1, 1), (1, 4), (3, 1), (5, 2)]:
         logits = model(frames(name, steps=steps, samples=samples, dtype=dtype))
         assert (logits.shape, logits.dtype) == ((steps, samples, C), dtype)
         assert logits.isfinite().all()
-        logits, state = model.advance(frames(name, steps=steps, samples=samples, dtype=dtype), model.rest(samples))
+        logits, state = model.advance(
+            frames(name, steps=steps, samples=samples, dtype=dtype), model.rest(samples)
+        )
         assert logits.shape == (steps, samples, C)
         assert isinstance(state, tuple)
         assert all(isinstance(rows, torch.Tensor) and len(rows) == samples for rows in state)
@@ -262,7 +287,9 @@ def test_two_interleaved_streams_on_one_network_do_not_mix(name, neuron, norm):
 
 
 @every_network
-def test_rows_reset_dropped_and_moved_in_mid_stream_go_on_as_streams_of_their_own(name, neuron, norm):
+def test_rows_reset_dropped_and_moved_in_mid_stream_go_on_as_streams_of_their_own(
+    name, neuron, norm
+):
     model = make(name, neuron, norm, dtype=torch.float64)
     x = frames(name, steps=8, samples=4, dtype=torch.float64)
     y = frames(name, steps=5, samples=1, dtype=torch.float64, seed=1)
@@ -279,7 +306,9 @@ def test_rows_reset_dropped_and_moved_in_mid_stream_go_on_as_streams_of_their_ow
         assert_close(logits[:, [row]], expected)
     # sample 2 is dropped, and the rest change places
     order = [3, 1, 0]
-    logits, _ = model.advance(torch.cat([x[5:, [3]], y[2:], x[5:, [0]]], dim=1), tuple(rows[order] for rows in state))
+    logits, _ = model.advance(
+        torch.cat([x[5:, [3]], y[2:], x[5:, [0]]], dim=1), tuple(rows[order] for rows in state)
+    )
     for row, expected in enumerate([alone[3][5:], newcomer[2:], alone[0][5:]]):
         assert_close(logits[:, [row]], expected)
 
@@ -288,9 +317,13 @@ def test_rows_reset_dropped_and_moved_in_mid_stream_go_on_as_streams_of_their_ow
 def test_the_hundredth_frame_costs_what_the_first_did(name, neuron, norm):
     model, x = make(name, neuron, norm), frames(name, steps=100, samples=1)
     work: list[tuple] = []
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear | Neuron)]
+    layers = [
+        layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear | Neuron)
+    ]
     handles = [
-        layer.register_forward_hook(lambda layer, inputs, _: work.append((id(layer), *(tuple(i.shape) for i in inputs))))
+        layer.register_forward_hook(
+            lambda layer, inputs, _: work.append((id(layer), *(tuple(i.shape) for i in inputs)))
+        )
         for layer in layers
     ]
     state, costs, sizes = model.rest(1), [], []
@@ -319,10 +352,15 @@ def test_frames_of_a_wrong_shape_or_dtype_are_refused_by_name(name):
         (0, N, P, size, size),
     ]
     for shape in [*wrong, (5,), ()]:
-        with pytest.raises(ValueError, match=rf"{kind}: frames must be \(T, N, 2, {size}, {size}\) with T >= 1, got"):
+        with pytest.raises(
+            ValueError,
+            match=rf"{kind}: frames must be \(T, N, 2, {size}, {size}\) with T >= 1, got",
+        ):
             model(torch.zeros(shape))
     for dtype in (torch.float64, torch.uint8, torch.int64, torch.float16):
-        with pytest.raises(ValueError, match=rf"{kind}: frames must be torch.float32 like the weights, got {dtype}"):
+        with pytest.raises(
+            ValueError, match=rf"{kind}: frames must be torch.float32 like the weights, got {dtype}"
+        ):
             model(torch.zeros(T, N, P, size, size, dtype=dtype))
 
 
@@ -330,20 +368,30 @@ def test_frames_of_a_wrong_shape_or_dtype_are_refused_by_name(name):
 def test_a_state_of_another_batch_network_shape_or_dtype_is_refused_by_name(name, neuron, norm):
     model, x = make(name, neuron, norm), frames(name)
     state = model.rest(N)
-    with pytest.raises(ValueError, match=rf"the state of '.*(neuron|norm)' has {N + 1} rows for a batch of {N} samples"):
+    with pytest.raises(
+        ValueError,
+        match=rf"the state of '.*(neuron|norm)' has {N + 1} rows for a batch of {N} samples",
+    ):
         model.advance(x, model.rest(N + 1))
-    with pytest.raises(ValueError, match=rf"the state must have {len(state)} tensors \(see rest\(n\)\), got {len(state) - 1}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"the state must have {len(state)} tensors \(see rest\(n\)\), got {len(state) - 1}",
+    ):
         model.advance(x, state[:-1])
     with pytest.raises(ValueError, match=rf"the state must have {len(state)} tensors .*, got 0"):
         model.advance(x, ())
     with pytest.raises(ValueError, match=r"the (membrane|state) must be"):
         model.advance(x, state[::-1])
-    with pytest.raises(ValueError, match=r"the (membrane|state) must be .* torch.(float32|int64), .* torch.float64"):
+    with pytest.raises(
+        ValueError, match=r"the (membrane|state) must be .* torch.(float32|int64), .* torch.float64"
+    ):
         model.advance(x, tuple(rows.double() for rows in state))
 
 
 @every_spiking
-def test_the_ann_twin_has_the_same_keys_and_shapes_apart_from_those_of_the_neuron(name, neuron, norm):
+def test_the_ann_twin_has_the_same_keys_and_shapes_apart_from_those_of_the_neuron(
+    name, neuron, norm
+):
     spiking, twin = (make(name, kind, norm).state_dict() for kind in (neuron, "relu"))
     for key in spiking.keys() ^ twin.keys():
         assert {"neuron", "norm"} & set(key.split("."))
@@ -375,7 +423,9 @@ def test_gradients_reach_every_parameter_and_the_frames(name, neuron, norm):
     assert x.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", ["vgg_snn", "resnet19", "sew_resnet50"])  # one of each kind: a compilation takes seconds
+@pytest.mark.parametrize(
+    "name", ["vgg_snn", "resnet19", "sew_resnet50"]
+)  # one of each kind: a compilation takes seconds
 def test_a_compiled_network_says_the_same(name):
     model, x, logits, _ = case(name, "lif", "bn", torch.float32)
     torch.compiler.reset()

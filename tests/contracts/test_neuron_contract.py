@@ -1,12 +1,14 @@
-"""What every row of NEURONS promises. A new neuron is tested by its row; `BY_HAND` asks for one line more."""
+"""What every row of NEURONS promises. A new neuron is tested by its row; `BY_HAND` asks for one
+line more.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from anystep.neurons import NEURONS
-from anystep.surrogate import SURROGATES
+from anystep.nn.neurons import NEURONS
+from anystep.nn.surrogate import SURROGATES
 
 RESETS = {"hard to 0": 0.0, "hard to -0.1": -0.1, "soft": None}
 BACKENDS = ["reference", "auto"]
@@ -79,7 +81,9 @@ def test_a_spike_depends_on_the_past_alone(name, backend):
 def test_one_step_is_the_step_by_hand(name, v_reset, backend):
     neuron = NEURONS[name](v_reset=v_reset, backend=backend).double()
     for v, x, h in BY_HAND[name]:
-        spikes, after = neuron(torch.full((1, 1), x, dtype=torch.float64), torch.full((1,), v, dtype=torch.float64))
+        spikes, after = neuron(
+            torch.full((1, 1), x, dtype=torch.float64), torch.full((1,), v, dtype=torch.float64)
+        )
         fired = h > neuron.v_threshold
         reset = h - neuron.v_threshold if v_reset is None else v_reset  # soft: 0.6 - 0.5 = 0.1
         assert spikes.item() == fired * HEIGHTS.get(name, 1.0)
@@ -93,7 +97,9 @@ def test_the_gradient_of_one_step_is_the_slope_times_the_gain(name, surrogate, b
     x = torch.linspace(-2, 3, 51, dtype=torch.float64)[None].requires_grad_()
     gradient = torch.autograd.grad(neuron(x)[0].sum(), x)[0]
     gain = torch.as_tensor(neuron.coefficients()[1]).item()
-    overshoot = (neuron.v_init + gain * x - neuron.v_threshold).detach()  # nothing leaks: a LIF starts at 0
+    overshoot = (
+        neuron.v_init + gain * x - neuron.v_threshold
+    ).detach()  # nothing leaks: a LIF starts at 0
     expected = HEIGHTS.get(name, 1.0) * gain * neuron.rule.surrogate.slope(overshoot)
     assert torch.allclose(gradient, expected, rtol=1e-12, atol=1e-14)
 
@@ -166,7 +172,9 @@ def test_it_compiles_in_one_graph_and_gives_the_same(name):
     expected, last = neuron(x)
     assert torch.equal(spikes, expected)
     assert torch.equal(v, last)
-    assert torch.allclose(gradient, torch.autograd.grad(expected.sum() + last.sum(), x)[0], rtol=1e-5)
+    assert torch.allclose(
+        gradient, torch.autograd.grad(expected.sum() + last.sum(), x)[0], rtol=1e-5
+    )
 
 
 def test_it_exports(name):
@@ -182,7 +190,11 @@ def test_it_exports(name):
         (torch.zeros(3), None, "x must be (T, N, ...) with T >= 1, got shape (3,)"),
         (torch.zeros(0, 2), None, "x must be (T, N, ...) with T >= 1, got shape (0, 2)"),
         (torch.zeros(3, 2, dtype=torch.int64), None, "x must be floating point, got torch.int64"),
-        (torch.zeros(3, 2), torch.zeros(1), "the membrane must be (2,) torch.float32, like a step of x, got (1,)"),
+        (
+            torch.zeros(3, 2),
+            torch.zeros(1),
+            "the membrane must be (2,) torch.float32, like a step of x, got (1,)",
+        ),
         (torch.zeros(3, 2), torch.zeros(2).double(), "got (2,) torch.float64"),
     ],
 )

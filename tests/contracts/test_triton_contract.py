@@ -1,4 +1,5 @@
-"""The Triton kernels without a GPU: the kernel contract in Triton's interpreter, and what its compiler makes of them for one.
+"""The Triton kernels without a GPU: the kernel contract in Triton's interpreter, and what its
+compiler makes of them for one.
 
 Neither is a run on a GPU. There, `test_kernel_contract.py` holds them to the reference by itself.
 """
@@ -14,12 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from anystep.kernels import Rule
-from anystep.surrogate import SURROGATES
+from anystep.nn.kernels import Rule
+from anystep.nn.surrogate import SURROGATES
 
 pytest.importorskip("triton")
 CONTRACT = Path(__file__).with_name("test_kernel_contract.py")
-pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this session is the interpreter's")
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="this session is the interpreter's"
+)
 
 
 def test_the_kernels_keep_the_kernel_contract_in_the_interpreter():
@@ -52,7 +55,7 @@ def compiled(monkeypatch, tmp_path):
     """The kernels of all launches, compiled and not launched, by the path that a launch takes."""
     import triton
 
-    from anystep.kernels import cuda
+    from anystep.nn.kernels import cuda
 
     kernels, run = [], triton.runtime.JITFunction.run
 
@@ -62,17 +65,21 @@ def compiled(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(triton.runtime.JITFunction, "run", compile_only)
     for kernel in (cuda._forward, cuda._backward):
-        monkeypatch.setattr(kernel, "device_caches", type(kernel.device_caches)(kernel.create_binder))
+        monkeypatch.setattr(
+            kernel, "device_caches", type(kernel.device_caches)(kernel.create_binder)
+        )
     monkeypatch.setattr(triton.runtime.driver, "_active", AnH200())
     return kernels
 
 
 def both(x, rule, *, learnt, d_spikes=True, d_last=True):
-    from anystep.kernels import cuda
+    from anystep.nn.kernels import cuda
 
     decay, gain = (torch.tensor(0.6), torch.tensor(0.7)) if learnt else (0.6, 0.7)
     cuda.forward(x, x[0], decay, gain, rule)
-    cuda.backward(x, x[0], x if d_spikes else None, x[0] if d_last else None, decay, gain, rule, learnt)
+    cuda.backward(
+        x, x[0], x if d_spikes else None, x[0] if d_last else None, decay, gain, rule, learnt
+    )
 
 
 @pytest.mark.parametrize("i", range(len(SURROGATES)), ids=list(SURROGATES))
@@ -85,7 +92,11 @@ def test_every_rule_compiles_for_a_gpu(compiled, i):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_every_dtype_compiles_for_a_gpu(compiled, dtype):
-    both(torch.zeros(3, 4, 64, dtype=dtype), Rule(SURROGATES["sigmoid"](), 0.5, 0.0, False, False), learnt=True)
+    both(
+        torch.zeros(3, 4, 64, dtype=dtype),
+        Rule(SURROGATES["sigmoid"](), 0.5, 0.0, False, False),
+        learnt=True,
+    )
     assert all(len(kernel.asm["cubin"]) > 1000 for kernel in compiled)
 
 
@@ -95,12 +106,17 @@ def test_sizes_that_triton_compiles_in_compile_too(compiled, shape):
     assert len(compiled) == 2
 
 
-def test_a_step_is_read_in_16_bytes_a_thread_and_sums_are_rounded_as_the_reference_rounds_them(compiled):
+def test_a_step_is_read_in_16_bytes_a_thread_and_sums_are_rounded_as_the_reference_rounds_them(
+    compiled,
+):
     rule = Rule(SURROGATES["quadratic_gate"](), 0.5, 0.0, False, False)
     both(torch.zeros(3, 16, 64), rule, learnt=False)
     for kernel in compiled:
         code = kernel.asm["ptx"]
-        assert set(re.findall(r"(?:ld|st)\.global\S*", code)) == {"ld.global.v4.b32", "st.global.v4.b32"}
+        assert set(re.findall(r"(?:ld|st)\.global\S*", code)) == {
+            "ld.global.v4.b32",
+            "st.global.v4.b32",
+        }
         assert not re.search(r"\bfma\.", code)
         assert kernel.metadata.enable_fp_fusion is False
     both(torch.zeros(3, 16, 64, dtype=torch.bfloat16), rule, learnt=False)
@@ -115,7 +131,7 @@ def test_another_number_of_steps_compiles_nothing_anew(compiled):
 
 
 def test_without_a_gpu_triton_refuses_by_name_what_it_cannot_run():
-    from anystep.neurons import LIF
+    from anystep.nn.neurons import LIF
 
     message = r"backend 'triton' runs float16, bfloat16, float32 and float64 on CUDA devices, got torch\.float32 on cpu"
     with pytest.raises(ValueError, match=message):

@@ -1,1 +1,3 @@
-"""Augmentation of the training batch: the table and its small rows (`augment`), and the larger ones a file each."""
+"""Augmentation of the training batch: the table and its small rows (`augment`), and the larger ones
+a file each.
+"""

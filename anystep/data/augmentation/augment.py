@@ -1,4 +1,6 @@
-"""Augmentations of a batch: the table, the way from a record to them, and those that take something away."""
+"""Augmentations of a batch: the table, the way from a record to them, and those that take something
+away.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from anystep._errors import UsageError
 from anystep._lookup import check_arguments, choose
 from anystep.data.augmentation.mixing import CutMix, EventMix, Mixup
 from anystep.data.augmentation.randaugment import RandAugment
@@ -31,9 +34,11 @@ from anystep.data.augmentation.warps import (
 
 @dataclass(frozen=True)
 class Cutout(Augment):
-    """A square of `size` pixels about a uniform pixel becomes `fill`; at the border it is cut. DeVries and Taylor 2017.
+    """A square of `size` pixels about a uniform pixel becomes `fill`; at the border it is cut.
+    DeVries and Taylor 2017.
 
-    The square covers `size` pixels from centre - size // 2 on; so does the published code for even sizes. (CIFAR-10: 16.)
+    The square covers `size` pixels from centre - size // 2 on; so does the published code for even
+    sizes. (CIFAR-10: 16.)
     """
 
     name: ClassVar[str] = "cutout"
@@ -51,11 +56,13 @@ class Cutout(Augment):
 
 @dataclass(frozen=True)
 class Erase(Augment):
-    """With probability p a box becomes noise, N(0, 1) for every pixel and plane. Random erasing, Zhong et al. 2020.
+    """With probability p a box becomes noise, N(0, 1) for every pixel and plane. Random erasing,
+    Zhong et al. 2020.
 
-    The box has a share of the frame in smallest..largest and width / height in 1/ratio..ratio (log-uniform); of ten draws the
-    first that fits counts, else nothing is erased. For normalised images. These are timm's values for mode "pixel", which TKS
-    uses on CIFAR with p 0.25. The noise is the same in all frames of a sample.
+    The box has a share of the frame in smallest..largest and width / height in 1/ratio..ratio
+    (log-uniform); of ten draws the first that fits counts, else nothing is erased. For normalised
+    images. These are timm's values for mode "pixel", which TKS uses on CIFAR with p 0.25. The noise
+    is the same in all frames of a sample.
     """
 
     name: ClassVar[str] = "erase"
@@ -66,7 +73,11 @@ class Erase(Augment):
 
     def __post_init__(self) -> None:
         self.chance()
-        self.need(0 < self.smallest <= self.largest, "smallest", f"in 0..largest ({self.largest}) and not 0")
+        self.need(
+            0 < self.smallest <= self.largest,
+            "smallest",
+            f"in 0..largest ({self.largest}) and not 0",
+        )
         self.need(self.largest <= 1, "largest", "<= 1")
         self.need(self.ratio >= 1, "ratio", ">= 1")
 
@@ -74,34 +85,50 @@ class Erase(Augment):
         """See the class."""
         frame, n = (x.shape[-2], x.shape[-1]), len(y)
         *sides, fits = boxes(n, frame, (self.smallest, self.largest), self.ratio, generator)
-        start = [(uniform(n, 0, 1, generator) * (whole - side + 1)).floor() for whole, side in zip(frame, sides, strict=True)]
+        start = [
+            (uniform(n, 0, 1, generator) * (whole - side + 1)).floor()
+            for whole, side in zip(frame, sides, strict=True)
+        ]
         chosen = fits & (uniform(n, 0, 1, generator) < self.p)
         noise = torch.randn(x.shape[1:], generator=generator).to(x)
         return torch.where(_box(x, start, sides) & of_sample(chosen, x), noise, x), y
 
 
 def _box(x: Tensor, start: Sequence[Tensor], size: Sequence[Any]) -> Tensor:
-    """(1, N, 1, H, W): inside the box of each sample that starts at (row, column) (N,) and has that many of both."""
+    """(1, N, 1, H, W): inside the box of each sample that starts at (row, column) (N,) and has that
+    many of both.
+    """
     inside = torch.ones(1, 1, 1, dtype=torch.bool)
     for place, first, length in zip(grid(x), start, size, strict=True):
         offset = place - first.view(-1, 1, 1)
-        inside = inside & (offset >= 0) & (offset < (length.view(-1, 1, 1) if isinstance(length, Tensor) else length))
+        inside = (
+            inside
+            & (offset >= 0)
+            & (offset < (length.view(-1, 1, 1) if isinstance(length, Tensor) else length))
+        )
     return inside.to(x.device)[None, :, None]
 
 
 @dataclass(frozen=True)
 class EventDrop(Augment):
-    """One of four for every recording: nothing, or events dropped in a stretch of time, in a rectangle, or here and there.
+    """One of four for every recording: nothing, or events dropped in a stretch of time, in a
+    rectangle, or here and there.
 
     Gu et al. 2021, with the ranges of their code, on frames of counts instead of events:
 
-        time       a stretch of a share in {0.1, ..., 0.9} of the T frames, from a uniform start, cut at the end: frames whose
-                   middle (k + 1/2) / T lies in it become 0. Whole frames go, and a stretch may miss every middle.
-        rectangle  a share in {0.05, ..., 0.25} of the height and of the width about a uniform point, cut at the border. (Their
-                   code keeps what is outside in both directions, so it drops a cross; their paper says a rectangle.)
-        here and there   each event goes with a probability in {0.1, ..., 0.9}; they drop exactly that share.
+        time       a stretch of a share in {0.1, ..., 0.9} of the T frames, from a uniform start,
+                   cut at the end: frames whose
+                   middle (k + 1/2) / T lies in it become 0. Whole frames go, and a stretch may miss
+                   every middle.
+        rectangle  a share in {0.05, ..., 0.25} of the height and of the width about a uniform
+                   point, cut at the border. (Their
+                   code keeps what is outside in both directions, so it drops a cross; their paper
+                   says a rectangle.)
+        here and there   each event goes with a probability in {0.1, ..., 0.9}; they drop exactly
+        that share.
 
-    A recording that would be left without events stays as it was. Error: frames that are not whole numbers >= 0.
+    A recording that would be left without events stays as it was. Error: frames that are not whole
+    numbers >= 0.
     """
 
     name: ClassVar[str] = "event_drop"
@@ -114,17 +141,23 @@ class EventDrop(Augment):
     def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         """See the class."""
         if not bool((x >= 0).all()) or not bool((x == x.round()).all()):
-            raise ValueError("event_drop: frames must hold whole counts of events >= 0, these do not")
+            raise UsageError(
+                "event_drop: frames must hold whole counts of events >= 0, these do not"
+            )
         n, steps = len(y), len(x)
         kind = integers(n, 0, 3, generator)
         share, begin = integers(n, 1, 9, generator) / 10, uniform(n, 0, 1, generator)
         middle = (torch.arange(steps, dtype=torch.float64) + 0.5).view(-1, 1) / steps
-        in_time = ((middle >= begin) & (middle < begin + share) & (kind == 1)).to(x.device)[:, :, None, None, None]
+        in_time = ((middle >= begin) & (middle < begin + share) & (kind == 1)).to(x.device)[
+            :, :, None, None, None
+        ]
         part = integers(n, 1, 5, generator) / 20
         size = [(part * side).round() for side in x.shape[-2:]]
         start = [(uniform(n, 0, 1, generator) * side - length / 2).floor().clamp(min=0)
                  for side, length in zip(x.shape[-2:], size, strict=True)]  # fmt: skip
-        dropped = x.masked_fill(in_time, 0).masked_fill(_box(x, start, size) & of_sample(kind == 2, x), 0)
+        dropped = x.masked_fill(in_time, 0).masked_fill(
+            _box(x, start, size) & of_sample(kind == 2, x), 0
+        )
         thin = torch.nonzero(kind == 3)[:, 0]
         counts = x[:, thin.to(x.device)].cpu()
         keep = (1 - share[thin]).view(1, -1, 1, 1, 1).to(counts).expand_as(counts)
@@ -150,7 +183,9 @@ class OneOf(Augment):
         self.need(len(self.choices) > 0, "choices", "at least one")
         for each in self.choices:
             if each.soft_labels:
-                raise ValueError(f"one_of: {each.name} makes soft labels for all or for none; list it beside one_of")
+                raise UsageError(
+                    f"one_of: {each.name} makes soft labels for all or for none; list it beside one_of"
+                )
 
     def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         """See the class."""
@@ -164,10 +199,11 @@ class OneOf(Augment):
 
 @dataclass(frozen=True)
 class NDA(Augment):
-    """Flip with 1/2, then one of roll, rotate and shear for every sample. Neuromorphic data augmentation, Li et al. 2022.
+    """Flip with 1/2, then one of roll, rotate and shear for every sample. Neuromorphic data
+    augmentation, Li et al. 2022.
 
-    The defaults are those of CIFAR10-DVS in their code; N-Caltech101 has 3, 15, 15. Cutout and CutMix, which their paper adds,
-    are rows of their own.
+    The defaults are those of CIFAR10-DVS in their code; N-Caltech101 has 3, 15, 15. Cutout and
+    CutMix, which their paper adds, are rows of their own.
     """
 
     name: ClassVar[str] = "nda"
@@ -192,12 +228,16 @@ class NDA(Augment):
 _MOVE = (Flip, Roll, Crop, Rotate, Shear, ResizedCrop)
 _CHANGE = (Cutout, Erase, RandAugment, EventDrop)
 _MIX = (Mixup, CutMix, EventMix)
-AUGMENTS: dict[str, Callable[..., Augment]] = {kind.name: kind for kind in (*_MOVE, *_CHANGE, *_MIX, OneOf, NDA)}
+AUGMENTS: dict[str, Callable[..., Augment]] = {
+    kind.name: kind for kind in (*_MOVE, *_CHANGE, *_MIX, OneOf, NDA)
+}
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentations one after the other, all drawing from one generator. `Augmentation(())` changes nothing."""
+    """Augmentations one after the other, all drawing from one generator. `Augmentation(())` changes
+    nothing.
+    """
 
     steps: tuple[Augment, ...]
 
@@ -222,7 +262,8 @@ def create_augmentation(
 ) -> Augmentation:
     """Rows of AUGMENTS by name, or as mappings of `name` and their fields, in this order.
 
-    `classes`, and `mean` and `std` where images were normalised, come from the data set for the rows that ask for them.
+    `classes`, and `mean` and `std` where images were normalised, come from the data set for the
+    rows that ask for them.
 
     >>> create_augmentation(["flip", {"name": "roll", "pixels": 3}], classes=10).steps
     (Flip(p=0.5), Roll(pixels=3))
@@ -230,24 +271,34 @@ def create_augmentation(
     Errors: an unknown name or field, by name with the nearest; a value out of range.
     """
     if isinstance(rows, (str, Mapping)):
-        raise ValueError(f"augment must be a list of names or mappings, got {rows!r}")
-    return Augmentation(tuple(_row(row, {"classes": classes, "mean": mean, "std": std}) for row in rows))
+        raise UsageError(f"augment must be a list of names or mappings, got {rows!r}")
+    return Augmentation(
+        tuple(_row(row, {"classes": classes, "mean": mean, "std": std}) for row in rows)
+    )
 
 
 def _row(row: str | Mapping[str, Any], known: Mapping[str, Any]) -> Augment:
-    options: dict[str, Any] = {"name": row} if isinstance(row, str) else dict(row) if isinstance(row, Mapping) else {}
+    options: dict[str, Any] = (
+        {"name": row} if isinstance(row, str) else dict(row) if isinstance(row, Mapping) else {}
+    )
     if not isinstance(options.get("name"), str):
-        raise ValueError(f"augment: a row must be a name or a mapping with a name, got {row!r}")
+        raise UsageError(f"augment: a row must be a name or a mapping with a name, got {row!r}")
     name = options.pop("name")
     kind: Any = choose(AUGMENTS, name, "augmentation")
     for field in known:
         if field in options:
-            raise ValueError(f"augment {name}: {field} comes from the data set, leave it out")
-    if name == OneOf.name and isinstance(options.get("choices"), Sequence) and not isinstance(options["choices"], str):
+            raise UsageError(f"augment {name}: {field} comes from the data set, leave it out")
+    if (
+        name == OneOf.name
+        and isinstance(options.get("choices"), Sequence)
+        and not isinstance(options["choices"], str)
+    ):
         options["choices"] = tuple(_row(each, known) for each in options["choices"])
     for field in known.keys() & {each.name for each in fields(kind)}:
         if known[field] is None:
-            raise ValueError(f"augment {name}: it needs the {field} of the data set's images, and this data set has none")
+            raise UsageError(
+                f"augment {name}: it needs the {field} of the data set's images, and this data set has none"
+            )
         options[field] = known[field]
     check_arguments(kind, options, f"augment {name}", complete=True)
     return kind(**options)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anystep._errors import UsageError
 from anystep.data.augmentation.warps import Augment, Batch, grid, integers, of_sample, uniform
 
 
@@ -18,7 +19,7 @@ def shares(y: Tensor, classes: int) -> Tensor:
     if y.dim() == 1:
         return F.one_hot(y, classes).float()
     if y.shape[1] != classes:
-        raise ValueError(f"labels must be (N,) or (N, {classes}), got {tuple(y.shape)}")
+        raise UsageError(f"labels must be (N,) or (N, {classes}), got {tuple(y.shape)}")
     return y
 
 
@@ -29,7 +30,9 @@ def mixed_labels(y: Tensor, other: Tensor, weight: Tensor, classes: int) -> Tens
 
 
 def beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:
-    """(n,) draws of Beta(alpha, alpha): by numpy, seeded by the generator, since torch's own takes none."""
+    """(n,) draws of Beta(alpha, alpha): by numpy, seeded by the generator, since torch's own takes
+    none.
+    """
     seed = int(torch.randint(2**62, (1,), generator=generator))
     return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, n))
 
@@ -47,16 +50,20 @@ class _Mix(Augment):
         self.chance()
 
     def weights(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Who is mixed with whom (n,), the weight of the own part (n,), and who is mixed at all (n,)."""
+        """Who is mixed with whom (n,), the weight of the own part (n,), and who is mixed at all
+        (n,).
+        """
         other = torch.randperm(n, generator=generator)
         return other, beta(n, self.alpha, generator), uniform(n, 0, 1, generator) < self.p
 
 
 @dataclass(frozen=True)
 class Mixup(_Mix):
-    """lam x_n + (1 - lam) x_m and the same of the labels, lam ~ Beta(alpha, alpha), m a permutation. Zhang et al. 2018, eq. 1.
+    """lam x_n + (1 - lam) x_m and the same of the labels, lam ~ Beta(alpha, alpha), m a
+    permutation. Zhang et al. 2018, eq. 1.
 
-    lam is drawn for every sample with probability p, else it is 1; the published code has one lam a batch.
+    lam is drawn for every sample with probability p, else it is 1; the published code has one lam a
+    batch.
     """
 
     name: ClassVar[str] = "mixup"
@@ -66,15 +73,19 @@ class Mixup(_Mix):
         other, weight, chosen = self.weights(len(y), generator)
         weight = torch.where(chosen, weight, 1.0)
         lam = of_sample(weight, x).to(x.dtype)
-        return lam * x + (1 - lam) * x[:, other.to(x.device)], mixed_labels(y, other, weight, self.classes)
+        return lam * x + (1 - lam) * x[:, other.to(x.device)], mixed_labels(
+            y, other, weight, self.classes
+        )
 
 
 @dataclass(frozen=True)
 class CutMix(_Mix):
-    """A box of another sample put into the frame; the label's weight is the share of the frame that stayed. Yun et al. 2019.
+    """A box of another sample put into the frame; the label's weight is the share of the frame that
+    stayed. Yun et al. 2019.
 
-    lam ~ Beta(alpha, alpha); the box has sides int(H sqrt(1 - lam)) and int(W sqrt(1 - lam)) about a uniform pixel, cut at the
-    border. One box a sample, the same in all its frames; the published code has one a batch.
+    lam ~ Beta(alpha, alpha); the box has sides int(H sqrt(1 - lam)) and int(W sqrt(1 - lam)) about
+    a uniform pixel, cut at the border. One box a sample, the same in all its frames; the published
+    code has one a batch.
     """
 
     name: ClassVar[str] = "cutmix"
@@ -86,23 +97,32 @@ class CutMix(_Mix):
         for place, side in zip(grid(x), x.shape[-2:], strict=True):
             half = (side * (1 - lam).sqrt()).floor().long() // 2
             centre = integers(len(y), 0, side - 1, generator)
-            inside = inside & (place >= (centre - half).view(-1, 1, 1)) & (place < (centre + half).view(-1, 1, 1))
+            inside = (
+                inside
+                & (place >= (centre - half).view(-1, 1, 1))
+                & (place < (centre + half).view(-1, 1, 1))
+            )
         mask = inside.to(x.device)[None, :, None]
         kept = 1 - inside.double().mean((1, 2))
-        return torch.where(mask, x[:, other.to(x.device)], x), mixed_labels(y, other, kept, self.classes)
+        return torch.where(mask, x[:, other.to(x.device)], x), mixed_labels(
+            y, other, kept, self.classes
+        )
 
 
 @dataclass(frozen=True)
 class EventMix(_Mix):
-    """A blob in space and time of another recording put into this one. Shen et al. 2023 (BrainCog's `EventMix`).
+    """A blob in space and time of another recording put into this one. Shen et al. 2023 (BrainCog's
+    `EventMix`).
 
-    The blob is where a sum of `gaussians` bumps g over (t, i, j) is among its largest lam * T * H * W values,
+    The blob is where a sum of `gaussians` bumps g over (t, i, j) is among its largest lam * T * H *
+    W values,
 
         g = sum_k w_k exp(-((t - t_k)^2 / s_k^2 + (i - i_k)^2 / a_k^2 + (j - j_k)^2 / b_k^2) / 2)
 
-    w_k uniform in 0..1, centres uniform, each s a uniform share (at least 0.1) of half the length of its axis;
-    lam ~ Beta(alpha, alpha). Labels go by events: with r the share of the own events inside the blob and q that of the other
-    recording's, the other label gets q / (1 - r + q). A sample that would have no event left is not mixed.
+    w_k uniform in 0..1, centres uniform, each s a uniform share (at least 0.1) of half the length
+    of its axis; lam ~ Beta(alpha, alpha). Labels go by events: with r the share of the own events
+    inside the blob and q that of the other recording's, the other label gets q / (1 - r + q). A
+    sample that would have no event left is not mixed.
     """
 
     name: ClassVar[str] = "event_mix"
@@ -121,7 +141,7 @@ class EventMix(_Mix):
     def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         """See the class."""
         if float(x.min()) < 0:
-            raise ValueError("event_mix: frames must hold counts of events >= 0")
+            raise UsageError("event_mix: frames must hold counts of events >= 0")
         other, lam, chosen = self.weights(len(y), generator)
         mask = (self.blob(x, lam, generator) & chosen.view(-1, 1, 1, 1)).to(x.device)
         inside = mask.transpose(0, 1).unsqueeze(2)
@@ -134,7 +154,9 @@ class EventMix(_Mix):
         return torch.where(inside, second, x), mixed_labels(y, other, weight, self.classes)
 
     def blob(self, x: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
-        """(N, T, H, W): True in a share of each sample's voxels, and in others that have the value of the last of them."""
+        """(N, T, H, W): True in a share of each sample's voxels, and in others that have the value
+        of the last of them.
+        """
         n, lengths = x.shape[1], (x.shape[0], *x.shape[-2:])
         total = torch.zeros(n, *lengths, dtype=torch.float64)
         for _ in range(self.gaussians):

@@ -1,4 +1,6 @@
-"""RandAugment in torch: every image of a batch draws its own operations and strengths, on 8-bit levels as Pillow has them."""
+"""RandAugment in torch: every image of a batch draws its own operations and strengths, on 8-bit
+levels as Pillow has them.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anystep._errors import UsageError
 from anystep.data.augmentation.warps import Augment, Batch, integers, uniform
 
-Operation = Callable[[Tensor, Tensor, Tensor], Tensor]  # levels (M, 3, H, W), strength (M,), fill (3,) -> levels
+Operation = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # levels (M, 3, H, W), strength (M,), fill (3,) -> levels
 
 
 @dataclass(frozen=True)
 class RandAugment(Augment):
-    """`layers` times one of 15 operations, drawn for every image, each done with probability p. Cubuk et al. 2020.
+    """`layers` times one of 15 operations, drawn for every image, each done with probability p.
+    Cubuk et al. 2020.
 
-    The operations, their ranges and p = 1/2 are those of timm's `rand-m9-mstd0.5-inc1`, which TKS uses on CIFAR: strength m
-    from N(magnitude, spread) cut to 0..10; m/10 of 30 degrees of rotation, 0.3 of shear, 0.45 of the side of translation, 0.9
-    of change in colour, contrast, brightness or sharpness (each up or down), 4 bits of posterising, 256 levels of solarising,
-    110 levels of adding below the middle; auto-contrast, equalise and invert have no strength. timm interpolates with bilinear
-    or bicubic weights by chance; this is always bilinear. What comes in from outside is the mean colour, as there.
+    The operations, their ranges and p = 1/2 are those of timm's `rand-m9-mstd0.5-inc1`, which TKS
+    uses on CIFAR: strength m from N(magnitude, spread) cut to 0..10; m/10 of 30 degrees of
+    rotation, 0.3 of shear, 0.45 of the side of translation, 0.9 of change in colour, contrast,
+    brightness or sharpness (each up or down), 4 bits of posterising, 256 levels of solarising, 110
+    levels of adding below the middle; auto-contrast, equalise and invert have no strength. timm
+    interpolates with bilinear or bicubic weights by chance; this is always bilinear. What comes in
+    from outside is the mean colour, as there.
 
-    mean, std   with which the images were normalised: levels are 255 (std x + mean), rounded. Comes before `erase`.
+    mean, std   with which the images were normalised: levels are 255 (std x + mean), rounded. Comes
+    before `erase`.
     """
 
     name: ClassVar[str] = "randaugment"
@@ -43,17 +52,24 @@ class RandAugment(Augment):
         self.need(self.spread >= 0, "spread", ">= 0")
         for field in ("mean", "std"):
             object.__setattr__(self, field, tuple(float(each) for each in getattr(self, field)))
-            self.need(len(getattr(self, field)) == 3, field, "three numbers, for red, green and blue")
+            self.need(
+                len(getattr(self, field)) == 3, field, "three numbers, for red, green and blue"
+            )
 
     def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         """See the class."""
         if len(x) != 1 or x.shape[2] != 3:
-            raise ValueError(f"randaugment is for colour images, the same at every step, got frames {tuple(x.shape)}")
-        mean, std = (torch.tensor(each, dtype=x.dtype, device=x.device).view(3, 1, 1) for each in (self.mean, self.std))
+            raise UsageError(
+                f"randaugment is for colour images, the same at every step, got frames {tuple(x.shape)}"
+            )
+        mean, std = (
+            torch.tensor(each, dtype=x.dtype, device=x.device).view(3, 1, 1)
+            for each in (self.mean, self.std)
+        )
         levels = (255 * (x[0] * std + mean)).round()
         low, high = float(levels.min()), float(levels.max())
         if low < 0 or high > 255:
-            raise ValueError(
+            raise UsageError(
                 f"randaugment: mean and std must be those that the images were normalised with, levels are {low:g}..{high:g}"
             )
         fill = (255 * mean.view(3)).round()
@@ -63,8 +79,13 @@ class RandAugment(Augment):
 
     def _layer(self, levels: Tensor, fill: Tensor, generator: torch.Generator) -> Tensor:
         n = len(levels)
-        kind, chosen = integers(n, 0, len(OPERATIONS) - 1, generator), uniform(n, 0, 1, generator) < self.p
-        drawn = torch.randn(n, generator=generator, dtype=torch.float64) * self.spread + self.magnitude
+        kind, chosen = (
+            integers(n, 0, len(OPERATIONS) - 1, generator),
+            uniform(n, 0, 1, generator) < self.p,
+        )
+        drawn = (
+            torch.randn(n, generator=generator, dtype=torch.float64) * self.spread + self.magnitude
+        )
         signed = drawn.clamp(0, 10) / 10 * (2 * integers(n, 0, 1, generator) - 1)
         made = levels.clone()
         for number, operation in enumerate(OPERATIONS.values()):
@@ -81,7 +102,10 @@ def _each(values: Tensor) -> Tensor:
 
 def _autocontrast(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
     """The darkest level of every colour to 0, the brightest to 255."""
-    low, high = (edge.double() for edge in (levels.amin((2, 3), keepdim=True), levels.amax((2, 3), keepdim=True)))
+    low, high = (
+        edge.double()
+        for edge in (levels.amin((2, 3), keepdim=True), levels.amax((2, 3), keepdim=True))
+    )
     scale = 255 / (high - low).clamp(min=1)
     return torch.where(high > low, (levels * scale - low * scale).floor().to(levels), levels)
 
@@ -94,7 +118,9 @@ def _equalise(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
     brightest = counts.gather(2, flat.amax(2, keepdim=True))
     step = (flat.shape[2] - brightest) // 255
     table = ((step // 2 + counts.cumsum(2) - counts) // step.clamp(min=1)).clamp(max=255)
-    return torch.where(step.unsqueeze(-1) > 0, table.gather(2, flat).view(levels.shape).to(levels), levels)
+    return torch.where(
+        step.unsqueeze(-1) > 0, table.gather(2, flat).view(levels.shape).to(levels), levels
+    )
 
 
 def _invert(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
@@ -120,7 +146,11 @@ def _add(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
 def _grey(levels: Tensor) -> Tensor:
     """(M, 1, H, W): ITU-R 601 luma in Pillow's whole numbers."""
     weights = torch.tensor([19595, 38470, 7471], device=levels.device).view(3, 1, 1)
-    return ((levels.long() * weights).sum(1, keepdim=True) + 32768).div(65536, rounding_mode="floor").to(levels)
+    return (
+        ((levels.long() * weights).sum(1, keepdim=True) + 32768)
+        .div(65536, rounding_mode="floor")
+        .to(levels)
+    )
 
 
 def _away(levels: Tensor, from_: Tensor, strength: Tensor) -> Tensor:
@@ -134,7 +164,11 @@ def _colour(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
 
 
 def _contrast(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
-    return _away(levels, (_grey(levels).double().mean((1, 2, 3), keepdim=True) + 0.5).floor().to(levels), strength)
+    return _away(
+        levels,
+        (_grey(levels).double().mean((1, 2, 3), keepdim=True) + 0.5).floor().to(levels),
+        strength,
+    )
 
 
 def _brightness(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
@@ -146,18 +180,24 @@ def _sharpness(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
     kernel = torch.ones(1, 1, 3, 3, dtype=levels.dtype, device=levels.device)
     kernel[..., 1, 1] = 5
     smooth = levels.clone()
-    inner = F.conv2d(levels.flatten(0, 1).unsqueeze(1), kernel).view(*levels.shape[:2], *(s - 2 for s in levels.shape[2:]))
+    inner = F.conv2d(levels.flatten(0, 1).unsqueeze(1), kernel).view(
+        *levels.shape[:2], *(s - 2 for s in levels.shape[2:])
+    )
     smooth[..., 1:-1, 1:-1] = (inner / 13 + 0.5).floor()
     return _away(levels, smooth, strength)
 
 
 def _affine(levels: Tensor, rows: Sequence[Sequence[Tensor | float]], fill: Tensor) -> Tensor:
-    """Pixel (u, v) shows (a u + b v + c, d u + e v + f); `rows` is ((a, b, c), (d, e, f)), pixel centres lie at 1/2."""
+    """Pixel (u, v) shows (a u + b v + c, d u + e v + f); `rows` is ((a, b, c), (d, e, f)), pixel
+    centres lie at 1/2.
+    """
     height, width = levels.shape[-2:]
     count = torch.zeros(len(levels), dtype=torch.float64, device=levels.device)
     (a, b, c), (d, e, f) = ([count + each for each in row] for row in rows)
     b, d, c, f = b * height / width, d * width / height, 2 * c / width, 2 * f / height
-    theta = torch.stack([torch.stack([a, b, a + b + c - 1], 1), torch.stack([d, e, d + e + f - 1], 1)], 1)
+    theta = torch.stack(
+        [torch.stack([a, b, a + b + c - 1], 1), torch.stack([d, e, d + e + f - 1], 1)], 1
+    )
     places = F.affine_grid(theta, list(levels.shape), align_corners=False).to(levels)
     ground = fill.view(3, 1, 1)
     return (F.grid_sample(levels - ground, places, align_corners=False) + ground).round()

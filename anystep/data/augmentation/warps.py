@@ -1,4 +1,6 @@
-"""What an augmentation is, and those that move pixels: one draw for each sample, the same for all of its frames."""
+"""What an augmentation is, and those that move pixels: one draw for each sample, the same for all
+of its frames.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anystep._errors import UsageError
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -18,9 +22,10 @@ Batch = tuple[Tensor, Tensor]
 class Augment(ABC):
     """A change of a batch by chance: `augment(x (T, N, P, H, W), y, generator) -> (x, y)`.
 
-    All chance comes from `generator`, a `torch.Generator` on the CPU: the same seed gives the same draws on every device. Every
-    sample has draws of its own, shared by its frames, so a static batch (a stride of 0 in time) stays static and is worked on
-    once. The arguments are left as they were.
+    All chance comes from `generator`, a `torch.Generator` on the CPU: the same seed gives the same
+    draws on every device. Every sample has draws of its own, shared by its frames, so a static
+    batch (a stride of 0 in time) stays static and is worked on once. The arguments are left as they
+    were.
 
     soft_labels   whether y comes back as (N, C) shares instead of (N,) classes
     """
@@ -37,13 +42,17 @@ class Augment(ABC):
         """The changed batch."""
         if x.dim() != 5 or y.shape[:1] != x.shape[1:2]:
             shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-            raise ValueError(f"{self.name}: x must be (T, N, P, H, W) and y (N,) or (N, C), got {shapes}")
+            raise UsageError(
+                f"{self.name}: x must be (T, N, P, H, W) and y (N,) or (N, C), got {shapes}"
+            )
         if not x.is_floating_point():
-            raise ValueError(f"{self.name}: x must be of floating point, got {x.dtype}")
+            raise UsageError(f"{self.name}: x must be of floating point, got {x.dtype}")
         if x.stride(0) != 0 or len(x) == 1:
             return self.apply(x, y, generator)
         if self.by_step:
-            raise ValueError(f"{self.name} treats the frames of a sample differently, but those of an image are all alike")
+            raise UsageError(
+                f"{self.name} treats the frames of a sample differently, but those of an image are all alike"
+            )
         one, y = self.apply(x[:1], y, generator)
         return one.expand(len(x), *one.shape[1:]), y
 
@@ -54,14 +63,18 @@ class Augment(ABC):
     def need(self, right: bool, field: str, allowed: str) -> None:
         """Refuse a field by name."""
         if not right:
-            raise ValueError(f"{self.name}: {field} must be {allowed}, got {getattr(self, field)!r}")
+            raise UsageError(
+                f"{self.name}: {field} must be {allowed}, got {getattr(self, field)!r}"
+            )
 
     def chance(self, field: str = "p") -> None:
         """Refuse a field that is no probability."""
         self.need(0 <= getattr(self, field) <= 1, field, "in 0..1")
 
 
-def uniform(shape: int | tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
+def uniform(
+    shape: int | tuple[int, ...], low: float, high: float, generator: torch.Generator
+) -> Tensor:
     """Numbers in [low, high), float64 on the CPU: coarser ones could round to `high`."""
     return torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low) + low
 
@@ -82,9 +95,11 @@ def of_sample(values: Tensor, x: Tensor) -> Tensor:
 
 
 def pick(x: Tensor, row: Tensor, column: Tensor, fill: float = 0.0) -> Tensor:
-    """out[t, n, p, i, j] = x[t, n, p, row[n, i, j], column[n, i, j]], and `fill` where that lies outside of the frame.
+    """out[t, n, p, i, j] = x[t, n, p, row[n, i, j], column[n, i, j]], and `fill` where that lies
+    outside of the frame.
 
-    row, column: whole numbers (N, H', W'), or of a shape that broadcasts to that. Exact: no value is computed, only moved.
+    row, column: whole numbers (N, H', W'), or of a shape that broadcasts to that. Exact: no value
+    is computed, only moved.
     """
     height, width = x.shape[-2:]
     row, column = torch.broadcast_tensors(row, column)
@@ -98,23 +113,31 @@ def pick(x: Tensor, row: Tensor, column: Tensor, fill: float = 0.0) -> Tensor:
 def rolled(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Each sample moved by whole pixels (N,), what leaves on one side comes in on the other."""
     row, column = grid(x)
-    return pick(x, (row - down.view(-1, 1, 1)) % x.shape[-2], (column - right.view(-1, 1, 1)) % x.shape[-1])
+    return pick(
+        x, (row - down.view(-1, 1, 1)) % x.shape[-2], (column - right.view(-1, 1, 1)) % x.shape[-1]
+    )
 
 
 def rotated(x: Tensor, degrees: Tensor, fill: float = 0.0) -> Tensor:
-    """Each sample turned counter-clockwise about the centre of the frame by `degrees` (N,), nearest pixel.
+    """Each sample turned counter-clockwise about the centre of the frame by `degrees` (N,), nearest
+    pixel.
 
-    With c = ((H - 1) / 2, (W - 1) / 2), i and j from c, and a the angle, pixel (i, j) shows what was at
+    With c = ((H - 1) / 2, (W - 1) / 2), i and j from c, and a the angle, pixel (i, j) shows what
+    was at
 
         (cos a * i + sin a * j,  -sin a * i + cos a * j)
     """
     row, column = _centred(x)
     angle = torch.deg2rad(degrees.double()).view(-1, 1, 1)
-    return _nearest(x, angle.cos() * row + angle.sin() * column, angle.cos() * column - angle.sin() * row, fill)
+    return _nearest(
+        x, angle.cos() * row + angle.sin() * column, angle.cos() * column - angle.sin() * row, fill
+    )
 
 
 def sheared(x: Tensor, degrees: Tensor, fill: float = 0.0) -> Tensor:
-    """Each sample sheared along the rows by `degrees` (N,), nearest pixel. From the centre, (i, j) shows (i, j + i tan a)."""
+    """Each sample sheared along the rows by `degrees` (N,), nearest pixel. From the centre, (i, j)
+    shows (i, j + i tan a).
+    """
     row, column = _centred(x)
     slope = torch.deg2rad(degrees.double()).tan().view(-1, 1, 1)
     return _nearest(x, row, column + slope * row, fill)
@@ -126,15 +149,22 @@ def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(x: Tensor, row: Tensor, column: Tensor, fill: float) -> Tensor:
-    """The pixels nearest to places counted from the centre. 1e-9 keeps a half from going two ways by rounding errors."""
+    """The pixels nearest to places counted from the centre. 1e-9 keeps a half from going two ways
+    by rounding errors.
+    """
     height, width = x.shape[-2:]
-    down, right = (torch.floor(place + 0.5 + 1e-9).long() for place in (row + (height - 1) / 2, column + (width - 1) / 2))
+    down, right = (
+        torch.floor(place + 0.5 + 1e-9).long()
+        for place in (row + (height - 1) / 2, column + (width - 1) / 2)
+    )
     return pick(x, down, right, fill)
 
 
 @dataclass(frozen=True)
 class Flip(Augment):
-    """Left and right exchanged, with probability p. (TET, TKS, HSD: 0.5.) Not for digits or gestures of a hand."""
+    """Left and right exchanged, with probability p. (TET, TKS, HSD: 0.5.) Not for digits or
+    gestures of a hand.
+    """
 
     name: ClassVar[str] = "flip"
     p: float = 0.5
@@ -150,7 +180,9 @@ class Flip(Augment):
 
 @dataclass(frozen=True)
 class Roll(Augment):
-    """Moved by whole pixels, -pixels..pixels down and right, wrapped around. (TET, HSD, NDA on CIFAR10-DVS: 5.)"""
+    """Moved by whole pixels, -pixels..pixels down and right, wrapped around. (TET, HSD, NDA on
+    CIFAR10-DVS: 5.)
+    """
 
     name: ClassVar[str] = "roll"
     pixels: int = 5
@@ -166,10 +198,12 @@ class Roll(Augment):
 
 @dataclass(frozen=True)
 class Crop(Augment):
-    """A window of the frame's own size out of the frame with a border of `padding` pixels of `fill` around it: moved by
-    -padding..padding down and right, not wrapped. (CIFAR and TKS on CIFAR10-DVS: 4.)
+    """A window of the frame's own size out of the frame with a border of `padding` pixels of `fill`
+    around it: moved by -padding..padding down and right, not wrapped. (CIFAR and TKS on
+    CIFAR10-DVS: 4.)
 
-    Other codes pad before they normalise, with black; here frames are normalised, and 0 is the mean of the set.
+    Other codes pad before they normalise, with black; here frames are normalised, and 0 is the mean
+    of the set.
     """
 
     name: ClassVar[str] = "crop"
@@ -182,13 +216,18 @@ class Crop(Augment):
     def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         """See the class."""
         row, column = grid(x)
-        down, right = (integers(len(y), -self.padding, self.padding, generator).view(-1, 1, 1) for _ in range(2))
+        down, right = (
+            integers(len(y), -self.padding, self.padding, generator).view(-1, 1, 1)
+            for _ in range(2)
+        )
         return pick(x, row + down, column + right, self.fill), y
 
 
 @dataclass(frozen=True)
 class Rotate(Augment):
-    """Turned by an angle in -degrees..degrees about the centre, nearest pixel, `fill` outside. (CIFAR10-DVS: TKS 15, NDA 30)"""
+    """Turned by an angle in -degrees..degrees about the centre, nearest pixel, `fill` outside.
+    (CIFAR10-DVS: TKS 15, NDA 30)
+    """
 
     name: ClassVar[str] = "rotate"
     degrees: float = 15.0
@@ -204,7 +243,9 @@ class Rotate(Augment):
 
 @dataclass(frozen=True)
 class Shear(Augment):
-    """Sheared along the rows by an angle in -degrees..degrees, nearest pixel, `fill` outside. (NDA on CIFAR10-DVS: 30.)"""
+    """Sheared along the rows by an angle in -degrees..degrees, nearest pixel, `fill` outside. (NDA
+    on CIFAR10-DVS: 30.)
+    """
 
     name: ClassVar[str] = "shear"
     degrees: float = 30.0
@@ -220,11 +261,13 @@ class Shear(Augment):
 
 @dataclass(frozen=True)
 class ResizedCrop(Augment):
-    """A part of the frame enlarged to the whole of it, bilinear: for photographs. (TKS on ImageNet: scale 0.08, ratio 4/3.)
+    """A part of the frame enlarged to the whole of it, bilinear: for photographs. (TKS on ImageNet:
+    scale 0.08, ratio 4/3.)
 
-    The part has a share of the area in scale..1 and width / height in 1/ratio..ratio (log-uniform), its place is uniform; of
-    ten draws the first that fits in counts, else the whole frame stays. torchvision's RandomResizedCrop cuts the original
-    photograph and smooths where it shrinks; this one cuts what the data set gives and never sees what lies outside of that.
+    The part has a share of the area in scale..1 and width / height in 1/ratio..ratio (log-uniform),
+    its place is uniform; of ten draws the first that fits in counts, else the whole frame stays.
+    torchvision's RandomResizedCrop cuts the original photograph and smooths where it shrinks; this
+    one cuts what the data set gives and never sees what lies outside of that.
     """
 
     name: ClassVar[str] = "resized_crop"
@@ -241,7 +284,8 @@ class ResizedCrop(Augment):
         tall, wide, fits = boxes(n, (height, width), (self.scale, 1.0), self.ratio, generator)
         tall, wide = torch.where(fits, tall, height), torch.where(fits, wide, width)
         top, left = (
-            (uniform(n, 0, 1, generator) * (whole - part + 1)).floor() for whole, part in ((height, tall), (width, wide))
+            (uniform(n, 0, 1, generator) * (whole - part + 1)).floor()
+            for whole, part in ((height, tall), (width, wide))
         )
         theta = torch.zeros(n, 2, 3, dtype=torch.float64)
         theta[:, 0, 0], theta[:, 0, 2] = wide / width, (2 * left + wide) / width - 1
@@ -253,11 +297,17 @@ class ResizedCrop(Augment):
 
 
 def boxes(
-    n: int, frame: tuple[int, int], area: tuple[float, float], ratio: float, generator: torch.Generator
+    n: int,
+    frame: tuple[int, int],
+    area: tuple[float, float],
+    ratio: float,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Height and width (n,) of a box in each sample, and whether one of ten draws fitted into the frame.
+    """Height and width (n,) of a box in each sample, and whether one of ten draws fitted into the
+    frame.
 
-    Its share of the frame is uniform in `area`, log(width / height) uniform in -log ratio..log ratio; sides are rounded.
+    Its share of the frame is uniform in `area`, log(width / height) uniform in -log ratio..log
+    ratio; sides are rounded.
     """
     share = uniform((n, 10), *area, generator) * (frame[0] * frame[1])
     form = uniform((n, 10), -math.log(ratio), math.log(ratio), generator).exp()

@@ -1,1 +1,3 @@
-"""The simulated event camera: one image (`simulate`), a batch on its device (`batched`), a folder of files (`film`)."""
+"""The simulated event camera: one image (`simulate`), a batch on its device (`batched`), a folder
+of files (`film`).
+"""

@@ -1,14 +1,17 @@
-"""The event camera for a batch of images at once, as tensor operations on their device: counts in frames, no times of events.
+"""The event camera for a batch of images at once, as tensor operations on their device: counts in
+frames, no times of events.
 
-The model is that of `simulate`: light sampled every `substep_us`, log light a straight line in between, a reference level and
-two thresholds for each pixel. On such a line a pixel's log light L only rises or only falls, so with R its reference the number
-of thresholds it crosses is known without looking for the crossings,
+The model is that of `simulate`: light sampled every `substep_us`, log light a straight line in
+between, a reference level and two thresholds for each pixel. On such a line a pixel's log light L
+only rises or only falls, so with R its reference the number of thresholds it crosses is known
+without looking for the crossings,
 
     n = trunc((L - R) / c),   c = the on threshold if L > R, else the off threshold;   R <- R + n c
 
-which is n on events if n > 0 and -n off events if n < 0. Where the border of a frame lies between two samples, L at the
-border is on the line too and is counted up to there. So every frame has the counts that `FixedDuration` makes of the events
-of `simulate`, up to rounding and to background events, which are drawn otherwise. (Rounding matters where levels meet
+which is n on events if n > 0 and -n off events if n < 0. Where the border of a frame lies between
+two samples, L at the border is on the line too and is counted up to there. So every frame has the
+counts that `FixedDuration` makes of the events of `simulate`, up to rounding and to background
+events, which are drawn otherwise. (Rounding matters where levels meet
 thresholds exactly: on a closed path with `mismatch=0`.)
 """
 
@@ -25,6 +28,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anystep._errors import UsageError
 from anystep.data.augmentation.warps import Augment, Batch, uniform
 from anystep.data.camera.simulate import Camera, Trajectory, thresholds_of
 from anystep.data.frames import FixedDuration
@@ -35,15 +39,18 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as `Image.convert("L")`
 def turned(path: Trajectory, degrees: float, *, mirrored: bool = False) -> Trajectory:
     """`path` turned clockwise about the centre of the sensor; if `mirrored`, dy -> -dy before that.
 
-    (dx, dy) -> (c dx - s dy, s dx + c dy) with c, s the cosine and sine of the angle. A circle turned is that circle begun
-    elsewhere, and mirrored it runs the other way round.
+    (dx, dy) -> (c dx - s dy, s dx + c dy) with c, s the cosine and sine of the angle. A circle
+    turned is that circle begun elsewhere, and mirrored it runs the other way round.
 
     >>> turned(Trajectory((0, 10), (0.0, 1.0), (0.0, 0.0)), 90).dy
     (0.0, 1.0)
     """
     angle = math.radians(degrees)
     dx, dy = np.asarray(path.dx), np.asarray(path.dy) * (-1 if mirrored else 1)
-    right, down = math.cos(angle) * dx - math.sin(angle) * dy, math.sin(angle) * dx + math.cos(angle) * dy
+    right, down = (
+        math.cos(angle) * dx - math.sin(angle) * dy,
+        math.sin(angle) * dx + math.cos(angle) * dy,
+    )
     return Trajectory(path.times_us, tuple(right.tolist()), tuple(down.tolist()))
 
 
@@ -57,24 +64,32 @@ def simulate_batch(
     generator: torch.Generator,
     size: int | None = None,
 ) -> Tensor:
-    """What `camera` counts in the frames of `binning` while each image moves along `path`: (T, N, 2, H, W).
+    """What `camera` counts in the frames of `binning` while each image moves along `path`: (T, N,
+    2, H, W).
 
-    images (N, H0, W0) in [0, 1], float32 or float64, in the middle of the sensor (H, W) and, if larger, beyond it, as in
-    `simulate`. The frames have their type and device; plane 0 counts off events, plane 1 on events. `path` is one for all or
-    one for each image, of one duration; frames after its end are 0.
+    images (N, H0, W0) in [0, 1], float32 or float64, in the middle of the sensor (H, W) and, if
+    larger, beyond it, as in `simulate`. The frames have their type and device; plane 0 counts off
+    events, plane 1 on events. `path` is one for all or one for each image, of one duration; frames
+    after its end are 0.
 
-    The counts are those of `simulate` (see above). `generator`, on any device, draws the background events of the whole batch:
-    a Poisson process as there, not the same events. A coarser `camera.substep_us` takes less time and sees less of the motion.
-    With `size` the frames are (T, N, 2, size, size), those of the sensor made smaller by `resize` and "nearest"; the pixels
-    that this leaves out are not simulated. Nothing is differentiated.
+    The counts are those of `simulate` (see above). `generator`, on any device, draws the background
+    events of the whole batch: a Poisson process as there, not the same events. A coarser
+    `camera.substep_us` takes less time and sees less of the motion. With `size` the frames are (T,
+    N, 2, size, size), those of the sensor made smaller by `resize` and "nearest"; the pixels that
+    this leaves out are not simulated. Nothing is differentiated.
 
-    Errors: images of another shape, type or range; paths of another number or duration; a size larger than the sensor.
+    Errors: images of another shape, type or range; paths of another number or duration; a size
+    larger than the sensor.
     """
     _check_images(images)
     if not isinstance(binning, FixedDuration) or binning.steps is None:
-        raise ValueError(f"simulate_batch: binning must be FixedDuration with a number of steps, got {binning!r}")
+        raise UsageError(
+            f"simulate_batch: binning must be FixedDuration with a number of steps, got {binning!r}"
+        )
     if size is not None and not 1 <= size <= min(camera.sensor):
-        raise ValueError(f"simulate_batch: size must be None or in 1..{min(camera.sensor)}, got {size}")
+        raise UsageError(
+            f"simulate_batch: size must be None or in 1..{min(camera.sensor)}, got {size}"
+        )
     paths, duration_us = _check_paths(path, len(images))
     rows, columns = (_axis(side, size) for side in camera.sensor)
     steps, length = binning.steps, binning.duration_us
@@ -87,24 +102,32 @@ def simulate_batch(
     reference, change, risen, fallen = before.clone(), *(torch.empty_like(before) for _ in range(3))
     for start, end, after in zip(times[:-1].tolist(), times[1:].tolist(), levels, strict=True):
         for frame, stop in _pieces(start, end, steps, length):
-            seen = after if stop == end else torch.lerp(before, after, (stop - start) / (end - start))
+            seen = (
+                after if stop == end else torch.lerp(before, after, (stop - start) / (end - start))
+            )
             torch.sub(seen, reference, out=change)
             torch.div(change, on, out=risen).clamp_(min=0).trunc_()
             torch.div(change, off, out=fallen).clamp_(max=0).trunc_()
-            reference.addcmul_(risen, on).addcmul_(fallen, off)  # one of the two is 0: no branch, no torch.where, which is slow
+            reference.addcmul_(risen, on).addcmul_(
+                fallen, off
+            )  # one of the two is 0: no branch, no torch.where, which is slow
             frames[frame, :, 1] += risen
             frames[frame, :, 0] -= fallen
         before = after
-    return _add_background(frames, min(duration_us, steps * length), length, camera.noise_hz, generator)
+    return _add_background(
+        frames, min(duration_us, steps * length), length, camera.noise_hz, generator
+    )
 
 
 @dataclass(frozen=True)
 class Film(Augment):
-    """Images become event frames, each filmed on its own path: `path` turned by a uniform angle and mirrored with 1/2.
+    """Images become event frames, each filmed on its own path: `path` turned by a uniform angle and
+    mirrored with 1/2.
 
-    x (T, N, P, H0, W0) are images, as `Direct` shows them, with P = 1 or 3 planes in [0, 1]; three become grey by ITU-R
-    BT.601's weights. Back come frames of counts (binning.steps, N, 2, H, W) on the device of x. Use it while training, after
-    the augmentations of images and before those of frames: `Augmented(ImageSet(...), Film(path, camera, binning))`.
+    x (T, N, P, H0, W0) are images, as `Direct` shows them, with P = 1 or 3 planes in [0, 1]; three
+    become grey by ITU-R BT.601's weights. Back come frames of counts (binning.steps, N, 2, H, W) on
+    the device of x. Use it while training, after the augmentations of images and before those of
+    frames: `Augmented(ImageSet(...), Film(path, camera, binning))`.
 
     pixels   the image's height and width on the sensor, made bilinearly (None: as it comes)
     size     of the frames, as `simulate_batch` has it (None: the sensor's)
@@ -130,12 +153,18 @@ class Film(Augment):
         """The filmed batch."""
         if x.dim() != 5 or x.shape[2] not in (1, 3) or len(y) != x.shape[1] or 0 in x.shape:
             shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-            raise ValueError(f"film: x must be (T, N, P, H, W) with P = 1 or 3 and y (N,) or (N, C), got {shapes}")
+            raise UsageError(
+                f"film: x must be (T, N, P, H, W) with P = 1 or 3 and y (N,) or (N, C), got {shapes}"
+            )
         if len(x) > 1 and x.stride(0) != 0:
-            raise ValueError("film: x must be images, each shown T times without a copy as Direct does it, got frames")
+            raise UsageError(
+                "film: x must be images, each shown T times without a copy as Direct does it, got frames"
+            )
         low, high = (float(value) for value in torch.aminmax(x[0]))
         if not (low >= 0 and high <= 1):
-            raise ValueError(f"film: images must lie in [0, 1] and not be normalised, got {low:g} to {high:g}")
+            raise UsageError(
+                f"film: images must lie in [0, 1] and not be normalised, got {low:g} to {high:g}"
+            )
         return self.apply(x[:1], y, generator)
 
     def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
@@ -144,53 +173,74 @@ class Film(Augment):
         if x.shape[2] == 3:
             image = (image * image.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
         if self.pixels is not None:
-            image = F.interpolate(image, size=(self.pixels, self.pixels), mode="bilinear", align_corners=False)
+            image = F.interpolate(
+                image, size=(self.pixels, self.pixels), mode="bilinear", align_corners=False
+            )
         paths: Trajectory | list[Trajectory] = self.path
         if self.vary:
             angles, sides = uniform((2, len(y)), 0, 1, generator).tolist()
-            paths = [turned(self.path, 360 * a, mirrored=b < 0.5) for a, b in zip(angles, sides, strict=True)]
+            paths = [
+                turned(self.path, 360 * a, mirrored=b < 0.5)
+                for a, b in zip(angles, sides, strict=True)
+            ]
         image = image[:, 0].clamp(0, 1)  # a weighted mean may leave the range by a rounding
-        frames = simulate_batch(image, paths, self.camera, binning=self.binning, generator=generator, size=self.size)
+        frames = simulate_batch(
+            image, paths, self.camera, binning=self.binning, generator=generator, size=self.size
+        )
         return frames, y
 
 
 def _check_images(images: Tensor) -> None:
     if images.dim() != 3 or 0 in images.shape:
-        raise ValueError(f"simulate_batch: images must be (N, H0, W0), each >= 1, got shape {tuple(images.shape)}")
+        raise UsageError(
+            f"simulate_batch: images must be (N, H0, W0), each >= 1, got shape {tuple(images.shape)}"
+        )
     if images.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"simulate_batch: images must be float32 or float64, got {images.dtype}")
+        raise UsageError(f"simulate_batch: images must be float32 or float64, got {images.dtype}")
     low, high = (float(value) for value in torch.aminmax(images))
     if not (low >= 0 and high <= 1):
-        raise ValueError(f"simulate_batch: images must lie in [0, 1], got {low:g} to {high:g}")
+        raise UsageError(f"simulate_batch: images must lie in [0, 1], got {low:g} to {high:g}")
 
 
-def _check_paths(path: Trajectory | Sequence[Trajectory], n: int) -> tuple[tuple[Trajectory, ...], int]:
+def _check_paths(
+    path: Trajectory | Sequence[Trajectory], n: int
+) -> tuple[tuple[Trajectory, ...], int]:
     """One path for all, or one for each of n images, and how long it takes."""
     if isinstance(path, Trajectory):
         return (path,), path.duration_us
     if len(path) != n:
-        raise ValueError(f"simulate_batch: path must be one or one for each of {n} images, got {len(path)}")
+        raise UsageError(
+            f"simulate_batch: path must be one or one for each of {n} images, got {len(path)}"
+        )
     durations = sorted({each.duration_us for each in path})
     if len(durations) > 1:
-        raise ValueError(f"simulate_batch: all paths must have one duration, got {durations[0]} to {durations[-1]} us")
+        raise UsageError(
+            f"simulate_batch: all paths must have one duration, got {durations[0]} to {durations[-1]} us"
+        )
     return tuple(path), durations[0]
 
 
 def _samples(duration_us: int, substep_us: int, end_us: int) -> NDArray[np.int64]:
-    """When the light is sampled: as `simulate` does it, up to the first sample at or after the end of the last frame."""
+    """When the light is sampled: as `simulate` does it, up to the first sample at or after the end
+    of the last frame.
+    """
     times = np.unique(np.append(np.arange(0, duration_us, substep_us), duration_us))
     return times[: np.searchsorted(times, end_us) + 1]
 
 
 def _pieces(start: int, end: int, steps: int, length: int) -> Iterator[tuple[int, int]]:
-    """The substep [start, end) cut at the borders of `steps` frames of `length`: (frame, end of the piece) of each."""
+    """The substep [start, end) cut at the borders of `steps` frames of `length`: (frame, end of the
+    piece) of each.
+    """
     for frame in range(start // length, min((end - 1) // length + 1, steps)):
         yield frame, min(end, (frame + 1) * length)
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """Rows (or columns) of the sensor: the light at `kept` is between index[near] and index[far]. `whole`: all are kept."""
+    """Rows (or columns) of the sensor: the light at `kept` is between index[near] and index[far].
+    `whole`: all are kept.
+    """
 
     index: NDArray[np.int64]
     near: slice
@@ -210,42 +260,69 @@ def _axis(side: int, size: int | None) -> _Axis:
 
 
 def _log_light(
-    images: Tensor, paths: Sequence[Trajectory], times: NDArray[np.int64], camera: Camera, axes: Sequence[_Axis]
+    images: Tensor,
+    paths: Sequence[Trajectory],
+    times: NDArray[np.int64],
+    camera: Camera,
+    axes: Sequence[_Axis],
 ) -> Iterator[Tensor]:
-    """log(light + floor) (N, h, w) at each of the times, in two tensors by turns: the one before last is overwritten.
+    """log(light + floor) (N, h, w) at each of the times, in two tensors by turns: the one before
+    last is overwritten.
 
-    Pixel (y, x) sees the canvas at (y, x) + margin - (dy, dx): between four pixels, a whole number of pixels away.
+    Pixel (y, x) sees the canvas at (y, x) + margin - (dy, dx): between four pixels, a whole number
+    of pixels away.
     """
-    offsets = np.stack([np.stack(path.at(times)[::-1], axis=-1) for path in paths], axis=1)  # (K, 1 or N, 2)
+    offsets = np.stack(
+        [np.stack(path.at(times)[::-1], axis=-1) for path in paths], axis=1
+    )  # (K, 1 or N, 2)
     margin = math.ceil(float(np.abs(offsets).max())) + 1
     high, wide = (side + 2 * margin for side in camera.sensor)
-    top, left = (margin + (side - own) // 2 for side, own in zip(camera.sensor, images.shape[1:], strict=True))
+    top, left = (
+        margin + (side - own) // 2
+        for side, own in zip(camera.sensor, images.shape[1:], strict=True)
+    )
     sides = (left, wide - left - images.shape[2], top, high - top - images.shape[1])
-    canvas = F.pad(images, sides) + camera.floor  # a negative side cuts; the floor goes where the image goes, so add it first
+    canvas = (
+        F.pad(images, sides) + camera.floor
+    )  # a negative side cuts; the floor goes where the image goes, so add it first
     whole = np.floor(margin - offsets).astype(np.int64)
-    part = torch.tensor(margin - offsets - whole, dtype=images.dtype, device=images.device)[..., None, None]
+    part = torch.tensor(margin - offsets - whole, dtype=images.dtype, device=images.device)[
+        ..., None, None
+    ]
     rows, columns = axes
     starts = whole[..., 0] * wide + whole[..., 1] + np.arange(len(images)) * (high * wide)  # (K, N)
     first = torch.tensor(starts[..., None], device=images.device)
     below, beside = (torch.tensor(axis.index, device=images.device) for axis in axes)
-    stretches = canvas.flatten().unfold(0, camera.sensor[1] + 1, 1)  # what a row of the sensor sees, from every place on
+    stretches = canvas.flatten().unfold(
+        0, camera.sensor[1] + 1, 1
+    )  # what a row of the sensor sees, from every place on
     levels = images.new_empty(2, len(images), len(rows.kept), len(columns.kept))
     for k in range(len(times)):
-        light = stretches.index_select(0, (first[k] + below * wide).view(-1)).view(len(images), len(below), -1)
+        light = stretches.index_select(0, (first[k] + below * wide).view(-1)).view(
+            len(images), len(below), -1
+        )
         down, right = part[k].unbind(1)
         light = torch.lerp(light[:, rows.near], light[:, rows.far], down)
         if not columns.whole:
             light = light.gather(2, beside.expand(*light.shape[:2], -1))
-        yield torch.lerp(light[..., columns.near], light[..., columns.far], right, out=levels[k % 2]).log_()
+        yield torch.lerp(
+            light[..., columns.near], light[..., columns.far], right, out=levels[k % 2]
+        ).log_()
 
 
-def _add_background(frames: Tensor, covered_us: int, length: int, noise_hz: float, generator: torch.Generator) -> Tensor:
-    """Add background events: a Poisson number of them in the batch, uniform in time below `covered_us`, place and polarity.
+def _add_background(
+    frames: Tensor, covered_us: int, length: int, noise_hz: float, generator: torch.Generator
+) -> Tensor:
+    """Add background events: a Poisson number of them in the batch, uniform in time below
+    `covered_us`, place and polarity.
 
-    That is a Poisson process in every pixel, as in `simulate`, and costs what the events are, not what the frames are.
+    That is a Poisson process in every pixel, as in `simulate`, and costs what the events are, not
+    what the frames are.
     """
     cells, device = frames[0].numel(), generator.device
-    mean = torch.tensor(noise_hz * cells / 2 * covered_us * 1e-6, dtype=torch.float64, device=device)
+    mean = torch.tensor(
+        noise_hz * cells / 2 * covered_us * 1e-6, dtype=torch.float64, device=device
+    )
     count = int(torch.poisson(mean, generator=generator))
     step = torch.randint(covered_us, (count,), generator=generator, device=device) // length
     place = step * cells + torch.randint(cells, (count,), generator=generator, device=device)

@@ -1,10 +1,12 @@
 """An event camera for any grey image on any path.
 
-A pixel sees the logarithm of its light, L = log(I + floor), and remembers a reference level R, at first L(0). Whenever
-L rises by the threshold above R it sends an on event and R goes up by that threshold; whenever L falls by the threshold
-below R it sends an off event and R goes down (Lichtsteiner et al. 2008; Rebecq et al. 2018, ESIM). L is sampled
-every `substep_us` and is a straight line in between, so a crossing has a time of its own. Thresholds differ from pixel to
-pixel, and background events are a Poisson process in time and space. There is no refractory period and no low-pass filter.
+A pixel sees the logarithm of its light, L = log(I + floor), and remembers a reference level R, at
+first L(0). Whenever L rises by the threshold above R it sends an on event and R goes up by that
+threshold; whenever L falls by the threshold below R it sends an off event and R goes down
+(Lichtsteiner et al. 2008; Rebecq et al. 2018, ESIM). L is sampled every `substep_us` and is a
+straight line in between, so a crossing has a time of its own. Thresholds differ from pixel to
+pixel, and background events are a Poisson process in time and space. There is no refractory period
+and no low-pass filter.
 """
 
 from __future__ import annotations
@@ -20,13 +22,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from anystep._errors import UsageError
 from anystep._lookup import choose
-from anystep.data.events import Events
-from anystep.data.threads import map_ahead
+from anystep._threads import map_ahead
+from anystep.data.recording import Events
 
 # Part of every cache key: raise it whenever the same settings give other events.
 SIMULATOR_VERSION = 1
-_SMALLEST_THRESHOLD = 0.1  # of the nominal one: a threshold at or below zero would never stop firing
+_SMALLEST_THRESHOLD = (
+    0.1  # of the nominal one: a threshold at or below zero would never stop firing
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class Camera:
     mismatch    relative standard deviation of the threshold over pixels, drawn apart for on and off
     noise_hz    background events a pixel and second, of random polarity
     substep_us  microseconds between two samples of the light
-    floor       light of a black pixel, in units of a white one: it bounds the contrast at log((1 + floor) / floor); 0.2
+    floor       light of a black pixel, in units of a white one: it bounds the contrast at log((1 +
+                floor) / floor); 0.2
                 is a ratio of 6 to 1, about nine on events from black to white
     seed        of the thresholds: one seed is one camera
     """
@@ -56,14 +62,19 @@ class Camera:
             "threshold": (self.threshold > 0, "> 0"),
             "mismatch": (0 <= self.mismatch <= 0.3, "in 0..0.3"),
             "noise_hz": (self.noise_hz >= 0 and math.isfinite(self.noise_hz), ">= 0"),
-            "substep_us": (self.substep_us >= 1 and self.substep_us == int(self.substep_us), "a whole number >= 1"),
+            "substep_us": (
+                self.substep_us >= 1 and self.substep_us == int(self.substep_us),
+                "a whole number >= 1",
+            ),
             "floor": (self.floor > 0, "> 0"),
         }
         for name, (good, rule) in allowed.items():
             if not good:
-                raise ValueError(f"Camera: {name} must be {rule}, got {getattr(self, name)}")
+                raise UsageError(f"Camera: {name} must be {rule}, got {getattr(self, name)}")
         if len(self.sensor) != 2 or min(self.sensor) < 1:
-            raise ValueError(f"Camera: sensor must be (height, width), each >= 1, got {self.sensor}")
+            raise UsageError(
+                f"Camera: sensor must be (height, width), each >= 1, got {self.sensor}"
+            )
         object.__setattr__(self, "sensor", (int(self.sensor[0]), int(self.sensor[1])))
 
     def describe(self) -> dict[str, Any]:
@@ -73,7 +84,8 @@ class Camera:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Where the image is: offsets in pixels from the centre at some times, and straight lines in between.
+    """Where the image is: offsets in pixels from the centre at some times, and straight lines in
+    between.
 
     times_us    start at 0, increase, end at the duration
     dx, dy      pixels to the right and down, one for each time
@@ -86,14 +98,16 @@ class Trajectory:
     def __post_init__(self) -> None:
         count = len(self.times_us)
         if count < 2 or len(self.dx) != count or len(self.dy) != count:
-            raise ValueError(
+            raise UsageError(
                 "Trajectory: times_us, dx and dy must have one length of at least 2, "
                 f"got {count}, {len(self.dx)} and {len(self.dy)}"
             )
         if self.times_us[0] != 0 or any(np.diff(self.times_us) < 1):
-            raise ValueError(f"Trajectory: times_us must start at 0 and increase, got {self.times_us[:5]}...")
+            raise UsageError(
+                f"Trajectory: times_us must start at 0 and increase, got {self.times_us[:5]}..."
+            )
         if not np.isfinite([self.dx, self.dy]).all():
-            raise ValueError("Trajectory: dx and dy must be finite")
+            raise UsageError("Trajectory: dx and dy must be finite")
 
     @property
     def duration_us(self) -> int:
@@ -102,7 +116,9 @@ class Trajectory:
 
     def at(self, times_us: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(dx, dy) in pixels at any times (K,)."""
-        return np.interp(times_us, self.times_us, self.dx), np.interp(times_us, self.times_us, self.dy)
+        return np.interp(times_us, self.times_us, self.dx), np.interp(
+            times_us, self.times_us, self.dy
+        )
 
     def describe(self) -> dict[str, Any]:
         """The fields, for hashes and records."""
@@ -110,30 +126,40 @@ class Trajectory:
 
 
 def closed_loop(duration_us: int = 300_000, *, radius: float = 3.0, loops: int = 2) -> Trajectory:
-    """A circle at constant speed, run `loops` times in exactly `duration_us`: every loop has the same positions.
+    """A circle at constant speed, run `loops` times in exactly `duration_us`: every loop has the
+    same positions.
 
-    With two loops both halves of the recording see the same motion, so the first half is worth as much as the second.
-    `radius` in pixels. Positions are 150 points a loop, straight lines in between.
+    With two loops both halves of the recording see the same motion, so the first half is worth as
+    much as the second. `radius` in pixels. Positions are 150 points a loop, straight lines in
+    between.
     """
     if loops < 1 or duration_us < 150 * loops or radius < 0:
-        raise ValueError(
+        raise UsageError(
             "closed_loop: loops must be >= 1, duration_us >= 150 * loops and radius >= 0, "
             f"got loops={loops}, duration_us={duration_us}, radius={radius}"
         )
     points = 150
     phase = [2 * math.pi * (k % points) / points for k in range(points * loops + 1)]
     times = tuple(round(duration_us * k / (points * loops)) for k in range(points * loops + 1))
-    return Trajectory(times, tuple(radius * math.cos(a) for a in phase), tuple(radius * math.sin(a) for a in phase))
+    return Trajectory(
+        times,
+        tuple(radius * math.cos(a) for a in phase),
+        tuple(radius * math.sin(a) for a in phase),
+    )
 
 
 def saccade(duration_us: int = 300_000, *, size: float = 4.8) -> Trajectory:
-    """Three straight legs of a third of `duration_us` each round a triangle `size` pixels wide and high.
+    """Three straight legs of a third of `duration_us` each round a triangle `size` pixels wide and
+    high.
 
-    Right and down, right and up, back to the left: the motion that made N-MNIST (Orchard et al. 2015). The last
-    leg is along a row, so edges along rows are silent in it; the thirds of a recording are not alike.
+    Right and down, right and up, back to the left: the motion that made N-MNIST (Orchard et al.
+    2015). The last leg is along a row, so edges along rows are silent in it; the thirds of a
+    recording are not alike.
     """
     if duration_us < 3 or size < 0:
-        raise ValueError(f"saccade: duration_us must be >= 3 and size >= 0, got {duration_us} and {size}")
+        raise UsageError(
+            f"saccade: duration_us must be >= 3 and size >= 0, got {duration_us} and {size}"
+        )
     half = size / 2
     times = (0, duration_us // 3, 2 * duration_us // 3, duration_us)
     return Trajectory(times, (-half, 0.0, half, -half), (-half, half, -half, -half))
@@ -143,7 +169,9 @@ PATHS: dict[str, Callable[..., Trajectory]] = {"closed_loop": closed_loop, "sacc
 
 
 def path_of(path: str | Trajectory) -> Trajectory:
-    """A trajectory as it is, or the one a name of PATHS stands for; "closed-loop" is read as "closed_loop"."""
+    """A trajectory as it is, or the one a name of PATHS stands for; "closed-loop" is read as
+    "closed_loop".
+    """
     return path if isinstance(path, Trajectory) else choose(PATHS, path_name(path), "path")()
 
 
@@ -152,27 +180,42 @@ def path_name(path: str) -> str:
     return path.replace("-", "_")
 
 
-def simulate(image: ArrayLike, path: Trajectory, camera: Camera, *, seed: int | Sequence[int]) -> Events:
+def simulate(
+    image: ArrayLike, path: Trajectory, camera: Camera, *, seed: int | Sequence[int]
+) -> Events:
     """The events of `camera` while `image` moves along `path` over a black background.
 
-    image (H0, W0) in [0, 1]: it starts at the centre, (H - H0) // 2 rows down, and is moved by bilinear interpolation; what
-    lies outside the sensor is not seen until it moves in. An image that is larger than the sensor by what the path moves it
-    hides the background. All times are in [0, path.duration_us). Events are ordered by time, ties by row, column and
-    polarity. `seed` draws the background events and nothing else: the same arguments always give the same events.
+    image (H0, W0) in [0, 1]: it starts at the centre, (H - H0) // 2 rows down, and is moved by
+    bilinear interpolation; what lies outside the sensor is not seen until it moves in. An image
+    that is larger than the sensor by what the path moves it hides the background. All times are in
+    [0, path.duration_us). Events are ordered by time, ties by row, column and polarity. `seed`
+    draws the background events and nothing else: the same arguments always give the same events.
     """
     picture = np.asarray(image, dtype=np.float64)
     if picture.ndim != 2 or 0 in picture.shape:
-        raise ValueError(f"simulate: image must be (H0, W0), each >= 1, got shape {picture.shape}")
+        raise UsageError(f"simulate: image must be (H0, W0), each >= 1, got shape {picture.shape}")
     if not (picture.min(initial=0) >= 0 and picture.max(initial=0) <= 1):
-        raise ValueError(f"simulate: image must lie in [0, 1], got {picture.min()} to {picture.max()}")
-    times = np.unique(np.append(np.arange(0, path.duration_us, camera.substep_us), path.duration_us))
+        raise UsageError(
+            f"simulate: image must lie in [0, 1], got {picture.min()} to {picture.max()}"
+        )
+    times = np.unique(
+        np.append(np.arange(0, path.duration_us, camera.substep_us), path.duration_us)
+    )
     dx, dy = path.at(times)
     margin = math.ceil(max(np.abs(dx).max(), np.abs(dy).max())) + 1
     canvas = _canvas(picture, camera.sensor, margin)
-    # A pixel (y, x) sees the canvas at (y, x) + margin - (dy, dx): a whole number of pixels and a fraction.
+    # A pixel (y, x) sees the canvas at (y, x) + margin - (dy, dx): a whole number of pixels and a
+    # fraction.
     source = margin - np.stack([dy, dx], axis=1)
     whole = np.floor(source)
-    keys = _crossings(canvas, times, whole.astype(np.int64), source - whole, thresholds_of(camera), float(camera.floor))
+    keys = _crossings(
+        canvas,
+        times,
+        whole.astype(np.int64),
+        source - whole,
+        thresholds_of(camera),
+        float(camera.floor),
+    )
     keys = np.sort(np.concatenate([keys, _noise(path.duration_us, camera, seed)]))
     t, x, y, p = _columns(keys, *camera.sensor)
     return Events(t, x, y, p, camera.sensor)
@@ -189,18 +232,18 @@ def simulate_many(
 ) -> Iterator[Events]:
     """The events of images[i] for every i of `indices` (None: all), in that order.
 
-    images (M, H0, W0) in [0, 1]. Image i has its noise from the seed pair (seed, i), so its events depend neither on
-    `workers` (threads; None: one a processor) nor on what else is simulated.
+    images (M, H0, W0) in [0, 1]. Image i has its noise from the seed pair (seed, i), so its events
+    depend neither on `workers` (threads; None: one a processor) nor on what else is simulated.
     """
     stack = np.asarray(images)
     if stack.ndim != 3:
-        raise ValueError(f"simulate_many: images must be (M, H0, W0), got shape {stack.shape}")
+        raise UsageError(f"simulate_many: images must be (M, H0, W0), got shape {stack.shape}")
     if workers is not None and workers < 1:
-        raise ValueError(f"simulate_many: workers must be >= 1 or None, got {workers}")
+        raise UsageError(f"simulate_many: workers must be >= 1 or None, got {workers}")
     chosen = [int(i) for i in (range(len(stack)) if indices is None else indices)]
     for i in chosen:
         if not 0 <= i < len(stack):
-            raise ValueError(f"simulate_many: indices must be in 0..{len(stack) - 1}, got {i}")
+            raise UsageError(f"simulate_many: indices must be in 0..{len(stack) - 1}, got {i}")
 
     def one(index: int) -> Events:
         return simulate(stack[index], path, camera, seed=(seed, index))
@@ -208,8 +251,12 @@ def simulate_many(
     return map_ahead(one, chosen, workers or os.cpu_count() or 1, ahead=4)
 
 
-def _canvas(picture: NDArray[np.float64], sensor: tuple[int, int], margin: int) -> NDArray[np.float64]:
-    """The picture in the middle of the sensor with `margin` black pixels on every side; what goes beyond them is cut."""
+def _canvas(
+    picture: NDArray[np.float64], sensor: tuple[int, int], margin: int
+) -> NDArray[np.float64]:
+    """The picture in the middle of the sensor with `margin` black pixels on every side; what goes
+    beyond them is cut.
+    """
     canvas = np.zeros((sensor[0] + 2 * margin, sensor[1] + 2 * margin))
     here, there = [], []
     for seen, size in zip(sensor, picture.shape, strict=True):
@@ -225,7 +272,9 @@ def _canvas(picture: NDArray[np.float64], sensor: tuple[int, int], margin: int) 
 def thresholds_of(camera: Camera) -> NDArray[np.float64]:
     """(2, H, W): the off and the on threshold of every pixel, fixed by the camera's seed."""
     draw = np.random.default_rng(camera.seed).standard_normal((2, *camera.sensor))
-    thresholds: NDArray[np.float64] = camera.threshold * np.maximum(1 + camera.mismatch * draw, _SMALLEST_THRESHOLD)
+    thresholds: NDArray[np.float64] = camera.threshold * np.maximum(
+        1 + camera.mismatch * draw, _SMALLEST_THRESHOLD
+    )
     thresholds.flags.writeable = False
     return thresholds
 
@@ -240,8 +289,14 @@ def _noise(duration_us: int, camera: Camera, seed: int | Sequence[int]) -> NDArr
 
 @njit(nogil=True, cache=True)
 def _columns(keys: Any, height: int, width: int) -> Any:
-    """t, x, y, p of keys ((t * H + y) * W + x) * 2 + p: sorting the keys sorted by time, then row, column, polarity."""
-    t, x, y = np.empty(len(keys), np.int64), np.empty(len(keys), np.int16), np.empty(len(keys), np.int16)
+    """t, x, y, p of keys ((t * H + y) * W + x) * 2 + p: sorting the keys sorted by time, then row,
+    column, polarity.
+    """
+    t, x, y = (
+        np.empty(len(keys), np.int64),
+        np.empty(len(keys), np.int16),
+        np.empty(len(keys), np.int16),
+    )
     p = np.empty(len(keys), np.uint8)
     for i in range(len(keys)):
         row = (keys[i] >> 1) // width
@@ -266,7 +321,9 @@ def _down(high: Any, low: Any, down: float, light: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def _leaving(darkest: Any, after: Any, brightest: Any, leaves: Any) -> None:
-    """leaves[x] = 1 where the light is outside the band. Without a branch, so that it runs on vectors."""
+    """leaves[x] = 1 where the light is outside the band. Without a branch, so that it runs on
+    vectors.
+    """
     for x in range(len(after)):
         leaves[x] = (after[x] <= darkest[x]) | (after[x] >= brightest[x])
 
@@ -280,8 +337,12 @@ def _longer(keys: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _crossings(canvas: Any, times: Any, whole: Any, part: Any, thresholds: Any, floor: float) -> Any:
-    """Keys of all threshold crossings. Logarithms are taken only where the light left the band that makes no event."""
+def _crossings(
+    canvas: Any, times: Any, whole: Any, part: Any, thresholds: Any, floor: float
+) -> Any:
+    """Keys of all threshold crossings. Logarithms are taken only where the light left the band that
+    makes no event.
+    """
     _, height, width = thresholds.shape
     light, after = np.empty((height, width)), np.empty((height, width))
     high, low = np.empty(width), np.empty(width)
@@ -293,9 +354,13 @@ def _crossings(canvas: Any, times: Any, whole: Any, part: Any, thresholds: Any, 
         _down(high, low, part[0, 0], light[y])
         high, low = low, high
     reference = np.log(light + floor)
-    # The band is narrowed by far more than the rounding errors of `bright`, which is exp(reference) kept by products:
-    # it may only let too much through to the exact test.
-    bright, off, on = light + floor, np.exp(-thresholds[0]) * (1 + 1e-9), np.exp(thresholds[1]) * (1 - 1e-9)
+    # The band is narrowed by far more than the rounding errors of `bright`, which is exp(reference)
+    # kept by products: it may only let too much through to the exact test.
+    bright, off, on = (
+        light + floor,
+        np.exp(-thresholds[0]) * (1 + 1e-9),
+        np.exp(thresholds[1]) * (1 - 1e-9),
+    )
     factor = np.exp(thresholds)
     darkest, brightest = bright * off - floor, bright * on - floor
     keys, count = np.empty(4096, np.int64), 0
@@ -319,8 +384,11 @@ def _crossings(canvas: Any, times: Any, whole: Any, part: Any, thresholds: Any, 
                     while sign * (level - reference[y, x]) >= threshold:
                         reference[y, x] += sign * threshold
                         bright[y, x] *= factor[1, y, x] if p else 1 / factor[0, y, x]
-                        # A crossing at the very end of a substep still belongs to it, so no time reaches the duration.
-                        t = start + min(int((reference[y, x] - before) / (level - before) * length), length - 1)
+                        # A crossing at the very end of a substep still belongs to it, so no time
+                        # reaches the duration.
+                        t = start + min(
+                            int((reference[y, x] - before) / (level - before) * length), length - 1
+                        )
                         if count == len(keys):
                             keys = _longer(keys)
                         keys[count] = ((t * height + y) * width + x) * 2 + p

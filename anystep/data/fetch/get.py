@@ -1,4 +1,6 @@
-"""`anystep data get`: the release of a data set, fetched or taken from where you put it, checked, and unpacked."""
+"""`anystep data get`: the release of a data set, fetched or taken from where you put it, checked,
+and unpacked.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from anystep._errors import UsageError
 from anystep._lookup import choose
 from anystep.data.fetch.download import Progress, digest, download, parse_checksum
 from anystep.data.fetch.releases import RELEASES, Archive, Release
@@ -28,18 +31,21 @@ def get_dataset(
     attempts: int = 5,
     pause: float = 1.0,
 ) -> dict[str, Any]:
-    """Put the release of data set `name` into `folder`, where the row of that name reads it; run it again to go on.
+    """Put the release of data set `name` into `folder`, where the row of that name reads it; run it
+    again to go on.
 
-    An archive that already lies in `folder` is checked and unpacked instead of fetched; what is unpacked already is left alone.
-    `say` hears a line a step, `progress(bytes, total or None)` the bytes of the file that is coming. `timeout`, `attempts` and
-    `pause` are those of `download`.
+    An archive that already lies in `folder` is checked and unpacked instead of fetched; what is
+    unpacked already is left alone. `say` hears a line a step, `progress(bytes, total or None)` the
+    bytes of the file that is coming. `timeout`, `attempts` and `pause` are those of `download`.
 
-    Returns {"dataset", "folder", "files": [{"name", "bytes", "checksum", "state"}], "options", "next"}. A state is "fetched",
-    "found" (it lay there and its checksum is right) or "already there" (unpacked before this call; nothing is compared again).
-    `options` are those of the row; None if there is nothing to fetch. `next` is a sentence.
+    Returns {"dataset", "folder", "files": [{"name", "bytes", "checksum", "state"}], "options",
+    "next"}. A state is "fetched", "found" (it lay there and its checksum is right) or "already
+    there" (unpacked before this call; nothing is compared again). `options` are those of the row;
+    None if there is nothing to fetch. `next` is a sentence.
 
-    Errors: ValueError for an unknown name, for a file without a known checksum, for a wrong one, and for what must be done by
-    hand, with how; ConnectionError and OSError as `download` and `unpack` raise them.
+    Errors: ValueError for an unknown name, for a file without a known checksum, for a wrong one,
+    and for what must be done by hand, with how; ConnectionError and OSError as `download` and
+    `unpack` raise them.
     """
     release = choose(RELEASES, name, "dataset to get")
     folder = Path(folder)
@@ -47,22 +53,24 @@ def get_dataset(
         words = f"{release.nothing}: nothing to fetch"
         return {"dataset": name, "folder": str(folder), "files": [], "options": None, "next": words}
     if not release.files:
-        raise ValueError(f"{name} must be fetched by hand from {release.page}: {release.by_hand}")
+        raise UsageError(f"{name} must be fetched by hand from {release.page}: {release.by_hand}")
     for file in release.files:
         if file.checksum is None:
-            raise ValueError(
+            raise UsageError(
                 f"{name}: no checksum of {file.name} is known, so it is not fetched. Fetch it from {file.url or release.page}, "
                 f"unpack it in {folder} yourself, and compare it with what its authors say of it"
             )
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"get {name}: the folder must be one or not be there yet, got {str(folder)!r}, which is a file")
+        raise UsageError(
+            f"get {name}: the folder must be one or not be there yet, got {str(folder)!r}, which is a file"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     fetch = partial(download, timeout=timeout, attempts=attempts, pause=pause, progress=progress)
     with _alone(folder):
         done = [_one(file, folder, release, say or _silent, fetch) for file in release.files]
     missing = [file.name for file, row in zip(release.files, done, strict=True) if row is None]
     if missing:
-        raise ValueError(
+        raise UsageError(
             f"{name}: {release.by_hand}. Page: {release.page}. Put {', '.join(missing)} into {folder} as it is, "
             f"then run anystep data get {name} {folder}: it is checked and unpacked"
         )
@@ -75,11 +83,17 @@ def get_dataset(
     }
 
 
-def _one(file: Archive, folder: Path, release: Release, say: Say, fetch: Callable[..., Path]) -> dict[str, Any] | None:
+def _one(
+    file: Archive, folder: Path, release: Release, say: Say, fetch: Callable[..., Path]
+) -> dict[str, Any] | None:
     """One file of a release in its place, or None if only a person can fetch it."""
     path = folder / file.name
     packed = is_archive(file.name)
-    if packed and not unfinished(path, folder) and all((folder / each).exists() for each in file.holds):
+    if (
+        packed
+        and not unfinished(path, folder)
+        and all((folder / each).exists() for each in file.holds)
+    ):
         say(f"{file.name}: {', '.join(file.holds)} is already there")
         return _row(file, path, "already there")
     if path.is_file():
@@ -107,11 +121,15 @@ def _compare(file: Archive, path: Path) -> None:
     kind, wanted = parse_checksum(file.checksum, file.name)
     size = path.stat().st_size
     if file.size is not None and size != file.size:
-        raise ValueError(f"{path} must have {file.size:,} bytes, it has {size:,}: it is not whole; delete it and run again")
+        raise UsageError(
+            f"{path} must have {file.size:,} bytes, it has {size:,}: it is not whole; delete it and run again"
+        )
     found = digest(path, kind)
     if found != wanted:
         trouble = f"its {kind} must be {wanted}, got {found}"
-        raise ValueError(f"{path}: {trouble}: it is damaged or another file; delete it and run again")
+        raise UsageError(
+            f"{path}: {trouble}: it is damaged or another file; delete it and run again"
+        )
 
 
 def _row(file: Archive, path: Path, state: str) -> dict[str, Any]:
@@ -141,5 +159,7 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             take()
         except OSError as error:
-            raise OSError(error.errno, f"another anystep data get is at work in {folder}; wait for it") from error
+            raise OSError(
+                error.errno, f"another anystep data get is at work in {folder}; wait for it"
+            ) from error
         yield

@@ -1,7 +1,8 @@
-"""Where the releases of the data sets are, which checksums public code states for them, and what must be done by hand.
+"""Where the releases of the data sets are, which checksums public code states for them, and what
+must be done by hand.
 
-A checksum is copied from code that many people have run, never made up; the comment at each says from where. What has none
-is refused by `get_dataset`.
+A checksum is copied from code that many people have run, never made up; the comment at each says
+from where. What has none is refused by `get_dataset`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 class Archive:
     """One file of a release, as it lies in the folder of the data set.
 
-    name       its name there; .zip, .tar, .tar.gz and .tgz are unpacked, anything else is kept as it is
-    holds      what lies in the folder once it is unpacked, and by what it is known to be there; () for a plain file
+    name       its name there; .zip, .tar, .tar.gz and .tgz are unpacked, anything else is kept as
+               it is
+    holds      what lies in the folder once it is unpacked, and by what it is known to be there; ()
+               for a plain file
     checksum   "md5:<hex>" or "sha256:<hex>"; None: nobody states one, so it is refused
     size       bytes, where somebody states them
     url        None: only a person can fetch it
@@ -29,7 +32,8 @@ class Archive:
 
 @dataclass(frozen=True)
 class Release:
-    """A data set as its authors give it: the page with its terms, its files, and how a person fetches what no program may.
+    """A data set as its authors give it: the page with its terms, its files, and how a person
+    fetches what no program may.
 
     by_hand   what to do with the files that have no url, or with the data set if it has no files
     nothing   why there is nothing to fetch
@@ -46,7 +50,8 @@ _MENDELEY = "https://data.mendeley.com/public-files/datasets/"
 _DOGS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
 _FIGSHARE = "https://ndownloader.figshare.com/files/"
 
-# SpikingJelly (datasets/cifar10_dvs.py) states number and MD5 of each; Matterhorn (data/aedat.py) has the same.
+# SpikingJelly (datasets/cifar10_dvs.py) states number and MD5 of each; Matterhorn (data/aedat.py)
+# has the same.
 _CIFAR10_DVS = {
     "airplane": ("7712788", "0afd5c4bf9ae06af762a77b180354fdd"),
     "automobile": ("7712791", "8438dfeba3bc970c94962d995b1b9bdd"),
@@ -61,17 +66,22 @@ _CIFAR10_DVS = {
 }
 
 RELEASES: dict[str, Release] = {
-    "digits-dvs": Release(nothing="digits-dvs is made from the digits that scikit-learn brings along"),
+    "digits-dvs": Release(
+        nothing="digits-dvs is made from the digits that scikit-learn brings along"
+    ),
     "digits": Release(nothing="digits comes with scikit-learn"),
-    "cifar10-sim": Release(nothing="cifar10-sim is filmed from cifar10: get that, then run anystep data simulate"),
+    "cifar10-sim": Release(
+        nothing="cifar10-sim is filmed from cifar10: get that, then run anystep data simulate"
+    ),
     "events-folder": Release(nothing="events-folder reads recordings of your own"),
     "image-folder": Release(nothing="image-folder reads images of your own"),
     "cifar10": Release(
         page="https://www.cs.toronto.edu/~kriz/cifar.html",
         files=(
-            # SHA-256 and size: tensorflow/datasets (url_checksums/cifar10.txt); gomlx (examples/cifar/cifar.go) states the same
-            # SHA-256. Codes that quote the authors' page have the MD5 c32a1d4ab5d03f1284b67883e8d87530. The binary form is
-            # taken because the Python one is a pickle.
+            # SHA-256 and size: tensorflow/datasets (url_checksums/cifar10.txt); gomlx
+            # (examples/cifar/cifar.go) states the same SHA-256. Codes that quote the authors' page
+            # have the MD5 c32a1d4ab5d03f1284b67883e8d87530. The binary form is taken because the
+            # Python one is a pickle.
             Archive(
                 "cifar-10-binary.tar.gz",
                 ("cifar-10-batches-bin",),
@@ -84,8 +94,9 @@ RELEASES: dict[str, Release] = {
     "cifar100": Release(
         page="https://www.cs.toronto.edu/~kriz/cifar.html",
         files=(
-            # SHA-256 and size: tensorflow/datasets (url_checksums/cifar100.txt); gomlx and torchvision-ruby state the same
-            # SHA-256. Codes that quote the authors' page have the MD5 03b5dce01913d631647c71ecec9e9cb8.
+            # SHA-256 and size: tensorflow/datasets (url_checksums/cifar100.txt); gomlx and
+            # torchvision-ruby state the same SHA-256. Codes that quote the authors' page have the
+            # MD5 03b5dce01913d631647c71ecec9e9cb8.
             Archive(
                 "cifar-100-binary.tar.gz",
                 ("cifar-100-binary",),
@@ -98,7 +109,8 @@ RELEASES: dict[str, Release] = {
     "nmnist": Release(
         page="https://www.garrickorchard.com/datasets/n-mnist",
         files=(
-            # Both MD5s: SpikingJelly (datasets/n_mnist.py) and Tonic (datasets/nmnist.py); the addresses are Tonic's.
+            # Both MD5s: SpikingJelly (datasets/n_mnist.py) and Tonic (datasets/nmnist.py); the
+            # addresses are Tonic's.
             Archive(
                 "Train.zip",
                 ("Train",),
@@ -118,8 +130,8 @@ RELEASES: dict[str, Release] = {
     "ncaltech101": Release(
         page="https://www.garrickorchard.com/datasets/n-caltech101",
         files=(
-            # MD5: SpikingJelly (datasets/n_caltech101.py) and Tonic (datasets/ncaltech101.py). The address is in other people's
-            # scripts, which compare this MD5 with what it gives.
+            # MD5: SpikingJelly (datasets/n_caltech101.py) and Tonic (datasets/ncaltech101.py). The
+            # address is in other people's scripts, which compare this MD5 with what it gives.
             Archive(
                 "Caltech101.zip",
                 ("Caltech101",),
@@ -139,14 +151,17 @@ RELEASES: dict[str, Release] = {
     "dvs-gesture": Release(
         page="https://ibm.ent.box.com/s/3hiq58ww1pbbjrinh367ykfdf60xsfm8/folder/50167556794",
         # MD5: SpikingJelly (datasets/dvs128_gesture.py) and Matterhorn (data/aedat.py).
-        files=(Archive("DvsGesture.tar.gz", ("DvsGesture",), "md5:8a5c71fb11e24e5ca5b11866ca6c00a1"),),
+        files=(
+            Archive("DvsGesture.tar.gz", ("DvsGesture",), "md5:8a5c71fb11e24e5ca5b11866ca6c00a1"),
+        ),
         by_hand="IBM gives it on a page that only a browser opens",
     ),
     "cub-200-2011": Release(
         page="https://data.caltech.edu/records/65de6-vp158",
         files=(
-            # SHA-256 and size: tensorflow/datasets (url_checksums/caltech_birds2011.txt); torchvision (prototype,
-            # cub200.py) and FastAI.jl state the same SHA-256. The MD5 in many codes is 97eceeb196236b17998738112f37df78.
+            # SHA-256 and size: tensorflow/datasets (url_checksums/caltech_birds2011.txt);
+            # torchvision (prototype, cub200.py) and FastAI.jl state the same SHA-256. The MD5 in
+            # many codes is 97eceeb196236b17998738112f37df78.
             Archive(
                 "CUB_200_2011.tgz",
                 ("CUB_200_2011",),
@@ -159,8 +174,9 @@ RELEASES: dict[str, Release] = {
     "stanford-dogs": Release(
         page=_DOGS,
         files=(
-            # SHA-256 and sizes: tensorflow/datasets (url_checksums/stanford_dogs.txt) and two download scripts. Data classes
-            # after torchvision's pattern state the MD5s 1bb1f2a596ae7057f99d7d75860002ef and edbb9f16854ec66506b5f09b583e0656.
+            # SHA-256 and sizes: tensorflow/datasets (url_checksums/stanford_dogs.txt) and two
+            # download scripts. Data classes after torchvision's pattern state the MD5s
+            # 1bb1f2a596ae7057f99d7d75860002ef and edbb9f16854ec66506b5f09b583e0656.
             Archive(
                 "images.tar",
                 ("Images",),
@@ -179,13 +195,25 @@ RELEASES: dict[str, Release] = {
     ),
     "stanford-cars": Release(
         page="https://github.com/pytorch/vision/issues/7545",
-        # MD5s: torchvision's StanfordCars from before it stopped to download, as a dozen repositories have copied it; sizes:
-        # tensorflow/datasets (url_checksums/cars196.txt).
+        # MD5s: torchvision's StanfordCars from before it stopped to download, as a dozen
+        # repositories have copied it; sizes: tensorflow/datasets (url_checksums/cars196.txt).
         files=(
-            Archive("cars_train.tgz", ("cars_train",), "md5:065e5b463ae28d29e77c1b4b166cfe61", 979_269_282),
-            Archive("cars_test.tgz", ("cars_test",), "md5:4ce7ebf6a94d07f1952d94dd34c4d501", 977_350_468),
+            Archive(
+                "cars_train.tgz",
+                ("cars_train",),
+                "md5:065e5b463ae28d29e77c1b4b166cfe61",
+                979_269_282,
+            ),
+            Archive(
+                "cars_test.tgz", ("cars_test",), "md5:4ce7ebf6a94d07f1952d94dd34c4d501", 977_350_468
+            ),
             Archive("car_devkit.tgz", ("devkit",), "md5:c3b158d763b6e2245038c8ad08e45376", 330_960),
-            Archive("cars_test_annos_withlabels.mat", (), "md5:b0a2b23655a3edd16d84508592a98d10", 185_758),
+            Archive(
+                "cars_test_annos_withlabels.mat",
+                (),
+                "md5:b0a2b23655a3edd16d84508592a98d10",
+                185_758,
+            ),
         ),
         by_hand=(
             "its authors' addresses have gone (torchvision says so too), so these four files must come from somebody who has "

@@ -1,7 +1,9 @@
-"""Archives from strangers: unpacked beside the target, within bounds, and moved into place only when all is well.
+"""Archives from strangers: unpacked beside the target, within bounds, and moved into place only
+when all is well.
 
-Refused: names that lead out of the folder, links, devices, the same name twice, encrypted or broken archives, and archives that
-unpack to far more than they weigh. A killed run leaves hidden folders behind that the next one clears or finishes.
+Refused: names that lead out of the folder, links, devices, the same name twice, encrypted or broken
+archives, and archives that unpack to far more than they weigh. A killed run leaves hidden folders
+behind that the next one clears or finishes.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any, cast
 
+from anystep._errors import UsageError
 from anystep.data.fetch.download import check_room
 
 CHUNK = 1 << 16
@@ -27,11 +30,23 @@ RATIO = 100  # pictures and events shrink by less than 10; zeros by 1000
 SMALL = 1 << 20  # what any archive may unpack to, however little it weighs
 MEMBERS = 2_000_000
 DEPTH = 32
-GULP = 1 << 18  # no header of an honest tar is larger; tarfile reads each whole, and hundreds that are nested
+GULP = (
+    1 << 18
+)  # no header of an honest tar is larger; tarfile reads each whole, and hundreds that are nested
 DIRECTORY = 256 << 20  # the table of a zip, which zipfile reads whole
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
-# What Python's readers raise for a damaged archive; RuntimeError: nested headers, ways of packing that they do not know.
-DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile, ValueError, RuntimeError, struct.error)
+# What Python's readers raise for a damaged archive; RuntimeError: nested headers, ways of packing
+# that they do not know.
+DAMAGE = (
+    EOFError,
+    zlib.error,
+    gzip.BadGzipFile,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    ValueError,
+    RuntimeError,
+    struct.error,
+)
 
 
 def is_archive(name: str) -> bool:
@@ -52,29 +67,36 @@ def unpack(
 ) -> list[str]:
     """Unpack `archive` into `folder` and return the names that it put there, in order.
 
-    holds   names that must come out of it; of the other things at its top, those that are in `folder` already are left out
+    holds   names that must come out of it; of the other things at its top, those that are in
+            `folder` already are left out
     limit   bytes that it may unpack to; None: 100 times its own size
 
-    All is written into <folder>/.<archive>.unpacking, which becomes .<archive>.ready when it is complete; its contents are then
-    moved, each by one rename. What a Mac adds (__MACOSX, ._*, .DS_Store) is left out. Files get the permissions of new files.
+    All is written into <folder>/.<archive>.unpacking, which becomes .<archive>.ready when it is
+    complete; its contents are then moved, each by one rename. What a Mac adds (__MACOSX, ._*,
+    .DS_Store) is left out. Files get the permissions of new files.
 
-    Errors: ValueError that names the archive and the member; OSError for a full disk. Nothing is left behind.
+    Errors: ValueError that names the archive and the member; OSError for a full disk. Nothing is
+    left behind.
     """
     archive, folder = Path(archive), Path(folder)
     if not is_archive(archive.name):
-        raise ValueError(f"{archive}: its name must end in one of {', '.join(SUFFIXES)}")
+        raise UsageError(f"{archive}: its name must end in one of {', '.join(SUFFIXES)}")
     scratch, ready = (folder / f".{archive.name}.{state}" for state in ("unpacking", "ready"))
     if not ready.is_dir():
         for name in holds:
             if os.path.lexists(folder / name):
-                raise ValueError(f"{archive}: {folder / name} is there already and is not replaced: move it away and run again")
+                raise UsageError(
+                    f"{archive}: {folder / name} is there already and is not replaced: move it away and run again"
+                )
         _clear(scratch)
         try:
             scratch.mkdir(parents=True)
             _Extraction(archive, scratch, limit).run()
             for name in holds:
                 if not (scratch / name).exists():
-                    raise ValueError(f"{archive}: it must hold {name}, it has {', '.join(sorted(os.listdir(scratch))[:5])}")
+                    raise UsageError(
+                        f"{archive}: it must hold {name}, it has {', '.join(sorted(os.listdir(scratch))[:5])}"
+                    )
             os.replace(scratch, ready)
         finally:
             _clear(scratch)
@@ -114,7 +136,9 @@ class _Extraction:
         weight = archive.stat().st_size
         self.limit = max(RATIO * weight, SMALL) if limit is None else limit
         self.bytes = self.members = 0
-        check_room(folder, weight if archive.suffix.lower() == ".tar" else None, f"unpacking {archive}")
+        check_room(
+            folder, weight if archive.suffix.lower() == ".tar" else None, f"unpacking {archive}"
+        )
 
     def run(self) -> None:
         """Unpack all."""
@@ -124,19 +148,31 @@ class _Extraction:
         except _Refused:
             raise
         except DAMAGE as error:
-            raise ValueError(f"{self.archive} is no whole {self.archive.suffix} archive: {error}") from error
+            raise UsageError(
+                f"{self.archive} is no whole {self.archive.suffix} archive: {error}"
+            ) from error
         except OSError as error:
             if error.errno == errno.EINVAL:  # a place before the start of the file
-                raise ValueError(f"{self.archive} is no whole {self.archive.suffix} archive: {error}") from error
-            raise OSError(error.errno, f"could not unpack {self.archive}: {error.strerror or error}") from error
+                raise UsageError(
+                    f"{self.archive} is no whole {self.archive.suffix} archive: {error}"
+                ) from error
+            raise OSError(
+                error.errno, f"could not unpack {self.archive}: {error.strerror or error}"
+            ) from error
 
     def zip(self) -> None:
         """The members of a zip: its table is judged before anything is written."""
         _check_directory(self.archive)
         with zipfile.ZipFile(self.archive) as bundle:
             members = bundle.infolist()
-            self.admit(0, sum(member.file_size for member in members), f"its {len(members)} members")
-            check_room(self.folder, sum(member.file_size for member in members), f"unpacking {self.archive}")
+            self.admit(
+                0, sum(member.file_size for member in members), f"its {len(members)} members"
+            )
+            check_room(
+                self.folder,
+                sum(member.file_size for member in members),
+                f"unpacking {self.archive}",
+            )
             for member in members:
                 kind = stat.S_IFMT(member.external_attr >> 16)
                 if member.flag_bits & 1:
@@ -144,7 +180,9 @@ class _Extraction:
                 if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise self.bad(member.filename, "is a link or a device")
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise self.bad(member.filename, "is packed by another compression method than deflate")
+                    raise self.bad(
+                        member.filename, "is packed by another compression method than deflate"
+                    )
                 path = self.place(member.orig_filename, member.file_size)
                 if path is None:
                     continue
@@ -157,7 +195,10 @@ class _Extraction:
     def tar(self) -> None:
         """The members of a tar, plain or gzipped, in one pass."""
         plain = self.archive.suffix.lower() == ".tar"
-        with self.archive.open("rb") as file, _Metered(file if plain else gzip.GzipFile(fileobj=file)) as source:
+        with (
+            self.archive.open("rb") as file,
+            _Metered(file if plain else gzip.GzipFile(fileobj=file)) as source,
+        ):
             with tarfile.open(fileobj=cast(IO[bytes], source), mode="r:") as bundle:
                 memory: Any = bundle  # tarfile keeps all that it meets, for random access; typeshed does not know of it
                 while (member := bundle.next()) is not None:
@@ -168,14 +209,18 @@ class _Extraction:
                     path = self.place(member.name, member.size)
                     if path is None:
                         continue
-                    if hasattr(tarfile, "data_filter"):  # a second opinion; the first Pythons 3.11 have none
+                    if hasattr(
+                        tarfile, "data_filter"
+                    ):  # a second opinion; the first Pythons 3.11 have none
                         tarfile.data_filter(member, os.fspath(self.folder))
                     content = None if member.isdir() else bundle.extractfile(member)
                     if content is None:
                         self.make(path, member.name)
                     else:
                         self.copy(content, path, member.name, member.size)
-            if source.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged header for the end
+            if source.last != bytes(
+                tarfile.BLOCKSIZE
+            ):  # tarfile takes a damaged header for the end
                 raise EOFError("it breaks off before its end mark")
             source.drain(self.limit)  # so that gzip compares its checksum
 
@@ -186,8 +231,14 @@ class _Extraction:
             raise self.bad(name, "leads out of the folder")
         if re.search(r"[\x00-\x1f\x7f]", name) or len(parts) > DEPTH:
             raise self.bad(name[:200], "has a control character in its name or lies too deep")
-        self.admit(1, 0 if size < 0 else size, f"{name!r}", already=self.archive.suffix.lower() == ".zip")
-        if not parts or "__MACOSX" in parts or any(part.startswith("._") or part == ".DS_Store" for part in parts):
+        self.admit(
+            1, 0 if size < 0 else size, f"{name!r}", already=self.archive.suffix.lower() == ".zip"
+        )
+        if (
+            not parts
+            or "__MACOSX" in parts
+            or any(part.startswith("._") or part == ".DS_Store" for part in parts)
+        ):
             return None
         return self.folder.joinpath(*parts)
 
@@ -196,7 +247,9 @@ class _Extraction:
         self.members += members
         self.bytes += 0 if already else size
         if self.bytes > self.limit:
-            raise _Refused(f"{self.archive}: with {what} it unpacks to {self.bytes:,} bytes, allowed are {self.limit:,}")
+            raise _Refused(
+                f"{self.archive}: with {what} it unpacks to {self.bytes:,} bytes, allowed are {self.limit:,}"
+            )
         if self.members > MEMBERS:
             raise _Refused(f"{self.archive}: it has more than {MEMBERS:,} members")
 
@@ -227,7 +280,9 @@ class _Extraction:
 
 
 class _Metered:
-    """A file that refuses to be read in gulps: tarfile believes the length of a header, whatever it says."""
+    """A file that refuses to be read in gulps: tarfile believes the length of a header, whatever it
+    says.
+    """
 
     def __init__(self, file: Any) -> None:
         self.file, self.last = file, b""
@@ -266,7 +321,9 @@ def _check_directory(archive: Path) -> None:
     """The size of a zip's table, from the record at its end, before zipfile reads the table whole."""
     size = archive.stat().st_size
     with archive.open("rb") as file:
-        file.seek(max(0, size - 66_000))  # the record, a comment of up to 65,535 bytes, and the record of zip64 before it
+        file.seek(
+            max(0, size - 66_000)
+        )  # the record, a comment of up to 65,535 bytes, and the record of zip64 before it
         tail = file.read()
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) < at + 16:

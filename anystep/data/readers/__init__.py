@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from anystep._lookup import choose, unknown
-from anystep.data.events import Events
 from anystep.data.readers.aedat import read_aedat2, read_aedat3, version_of
 from anystep.data.readers.arrays import read_csv, read_npy, read_npz
 from anystep.data.readers.atis import read_bin
 from anystep.data.readers.cameras import read_aedat4, read_dat, read_es, read_raw
 from anystep.data.readers.gestures import Segment, gesture_segments
 from anystep.data.readers.source import Size, regular_file
+from anystep.data.recording import Events
 
 __all__ = ["READERS", "SUFFIXES", "Segment", "format_of", "gesture_segments", "read_events"]
 
@@ -45,7 +45,12 @@ def format_of(path: str | os.PathLike[str]) -> str:
         version = version_of(file, np.fromfile(file, dtype=np.uint8, count=64))
         name = f"aedat{version[:1]}"
         if name not in READERS:
-            raise unknown(version, [known[5:] for known in READERS if known.startswith("aedat")], "AEDAT version", f"{file}")
+            raise unknown(
+                version,
+                [known[5:] for known in READERS if known.startswith("aedat")],
+                "AEDAT version",
+                f"{file}",
+            )
         return name
     if suffix not in SUFFIXES:
         if Path(path).exists():
@@ -55,16 +60,21 @@ def format_of(path: str | os.PathLike[str]) -> str:
 
 
 def read_events(
-    path: str | os.PathLike[str], *, format: str | None = None, sensor: Size | None = None, sort: bool = False
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    sensor: Size | None = None,
+    sort: bool = False,
 ) -> Events:
     """The recording in a file.
 
     format   a row of READERS; None goes by the suffix, and for `.aedat` by the first line
-    sensor   (height, width); None takes what the format or the file says, and is refused where neither does
+    sensor   (height, width); None takes what the format or the file says, and is refused where
+             neither does
     sort     True puts events that step back in time in order (stable); False refuses them
 
-    Times are the file's own clock in us: nothing is subtracted. Anything wrong with the content is a ValueError that names
-    the file and the event or byte; a missing file is a FileNotFoundError.
+    Times are the file's own clock in us: nothing is subtracted. Anything wrong with the content is
+    a ValueError that names the file and the event or byte; a missing file is a FileNotFoundError.
     """
     reader = choose(READERS, format_of(path) if format is None else format, "event format")
     return reader(path, sensor=sensor, sort=sort)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anystep.data.events import Events
+from anystep._errors import UsageError
 from anystep.data.readers.source import Size, checked, read_bytes, whole_records
+from anystep.data.recording import Events
 
 NMNIST: Size = (34, 34)
 NCALTECH101: Size = (180, 240)
@@ -19,24 +20,31 @@ _OVERFLOW_ROW = 240
 _OVERFLOW_US = 8192
 
 
-def read_bin(path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False) -> Events:
-    """A recording of 5-byte events: x, y, then p in bit 23 and the time in us in bits 22..0 of a big-endian word.
+def read_bin(
+    path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False
+) -> Events:
+    """A recording of 5-byte events: x, y, then p in bit 23 and the time in us in bits 22..0 of a
+    big-endian word.
 
-    An event with y == 240 is no event: it and all after it are 8192 us later than their own time says. `sensor` is (34, 34)
-    when it is not given (N-MNIST); N-Caltech101 needs sensor=(180, 240), its recordings differ in size and fit into that.
-    ValueError: half an event at the end, an event outside the sensor, a step back in time (unless `sort`).
+    An event with y == 240 is no event: it and all after it are 8192 us later than their own time
+    says. `sensor` is (34, 34) when it is not given (N-MNIST); N-Caltech101 needs sensor=(180, 240),
+    its recordings differ in size and fit into that.
+    ValueError: half an event at the end, an event outside the sensor, a step back in time (unless
+    `sort`).
 
     Orchard et al. 2015, doi:10.3389/fnins.2015.00437, and the loaders published with the data sets.
     """
     data = read_bytes(path)
     count = whole_records(Path(path), data, start=0, size=5)
     marks = np.flatnonzero(data[1::5] == _OVERFLOW_ROW)
-    late = np.diff(marks, prepend=-1, append=count) - 1  # events before the first mark, between the first and the second, ...
+    late = (
+        np.diff(marks, prepend=-1, append=count) - 1
+    )  # events before the first mark, between the first and the second, ...
     if len(marks):
         data = data.view("V5")[data[1::5] != _OVERFLOW_ROW].view(np.uint8)
         count -= len(marks)
     if count == 0:
-        raise ValueError(f"{path}: holds no events")
+        raise UsageError(f"{path}: holds no events")
     # One load an event: y in the highest byte, below it the polarity and the time.
     word = np.ndarray((count,), dtype=">u4", buffer=data, offset=1, strides=(5,)).astype(np.uint32)
     x, y = data[::5].astype(np.int16), (word >> np.uint32(24)).astype(np.int16)

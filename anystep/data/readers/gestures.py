@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anystep.data.events import Events
+from anystep._errors import UsageError
 from anystep.data.readers.source import regular_file
+from anystep.data.recording import Events
 
 CLASSES = 11
 _HEADER = ["class", "startTime_usec", "endTime_usec"]
@@ -17,7 +18,9 @@ _HEADER = ["class", "startTime_usec", "endTime_usec"]
 
 @dataclass(frozen=True)
 class Segment:
-    """A gesture: its class 1..11 as in the table (a label from 0 is `class_number - 1`), and start <= t < end in us."""
+    """A gesture: its class 1..11 as in the table (a label from 0 is `class_number - 1`), and start
+    <= t < end in us.
+    """
 
     class_number: int
     start_us: int
@@ -36,28 +39,42 @@ class Segment:
 
 
 def gesture_segments(path: str | os.PathLike[str]) -> list[Segment]:
-    """The rows of a `userNN_light_labels.csv`: class,startTime_usec,endTime_usec, in the order of the file.
+    """The rows of a `userNN_light_labels.csv`: class,startTime_usec,endTime_usec, in the order of
+    the file.
 
-    ValueError: another header, a row that is no three whole numbers, a class outside 1..11, an end that is not after its start.
+    ValueError: another header, a row that is no three whole numbers, a class outside 1..11, an end
+    that is not after its start.
     """
     file = regular_file(path)
     lines = file.read_text(encoding="ascii", errors="replace").splitlines()
     if [name.strip() for name in lines[0].split(",")] != _HEADER:
-        raise ValueError(f"{file}: the first line must be {','.join(_HEADER)}, got {lines[0][:60]!r}")
-    segments = [_segment(file, number, line) for number, line in enumerate(lines[1:], start=2) if line.strip()]
+        raise UsageError(
+            f"{file}: the first line must be {','.join(_HEADER)}, got {lines[0][:60]!r}"
+        )
+    segments = [
+        _segment(file, number, line)
+        for number, line in enumerate(lines[1:], start=2)
+        if line.strip()
+    ]
     if not segments:
-        raise ValueError(f"{file}: holds no gestures")
+        raise UsageError(f"{file}: holds no gestures")
     return segments
 
 
 def _segment(file: Path, number: int, line: str) -> Segment:
     """The gesture in one row."""
     fields = [field.strip() for field in line.split(",")]
-    if len(fields) != 3 or not all(field.isascii() and field.isdigit() and len(field) <= 18 for field in fields):
-        raise ValueError(f"{file}: line {number} must be three whole numbers, got {line[:60]!r}")
+    if len(fields) != 3 or not all(
+        field.isascii() and field.isdigit() and len(field) <= 18 for field in fields
+    ):
+        raise UsageError(f"{file}: line {number} must be three whole numbers, got {line[:60]!r}")
     segment = Segment(*(int(field) for field in fields))
     if not 1 <= segment.class_number <= CLASSES:
-        raise ValueError(f"{file}: line {number}: class must be in 1..{CLASSES}, got {segment.class_number}")
+        raise UsageError(
+            f"{file}: line {number}: class must be in 1..{CLASSES}, got {segment.class_number}"
+        )
     if segment.end_us <= segment.start_us:
-        raise ValueError(f"{file}: line {number}: the end {segment.end_us} must be after the start {segment.start_us}")
+        raise UsageError(
+            f"{file}: line {number}: the end {segment.end_us} must be after the start {segment.start_us}"
+        )
     return segment

@@ -1,0 +1,1 @@
+"""Image data sets on disk: CIFAR, photographs in folders or parquet shards."""

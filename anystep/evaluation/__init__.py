@@ -1,0 +1,7 @@
+"""Step logits in, what they are worth out: readout, metrics, energy, scores, figures and the
+report.
+"""
+
+from anystep._lazy import modules_on_demand
+
+__getattr__, __dir__ = modules_on_demand(__name__, __file__)

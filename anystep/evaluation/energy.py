@@ -1,0 +1,63 @@
+"""How much a network fires."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anystep.nn.neurons import Neuron
+
+
+class FiringRates:
+    """Running mean of the spikes of each neuron layer: spikes / (elements x steps), between 0 and
+    1.
+
+    A spike is an output that is not 0, whatever it is worth (see `Neuron.spike_height`). While
+    `mask (T, N) bool` is set, only the steps where it is True count: those of a recording that ends
+    before its batch does.
+    """
+
+    def __init__(self) -> None:
+        self.mask: Tensor | None = None
+        self._spikes: dict[str, Tensor] = {}
+        self._elements: dict[str, int] = {}
+
+    def add(self, name: str, spikes: Tensor) -> None:
+        """Count the spikes of one call of the layer `name`."""
+        if self.mask is not None:
+            spikes = spikes[self.mask]
+        self._spikes[name] = self._spikes.get(name, 0) + torch.count_nonzero(spikes.detach())
+        self._elements[name] = self._elements.get(name, 0) + spikes.numel()
+
+    def mean(self) -> dict[str, float]:
+        """The rate of each layer so far, by the layer's name."""
+        return {
+            name: float(total) / max(self._elements[name], 1)
+            for name, total in self._spikes.items()
+        }
+
+
+@contextmanager
+def firing_rates(model: nn.Module) -> Iterator[FiringRates]:
+    """Count the spikes of every spiking layer of `model` inside the block; nothing stays behind
+    afterwards.
+    """
+    rates = FiringRates()
+
+    def hook(name: str) -> Any:
+        return lambda module, inputs, output: rates.add(name, output[0])
+
+    handles = [
+        m.register_forward_hook(hook(name))
+        for name, m in model.named_modules()
+        if isinstance(m, Neuron)
+    ]
+    try:
+        yield rates
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,116 @@
+"""How good step logits are: accuracy by step, calibration, selective risk, confusion. Plain numpy.
+
+Confidence-based metrics take `confidence (N,)` and `correct (N,) bool`, so that the softmax and the
+max-logit reading (TKS's own, methods differ in ranking) share one implementation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def _arrays(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray, NDArray]:
+    confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
+    if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):
+        raise ValueError(
+            f"confidence and correct must be (N,) with N >= 1, got shapes {confidence.shape} and {correct.shape}"
+        )
+    return confidence, correct
+
+
+def _check_classes(name: str, values: NDArray, classes: int) -> None:
+    outside = values[(values < 0) | (values >= classes)]
+    if len(outside):
+        raise ValueError(f"{name} must be in 0..{classes - 1}, got {outside[0]}")
+
+
+def softmax(logits: ArrayLike) -> NDArray:
+    """Softmax over the last axis, in float64."""
+    logits = np.asarray(logits, dtype=np.float64)
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def accuracy_by_step(logits: ArrayLike, labels: ArrayLike, *, k: int = 1) -> NDArray:
+    """Top-k accuracy in percent at each step: `logits (T, N, C)`, `labels (N,) -> (T,)`.
+
+    A tie goes to the lower class index. Give it `prefix_mean(logits)` for the accuracy of every
+    prefix.
+    """
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    if logits.ndim != 3 or labels.shape != logits.shape[1:2]:
+        raise ValueError(
+            f"logits must be (T, N, C) and labels (N,), got shapes {logits.shape} and {labels.shape}"
+        )
+    if np.isnan(logits).any():
+        raise ValueError("logits hold NaN: such a network has no accuracy")
+    _check_classes("labels", labels, logits.shape[2])
+    if k < 1:
+        raise ValueError(f"k must be >= 1, got {k}")
+    own = np.take_along_axis(logits, labels[None, :, None], axis=-1)
+    lower_index = np.arange(logits.shape[-1]) < labels[:, None]
+    ahead = (logits > own).sum(axis=-1) + ((logits == own) & lower_index).sum(axis=-1)
+    return 100.0 * (ahead < k).mean(axis=1)
+
+
+def confusion(predicted: ArrayLike, labels: ArrayLike, *, classes: int) -> NDArray:
+    """Counts `(C, C)`: row = true class, column = predicted class."""
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    if predicted.ndim != 1 or predicted.shape != labels.shape:
+        raise ValueError(
+            f"predicted and labels must be (N,), got shapes {predicted.shape} and {labels.shape}"
+        )
+    _check_classes("predicted", predicted, classes)
+    _check_classes("labels", labels, classes)
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(
+        classes, classes
+    )
+
+
+def per_class_accuracy(predicted: ArrayLike, labels: ArrayLike, *, classes: int) -> NDArray:
+    """Percent of each class predicted right, `(C,)`; NaN for a class without samples."""
+    table = confusion(predicted, labels, classes=classes)
+    count = table.sum(axis=1)
+    return 100.0 * np.divide(table.diagonal(), count, out=np.full(classes, np.nan), where=count > 0)
+
+
+def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> NDArray:
+    """risk(k) = errors among the k most confident / k, for k = 1..N: `(N,)`. The sort is stable."""
+    confidence, correct = _arrays(confidence, correct)
+    wrong = ~correct[np.argsort(-confidence, kind="stable")]
+    return np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
+
+
+def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
+    """Area under the risk-coverage curve, the mean of risk(k) over k (Geifman et al. 2018). TKS
+    prints it times 1000.
+    """
+    return float(risk_coverage(confidence, correct).mean())
+
+
+def e_aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
+    """AURC minus the AURC of a perfect ranking with as many errors: 0 is the best a confidence can
+    do.
+    """
+    _, correct = _arrays(confidence, correct)
+    return aurc(confidence, correct) - aurc(correct.astype(np.float64), correct)
+
+
+def ece(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15) -> float:
+    """Expected calibration error: sum_b (n_b / N) |accuracy_b - confidence_b| over equal-width bins
+    (Guo et al. 2017).
+
+    `confidence` must be probabilities. The bins are those of torchmetrics, which TKS used: bin b
+    holds confidences in [b/bins, (b+1)/bins), and a confidence of exactly 1 has a bin of its own.
+    """
+    confidence, correct = _arrays(confidence, correct)
+    if bins < 1:
+        raise ValueError(f"bins must be >= 1, got {bins}")
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError(
+            "ece: confidence must be probabilities in [0, 1]; pass a softmax, not logits"
+        )
+    index = np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="right")
+    gap = np.bincount(index, weights=correct - confidence)
+    return float(np.abs(gap).sum() / len(confidence))

@@ -1,0 +1,1 @@
+"""The report: finished runs in, one HTML page out."""

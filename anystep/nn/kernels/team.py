@@ -1,0 +1,110 @@
+"""Who runs a compiled kernel: this thread alone, torch's own OpenMP threads, or a thread pool of
+ours.
+
+After a convolution torch's threads spin for some milliseconds, waiting for more work. A pool beside
+them has to fight them for
+the cores; a kernel that is more work to them starts at once. So, by rule:
+
+- Linux, and a torch that is linked to an OpenMP with GNU's entry point (its wheels are): torch's
+threads;
+- macOS, Windows, any other torch, and a process that was forked: the pool. OpenMP's threads do not
+survive a fork, and libgomp
+  then waits for them for ever; a data loader's workers are such processes.
+
+Any number of threads may run a kernel: each claims shares of the work until none is left. So a team
+that is smaller than asked for, or a thread that comes late, changes nothing but the time. Two
+Python threads may call at once: libgomp gives each a team.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Kernel = Callable[
+    [Any], None
+]  # of a ctypes array, whose address it gets; ctypes lets go of the GIL around the call
+
+FORKED = 0x40  # Linux: PF_FORKNOEXEC
+
+
+def kernel_at(address: int) -> Kernel:
+    """The machine code at `address`, a C function `void f(void *)`, as something to call."""
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+
+
+def run(kernel: Kernel, arguments: Any, threads: int) -> None:
+    """Let `threads` threads, this one included, run `kernel(arguments)`, and wait for them.
+
+    More than one should be `torch.get_num_threads()`: a team that changes its size starts and ends
+    threads.
+    """
+    if threads == 1:
+        kernel(arguments)
+    elif (parallel := team()) is not None:
+        parallel(kernel, arguments, threads, 0)
+    else:
+        waiting = [_helpers().submit(kernel, arguments) for _ in range(threads - 1)]
+        kernel(arguments)
+        for future in waiting:
+            future.result()
+
+
+@cache
+def team() -> Callable[[Kernel, Any, int, int], None] | None:
+    """`GOMP_parallel` of the OpenMP that torch is linked to, or None where the pool is to be used."""
+    if sys.platform != "linux" or _is_forked():
+        return None
+    for name in (None, torch._C.__file__):  # a preloaded OpenMP comes first, for torch as well
+        library = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW)  # never a second copy
+        if hasattr(library, "GOMP_parallel"):  # of the library or of those it is linked to
+            parallel = library.GOMP_parallel
+            parallel.restype = None
+            parallel.argtypes = (
+                ctypes.CFUNCTYPE(None, ctypes.c_void_p),
+                ctypes.c_void_p,
+                ctypes.c_uint,
+                ctypes.c_uint,
+            )
+            return parallel
+    return None
+
+
+def _is_forked() -> bool:
+    """Whether this process is a fork that runs the program of its parent still, which may have had
+    a team.
+    """
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    return bool(int(fields[6]) & FORKED)
+
+
+_pool: ThreadPoolExecutor | None = None
+_lock = threading.Lock()
+
+
+def _forget() -> None:
+    """A forked child has the objects of its parent but none of its threads."""
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+    team.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forget)
+
+
+def _helpers() -> ThreadPoolExecutor:
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="anystep")
+        return _pool

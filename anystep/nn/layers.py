@@ -1,0 +1,214 @@
+"""The parts between neurons: time folded into the batch, the encoder, and the state that runs
+through a model.
+
+A *stateful* module has `rest(n, dtype=, device=) -> Tensor` (one row a sample) and `forward(x,
+state) -> (y, state)`; every other module has `forward(x) -> y`. `Carry` is the only place that
+knows the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+State = tuple[Tensor, ...]
+
+
+def fold(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Run a `module` that knows no time on every step of `x (T, N, ...)`, as one batch of T N.
+
+    A static `x` (see `is_static`) is run once, as a batch of N, and its result is static too: the
+    first convolution of an image that is shown for T steps costs what it costs at T = 1. A module
+    that draws at random draws once for all steps then.
+    """
+    if is_static(x):
+        return _Repeat.apply(module(_Once.apply(x)), x.shape[0])
+    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def is_static(x: Tensor) -> bool:
+    """Whether all steps of `x (T, ...)` are one and the same memory: a stride of 0 in time, as
+    `direct_encoding` makes it.
+
+    Not so for a leaf that asks for a gradient: each of its steps has its own.
+    """
+    return x.stride(0) == 0 and x.shape[0] > 1 and not (x.requires_grad and x.is_leaf)
+
+
+class _Once(torch.autograd.Function):
+    """The step that all steps of a static tensor are. The gradient is shared equally among the
+    steps, without a copy; that of `x[0]` would be T steps of memory, all but one zero.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.steps = inputs[0].shape[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return (gradient / ctx.steps).expand(ctx.steps, *gradient.shape)
+
+
+class _Repeat(torch.autograd.Function):
+    """`x` at every step, without a copy. The gradient is laid out like a step of the incoming one:
+    that of `expand` is always contiguous, also where the layers work in channels_last.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, steps: int) -> Tensor:
+        return x.expand(steps, *x.shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        if gradient.stride(0) == 0:
+            return gradient[0] * gradient.shape[0], None
+        in_memory = sorted(range(1, gradient.dim()), key=gradient.stride, reverse=True)
+        back = sorted(range(len(in_memory)), key=in_memory.__getitem__)
+        return gradient.permute(0, *in_memory).sum(0).permute(back), None
+
+
+def direct_encoding(images: Tensor, steps: int) -> Tensor:
+    """A static image at every step: `(N, P, H, W) -> (steps, N, P, H, W)`, without a copy (stride 0
+    in time).
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be >= 1, got {steps}")
+    return images.unsqueeze(0).expand(steps, *images.shape)
+
+
+def is_stateful(module: nn.Module) -> bool:
+    """Whether a module remembers: it says how it rests."""
+    return hasattr(module, "rest")
+
+
+def stateful_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(name, module) of each stateful layer, in the order in which the layers were made, which is
+    the order of use.
+    """
+    return ((name, m) for name, m in model.named_modules() if m is not model and is_stateful(m))
+
+
+class Carry:
+    """A model's state on its way through one `advance`: hands each layer its own part and collects
+    what comes back.
+
+    Topology code calls `carry(layer, x)` for every neuron and norm and never sees a membrane. A
+    layer used out of the order in which it was made is a bug in the model, and raises.
+    """
+
+    def __init__(self, layers: Sequence[tuple[str, nn.Module]], state: State) -> None:
+        self._waiting = list(zip(layers, state, strict=True))[::-1]
+        self._after: list[Tensor] = []
+
+    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
+        if not is_stateful(layer):
+            return layer(x)
+        if not self._waiting or self._waiting[-1][0][1] is not layer:
+            raise RuntimeError(
+                f"stateful layers must be used once, in the order in which they were made: {layer}"
+            )
+        _, before = self._waiting.pop()
+        y, after = layer(x, before)
+        self._after.append(after)
+        return y
+
+    def lend(self, block: nn.Module) -> tuple[list[tuple[str, nn.Module]], State]:
+        """A block's stateful layers and their states, for a `Carry` of its own; `take_back` what
+        that one has at the end.
+        """
+        layers = list(stateful_modules(block))
+        lent = [self._waiting.pop() for _ in layers[: len(self._waiting)]]
+        if [layer for (_, layer), _ in lent] != [layer for _, layer in layers]:
+            raise RuntimeError(
+                f"stateful layers must be used once, in the order in which they were made: {block}"
+            )
+        return layers, tuple(before for _, before in lent)
+
+    def take_back(self, after: State) -> None:
+        """The states of a block that was lent out."""
+        self._after.extend(after)
+
+    def done(self) -> State:
+        """The state after the last step; a layer that was not used raises."""
+        if self._waiting:
+            raise RuntimeError(f"the model did not use {self._waiting[-1][0][0]!r}")
+        return tuple(self._after)
+
+
+def recomputed(block: nn.Module, x: Tensor, carry: Carry) -> Tensor:
+    """`block(x, carry)`, of which only `x` and the states before it are kept for backward: there
+    the block runs a second time.
+
+    Same value, gradients, states and buffers to the last bit: the second run sees the random
+    numbers, the autocast and the buffers of the first, and leaves the buffers alone, so that
+    running statistics move once. Its hooks see both runs.
+
+    Blocks are recomputed, and never stretches of time: batch statistics are over all T steps, so a
+    stretch of them alone would have others. Chen et al. 2016 (Training Deep Nets with Sublinear
+    Memory Cost), with a segment a block.
+
+    `torch.compile` leaves it out of its graphs, an error with `fullgraph=True`: it has a way of its
+    own to keep less (`torch._functorch.config.activation_memory_budget`).
+    """
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            "recompute=True cannot be compiled: torch.compile itself decides what it keeps for backward"
+        )
+    layers, before = carry.lend(block)
+    buffers = _BuffersOf(block)
+
+    def run(x: Tensor, *before: Tensor) -> State:
+        inner = Carry(layers, before)
+        return block(x, inner), *inner.done()
+
+    y, *after = cast(
+        State,
+        checkpoint(
+            run, x, *before, use_reentrant=False, context_fn=lambda: (nullcontext(), buffers)
+        ),
+    )
+    carry.take_back(tuple(after))
+    return y
+
+
+class _BuffersOf:
+    """A context, for any number of times, in which a block's buffers are copies of what they were
+    when this was made. What is written to them is lost at the end.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        owners = [
+            (module, name)
+            for module in block.modules()
+            for name, _ in module.named_buffers(recurse=False)
+        ]
+        self._kept = [
+            (module._buffers, name, module.get_buffer(name).clone()) for module, name in owners
+        ]
+        self._own: list[Tensor | None] = []
+
+    def __enter__(self) -> None:
+        self._own = [buffers[name] for buffers, name, _ in self._kept]
+        for buffers, name, kept in self._kept:
+            buffers[name] = kept.clone()
+
+    def __exit__(self, *error: object) -> None:
+        for (buffers, name, _), own in zip(self._kept, self._own, strict=True):
+            buffers[name] = own

@@ -1,0 +1,99 @@
+"""Distillation from another network: functions of step logits `(T, N, C)` and a teacher's logits
+`(N, C)`.
+
+A row of `DISTILLATIONS` has a contract of its own, and the methods kd, skd and hsd can use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from anystep._errors import UsageError
+from anystep._lookup import choose
+
+
+def check_logits(logits: Tensor) -> None:
+    """Refuse logits that are not `(T, N, C)`."""
+    if logits.dim() != 3:
+        raise ValueError(f"logits must be step logits (T, N, C), got shape {tuple(logits.shape)}")
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a softmax temperature that is not positive."""
+    if not 0 < temperature < float("inf"):
+        raise UsageError(f"temperature must be > 0 and finite, got {temperature}")
+
+
+def check_teacher(logits: Tensor, teacher: Tensor) -> None:
+    """Refuse a teacher that is not `(N, C)`: one that would broadcast is a mistake."""
+    if teacher.shape != logits.shape[1:]:
+        raise ValueError(
+            f"the teacher must be (N, C) = {tuple(logits.shape[1:])}, got {tuple(teacher.shape)}"
+        )
+
+
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda terms: terms.mean(),
+    "batchmean": lambda terms: terms.sum(-1).mean(),
+}
+
+
+def kl_terms(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """p (log p - log q), p and q the softmax of logits (..., C) over the temperature; their sum
+    over C is KL(p || q).
+    """
+    target = F.log_softmax(teacher / temperature, dim=-1)
+    return target.exp() * (target - F.log_softmax(student / temperature, dim=-1))
+
+
+def _distil(teacher: Tensor, student: Tensor, temperature: float, reduction: str) -> Tensor:
+    """temperature^2 KL from a constant teacher (N, C) to a student (..., N, C) -> scalar. Mean over
+    all but C.
+    """
+    check_temperature(temperature)
+    reduce = choose(REDUCTIONS, reduction, "reduction")
+    return temperature**2 * reduce(kl_terms(teacher.detach(), student, temperature))
+
+
+def skd(
+    logits: Tensor, teacher: Tensor, *, temperature: float = 10.0, reduction: str = "mean"
+) -> Tensor:
+    r"""Step-wise distillation: every step is pulled towards the teacher.
+
+        temperature^2 (1/T) sum_t KL(softmax(teacher / temperature) || softmax(o_t / temperature))
+
+    logits (T, N, C), teacher (N, C) logits -> scalar. Mean over T. Over N and C as PyTorch's
+    `KLDivLoss` of today: `"mean"` divides by N C, as HSD's released code does, `"batchmean"` sums
+    over C and divides by N, which is C times as much. The teacher gets no gradient. HSD, arXiv
+    2409.12507: its loss is `ce` plus this; 10 is its released step-wise trainer's.
+    """
+    check_logits(logits)
+    check_teacher(logits, teacher)
+    return _distil(teacher, logits, temperature, reduction)
+
+
+def kd(
+    logits: Tensor, teacher: Tensor, *, temperature: float = 10.0, reduction: str = "mean"
+) -> Tensor:
+    r"""Distillation into the time mean, the ablation of `skd`.
+
+        temperature^2 KL(softmax(teacher / temperature) || softmax(obar / temperature)),  obar =
+        (1/T) sum_t o_t
+
+    logits (T, N, C), teacher (N, C) logits -> scalar. Mean over T inside the softmax; N and C as in
+    `skd`, which is never smaller. The teacher gets no gradient. Hinton et al. 2015; in HSD (arXiv
+    2409.12507) beside `skd`. The default is `skd`'s temperature, so that the two differ in one
+    thing; 2 in the authors' time-mean trainer is inferred from code that cannot run.
+    """
+    check_logits(logits)
+    check_teacher(logits, teacher)
+    return _distil(teacher, logits.mean(0), temperature, reduction)
+
+
+DISTILLATIONS: dict[str, Callable[..., Tensor]] = {
+    "kd": kd,
+    "skd": skd,
+}

@@ -1,0 +1,139 @@
+"""The batched camera beside the exact one: `.venv/bin/python studies/batched_camera.py CIFAR10`,
+the folder of CIFAR-10.
+
+The first images of CIFAR-10's validation split before the cameras of digits-dvs and of cifar10-sim,
+without background events, the light sampled ever more coarsely: how far the counts of ten frames
+are from those at 1 ms, and images a second of one thread, best of three. Writes
+results/batched_camera.json and the table between the markers in docs/batched-camera.md.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from measure import ROOT, quote
+from numpy.typing import NDArray
+
+from anystep._files import write_json, write_text
+from anystep.data.camera.batched import simulate_batch, turned
+from anystep.data.camera.cifar10_sim import CAMERA, LUMA, MOTIONS, PIXELS
+from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, simulate
+from anystep.data.digits import enlarge
+from anystep.data.frames import Direct, FixedDuration
+from anystep.data.images.cifar import cifar10
+from anystep.environment import describe_environment
+
+PAGE = ROOT / "docs" / "batched-camera.md"
+SUBSTEPS_US = (1000, 2000, 4000, 5000, 10_000)
+BATCH = 16
+SETTINGS: tuple[
+    tuple[Camera, int, Trajectory], ...
+] = (  # the camera, the side of the image, its path
+    (Camera(noise_hz=0.0), 28, closed_loop()),
+    (replace(CAMERA, noise_hz=0.0), PIXELS, MOTIONS["closed_loop"]()),
+)
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise SystemExit(
+            "usage: python studies/batched_camera.py CIFAR10 (see the first lines of this file)"
+        )
+    page = quote(PAGE.read_text(encoding="utf-8"), "batched_camera", "")
+    torch.set_num_threads(1)
+    pictures = cifar10(binning=Direct(1), root=sys.argv[1]).val
+    colours = np.stack([pictures.raw(i) for i in range(BATCH)])  # type: ignore[attr-defined]
+    grey = np.tensordot(LUMA, colours.astype(np.float64), axes=(0, 1)) / 255
+    rows = [
+        row for camera, side, path in SETTINGS for row in rows_of(enlarge(grey, side), camera, path)
+    ]
+    environment = describe_environment(seed=0)
+    environment["command"] = environment["command"][:1]  # without the folder of whoever measured
+    write_json(ROOT / "results" / "batched_camera.json", {"environment": environment, "rows": rows})
+    write_text(PAGE, quote(page, "batched_camera", markdown(rows)))
+
+
+def rows_of(grey: NDArray[np.float64], camera: Camera, path: Trajectory) -> list[dict[str, Any]]:
+    """A row for each substep; grey (N, side, side). The first substep is the reference."""
+    binning, rows, reference = FixedDuration(10, path.duration_us // 10), [], None
+    images, paths = torch.from_numpy(grey).float(), [turned(path, 10 * n) for n in range(len(grey))]
+    for substep_us in SUBSTEPS_US:
+        seen = replace(camera, substep_us=substep_us)
+
+        def batched(way: Any, size: int | None = None, seen: Camera = seen) -> NDArray[np.float32]:
+            frames = simulate_batch(
+                images, way, seen, binning=binning, generator=torch.Generator(), size=size
+            )
+            return np.asarray(frames)
+
+        def exact(seen: Camera = seen) -> NDArray[np.float32]:
+            return np.stack(
+                [binning(simulate(image, path, seen, seed=0)) for image in grey], 1
+            ).astype(np.float32)
+
+        events = exact()
+        reference = events if reference is None else reference
+        row = {
+            "sensor": list(camera.sensor),
+            "substep_us": substep_us,
+            "images": len(grey),
+            "events": int(events.sum()),
+            "against_1ms": float(events.sum() / reference.sum() - 1),
+            "frames_differ": float(np.abs(events - reference).sum() / reference.sum()),
+            "float32_differs": float(np.abs(batched(path) - events).sum()),
+            "nonzero": float((events > 0).mean()),
+            "on_share": float(events[:, :, 1].sum() / events.sum()),
+            "exact_per_s": per_second(len(grey), exact),
+            "batched_per_s": per_second(len(grey), lambda: batched(paths)),
+        }
+        if camera.sensor[0] > 48:
+            row["batched_48_per_s"] = per_second(len(grey), lambda: batched(paths, 48))
+        rows.append(row)
+        print(row, file=sys.stderr, flush=True)
+    return rows
+
+
+def per_second(images: int, film: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        film()
+        seconds.append(time.perf_counter() - begin)
+    return round(images / min(seconds), 1)
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    head = [
+        "sensor",
+        "substep",
+        "events a recording",
+        "events",
+        "frames",
+        "non-zero counts",
+        "exact /s",
+        "batched /s",
+    ]
+    lines = [[*head, "at 48 x 48 /s"], ["---"] * (len(head) + 1)]
+    for row in rows:
+        first = row["substep_us"] == SUBSTEPS_US[0]
+        height, width = row["sensor"]
+        lines.append([
+            f"{height} x {width}" if first else "",
+            f"{row['substep_us'] / 1000:g} ms",
+            f"{row['events'] / row['images']:,.0f}",
+            "" if first else f"{row['against_1ms']:+.2%}",
+            "" if first else f"{row['frames_differ']:.2%}",
+            f"{row['nonzero']:.1%}",
+            *(f"{row[key]:,.0f}" if key in row else "" for key in ("exact_per_s", "batched_per_s", "batched_48_per_s")),
+        ])  # fmt: skip
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

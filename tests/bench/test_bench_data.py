@@ -1,0 +1,176 @@
+"""`anystep bench data`: files hold what was written, frames agree before they are timed, and peers
+may be missing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import cameras, event_files, events, run_bench
+from benchmarks.measure import Setup
+
+ONCE = Setup(torch.device("cpu"), repeats=1, quick=True)
+ROW = {
+    "group",
+    "name",
+    "median_ms",
+    "q1_ms",
+    "q3_ms",
+    "min_ms",
+    "minor_faults",
+    "major_faults",
+    "rounds",
+    "ratio_to",
+}
+
+
+@pytest.fixture
+def little_data(monkeypatch):
+    """Recordings of 5000 events, without the files that need faery and without other libraries."""
+    ours = {name: each for name, each in event_files.FORMATS.items() if each.baseline != "faery"}
+    monkeypatch.setattr(events, "FORMATS", ours)
+    monkeypatch.setattr(events, "LOOK", 5000)
+    monkeypatch.setitem(sys.modules, "tonic.io", None)
+
+
+def test_data_counts_events_files_and_recordings_a_second(little_data):
+    result = run_bench("data", repeats=1, quick=True, threads=2, pin=False)
+    rows = {(row["group"], row["name"]): row for row in result["rows"]}
+    for group, name, number, what in (
+        ("reading .bin, 5000 events", "anystep", 5000, "events"),
+        ("reading AEDAT 2.0, 5000 events", "plain numpy", 5000, "events"),
+        ("8 files of 4000 events, read and binned", "anystep", 8, "files"),
+        ("4000 events", "anystep fixed_duration", 4000, "events"),
+        ("5000 events", "np.add.at", 5000, "events"),
+        ("2 recordings, 128 x 128", "simulator, 2 threads", 2, "recordings"),
+        ("4 images to frames, 34 x 34, 5000 us", "batched camera", 4, "recordings"),
+    ):
+        row = rows[group, name]
+        assert row.keys() >= ROW
+        assert row[f"{what}_per_s"] == pytest.approx(number / row["median_ms"] * 1000, rel=1e-2)
+        assert row["threads"] == (2 if what == "recordings" else 1)
+    assert set(rows["4000 events", "anystep fixed_duration"]["ratio_to"]) == {"np.add.at"}
+    assert rows["4 recordings, 34 x 34", "simulator, 1 threads"]["threads"] == 1
+    assert "cannot be imported" in result["left_out"]["tonic"]
+    assert result["environment"]["threads"] == 2
+    assert torch.get_num_threads() == 1  # as before
+    json.dumps(result)
+
+
+@pytest.mark.parametrize(
+    ("home", "name", "wrong", "message"),
+    [
+        (events, "_add_at", lambda recording: np.zeros((10, 2, *recording.sensor)), "small files"),
+        (
+            events,
+            "read_events",
+            lambda path, **_: events._recording(10, (4, 4)),
+            r"\.bin is read as something else",
+        ),
+        (
+            events,
+            "plain_bin",
+            lambda path: tuple(np.zeros(1, kind) for kind in ("i8", "i2", "i2", "u1")),
+            "small files",
+        ),
+        (
+            cameras,
+            "simulate_batch",
+            lambda x, *_, **__: torch.zeros(10, len(x), 2, 34, 34),
+            "batched camera count differently",
+        ),
+    ],
+)
+def test_data_takes_no_time_if_what_is_compared_differs(
+    little_data, monkeypatch, home, name, wrong, message
+):
+    monkeypatch.setattr(home, name, wrong)
+    with pytest.raises(RuntimeError, match=message):
+        run_bench("data", repeats=1, quick=True, pin=False)
+
+
+def test_no_binning_is_timed_if_it_counts_differently(monkeypatch):
+    monkeypatch.setattr(events, "_add_at", lambda recording: np.zeros(1))
+    with pytest.raises(
+        RuntimeError, match=r"no time is taken: FixedDuration and np\.add\.at count differently"
+    ):
+        events._binning_rows(events.SMALL, None, ONCE)
+
+
+@pytest.mark.parametrize("name", event_files.FORMATS)
+def test_a_file_to_be_read_in_the_bench_holds_the_recording_for_its_baseline_too(name, tmp_path):
+    kind, recording = event_files.FORMATS[name], events._recording(300, (128, 128))
+    if kind.baseline == "faery":
+        pytest.importorskip("faery")
+    path = tmp_path / f"r{kind.suffix}"
+    kind.write(recording, path)
+    read = kind.read(path)
+    columns = (
+        [read[column] for column in ("t", "x", "y", "on")] if kind.baseline == "faery" else read
+    )
+    for column, wanted in zip(
+        columns, (recording.t, recording.x, recording.y, recording.p), strict=True
+    ):
+        assert np.array_equal(column, wanted)
+
+
+def test_without_faery_its_formats_are_left_out_and_told(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "faery", None)
+    monkeypatch.setattr(events, "FORMATS", {".dat": event_files.FORMATS[".dat"]})
+    left_out: dict[str, str] = {}
+    assert events._reading_rows(tmp_path, None, left_out, ONCE) == []
+    assert "cannot be imported" in left_out["reading .dat"]
+
+
+def fake_tonic(monkeypatch, off_by=0):
+    """Modules with the names and the conventions of tonic."""
+
+    def read(path, dtype):
+        array = np.empty(len(np.fromfile(path, np.uint8)) // 5, dtype)
+        array["t"], array["x"], array["y"], array["p"] = event_files.plain_bin(path)
+        return array
+
+    class ToFrame:
+        def __init__(self, sensor_size, time_window, include_incomplete):
+            assert include_incomplete
+            self.sensor, self.window = sensor_size, time_window
+
+        def __call__(self, array):
+            step = (array["t"] - array["t"][0]) // self.window
+            frames = np.zeros((step[-1] + 1, *self.sensor[::-1]), np.int16)
+            np.add.at(frames, (step, array["p"], array["y"], array["x"]), 1)
+            return frames + off_by
+
+    monkeypatch.setitem(sys.modules, "tonic", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "tonic.io", SimpleNamespace(read_mnist_file=read))
+    monkeypatch.setitem(sys.modules, "tonic.transforms", SimpleNamespace(ToFrame=ToFrame))
+
+
+def test_tonic_takes_part_if_it_is_there_and_makes_the_same_frames(
+    little_data, monkeypatch, tmp_path
+):
+    fake_tonic(monkeypatch)
+    tonic, left_out = events._tonic()
+    assert left_out == {}
+    rows = [
+        *events._reading_rows(tmp_path, tonic, left_out, ONCE),
+        *events._small_file_rows(tmp_path, tonic, ONCE),
+        *events._binning_rows(events.SMALL, tonic, ONCE),
+    ]
+    assert [row["group"] for row in rows if row["name"] == "tonic"] == [
+        "reading .bin, 5000 events",
+        "8 files of 4000 events, read and binned",
+        "4000 events",
+    ]
+    fake_tonic(monkeypatch, off_by=1)
+    assert events._tonic() == (None, {"tonic": "makes other frames"})
+    monkeypatch.setitem(sys.modules, "tonic.transforms", SimpleNamespace())
+    none, why = events._tonic()
+    assert none is None
+    assert why["tonic"].startswith("AttributeError")

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import anystep
+from anystep.data.augmentation.augment import Augmentation
+from anystep.data.augmentation.warps import Flip
+from anystep.data.camera.batched import Film, simulate_batch, turned
+from anystep.data.camera.cifar10_sim import CAMERA, MOTIONS, PIXELS, light_of
+from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, saccade, simulate
+from anystep.data.digits import enlarge
+from anystep.data.frames import EqualTime, FixedDuration
+from anystep.data.resize import resize
+from anystep.data.sets import Augmented, FrameSet, ImageSet
+
+QUIET = Camera(sensor=(11, 13), threshold=0.15, mismatch=0.1, noise_hz=0.0, floor=0.05)
+PATH = saccade(60_000)
+
+
+def pictures(count=3, *, height=9, width=8, seed=0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(
+        rng.random((count, height, width)) * (rng.random((count, height, width)) < 0.7)
+    )
+
+
+def chance(seed=0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def filmed(
+    images, path=PATH, camera=QUIET, *, steps=6, duration_us=10_000, seed=0, size=None
+) -> torch.Tensor:
+    binning = FixedDuration(steps, duration_us)
+    return simulate_batch(images, path, camera, binning=binning, generator=chance(seed), size=size)
+
+
+def exact(images, path=PATH, camera=QUIET, *, steps=6, duration_us=10_000) -> np.ndarray:
+    """FixedDuration of the events of `simulate`: (T, N, 2, H, W)."""
+    binning = FixedDuration(steps, duration_us)
+    paths = [path] * len(images) if isinstance(path, Trajectory) else path
+    recordings = [
+        simulate(image.numpy(), way, camera, seed=0)
+        for image, way in zip(images, paths, strict=True)
+    ]
+    return np.stack([binning(events) for events in recordings], axis=1)
+
+
+def random_path(seed: int, duration_us: int) -> Trajectory:
+    rng = np.random.default_rng(seed)
+    times = (
+        0,
+        *sorted(rng.choice(np.arange(1, duration_us), 4, replace=False).tolist()),
+        duration_us,
+    )
+    return Trajectory(
+        times, tuple(rng.normal(0, 2, 6).tolist()), tuple(rng.normal(0, 2, 6).tolist())
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("substep_us", [700, 1000, 5000])
+def test_the_counts_are_those_of_the_events_in_frames_even_if_borders_fall_between_samples(
+    seed, substep_us
+):
+    path, camera = random_path(seed, 40_003), replace(QUIET, substep_us=substep_us, seed=seed)
+    images = pictures(seed=seed)
+    expected = exact(images, path, camera, steps=7, duration_us=6_001)
+    assert expected.sum() > 1000
+    frames = filmed(images, path, camera, steps=7, duration_us=6_001)
+    assert frames.dtype == torch.float64
+    assert np.array_equal(frames.numpy(), expected)
+
+
+def test_in_float32_a_count_differs_only_where_a_level_meets_a_threshold_within_rounding():
+    images = pictures(8)
+    expected = torch.from_numpy(exact(images).astype(np.float32))
+    frames = filmed(images.float())
+    assert frames.dtype == torch.float32
+    assert expected.sum() > 10_000
+    assert (frames - expected).abs().sum() <= 1e-3 * expected.sum()
+    assert (frames.sum((0, 2)) - expected.sum((0, 2))).abs().max() <= 2
+
+
+def test_a_falling_edge_is_counted_by_hand():
+    # log light falls by log(1.2 / 0.2) = 1.7918 in a straight line of 1000 us: 0.5, 1.0 and 1.5 at
+    # 279, 558 and 837 us
+    camera = Camera(sensor=(1, 1), threshold=0.5, mismatch=0.0, noise_hz=0.0, floor=0.2)
+    path = Trajectory((0, 1000), (0.0, 1.0), (0.0, 0.0))
+    frames = filmed(torch.ones(1, 1, 1), path, camera, steps=4, duration_us=300)
+    assert frames[:, 0, :, 0, 0].tolist() == [[1, 0], [1, 0], [1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("steps", "duration_us"), [(1, 60_000), (3, 7_000), (9, 9_000), (2, 100_000), (5, 1)]
+)
+def test_frames_may_end_before_or_after_the_recording(steps, duration_us):
+    images = pictures(2)
+    recordings = [simulate(image.numpy(), PATH, QUIET, seed=0) for image in images]
+    expected = np.zeros((steps, 2, 2, 11, 13))
+    for n, events in enumerate(recordings):
+        kept = events.t < steps * duration_us
+        place = (events.t[kept] // duration_us, events.p[kept], events.y[kept], events.x[kept])
+        np.add.at(expected[:, n], place, 1)
+    assert np.array_equal(filmed(images, steps=steps, duration_us=duration_us).numpy(), expected)
+
+
+def test_every_image_may_have_a_path_of_its_own():
+    images = pictures(3)
+    paths = [turned(closed_loop(60_000), 40 * k, mirrored=k == 1) for k in range(3)]
+    frames = filmed(images, paths)
+    assert np.array_equal(frames.numpy(), exact(images, paths))
+    for k, path in enumerate(paths):
+        assert torch.equal(filmed(images[k : k + 1], path)[:, 0], frames[:, k])
+
+
+@pytest.mark.parametrize("size", [1, 4, 6, 11])
+@pytest.mark.parametrize(
+    "paths", [PATH, [turned(PATH, 50 * k) for k in range(3)]], ids=["one path", "a path each"]
+)
+def test_smaller_frames_are_those_of_the_sensor_with_pixels_left_out(paths, size):
+    frames = filmed(pictures(), paths, size=size)
+    assert np.array_equal(frames.numpy(), resize(exact(pictures(), paths), size, "nearest"))
+
+
+def test_the_pixels_of_smaller_frames_have_background_events_of_their_own():
+    camera = Camera(sensor=(40, 40), noise_hz=100.0)
+    still = Trajectory((0, 500_000), (0.0, 0.0), (0.0, 0.0))
+    mean = 100.0 * 4 * 10 * 10 * 0.5
+    assert abs(
+        filmed(torch.zeros(4, 9, 9), still, camera, duration_us=100_000, size=10).sum() - mean
+    ) < 5 * math.sqrt(mean)
+
+
+@pytest.mark.parametrize(("height", "width"), [(14, 9), (11, 40), (25, 31)])
+def test_an_image_may_be_larger_than_the_sensor(height, width):
+    images = pictures(2, height=height, width=width)
+    assert np.array_equal(filmed(images).numpy(), exact(images))
+
+
+def test_a_path_turned_and_mirrored_is_that_path_by_hand():
+    path = Trajectory((0, 1, 2), (1.0, 0.0, 2.0), (0.0, 1.0, 3.0))
+    quarter, other = turned(path, 90), turned(path, 180, mirrored=True)
+    assert np.allclose([quarter.dx, quarter.dy], [[0, -1, -3], [1, 0, 2]])
+    assert np.allclose([other.dx, other.dy], [[-1, 0, -2], [0, 1, 3]])
+    assert turned(path, 0) == path
+
+
+def test_a_circle_turned_is_a_circle_begun_elsewhere():
+    path = closed_loop(60_000, loops=2)
+    times = np.arange(0, 30_001, 1000)
+    assert np.allclose(turned(path, 120).at(times), path.at(times + 10_000), atol=1e-9)
+
+
+def test_background_events_are_a_poisson_process_and_come_from_the_generator():
+    camera = Camera(sensor=(20, 20), noise_hz=50.0)
+    still = Trajectory((0, 500_000), (0.0, 0.0), (0.0, 0.0))
+    images = torch.rand(4, 20, 20, generator=chance())
+    frames = filmed(images, still, camera, steps=4, duration_us=150_000)
+    mean = 50.0 * 4 * 400 * 0.5
+    assert abs(frames.sum() - mean) < 5 * math.sqrt(mean)
+    assert torch.equal(frames, frames.round())
+    parts = [
+        frames[k].sum() / frames.sum() for k in range(4)
+    ]  # the last frame has 50 ms of recording
+    for share, part in zip([0.3, 0.3, 0.3, 0.1], parts, strict=True):
+        assert abs(part - share) < 5 * math.sqrt(share * (1 - share) / mean)
+    for half in (frames[:, :2], frames[:, :, 0], frames[..., :10], frames[..., :10, :]):
+        assert abs(half.sum() / frames.sum() - 0.5) < 5 * 0.5 / math.sqrt(mean)
+    assert 0.9 < frames[:3].var() / frames[:3].mean() < 1.1  # Poisson
+    assert torch.equal(frames, filmed(images, still, camera, steps=4, duration_us=150_000))
+    assert not torch.equal(
+        frames, filmed(images, still, camera, steps=4, duration_us=150_000, seed=1)
+    )
+
+
+def test_background_events_come_on_top_of_the_same_signal():
+    images = pictures()
+    added = filmed(images, camera=replace(QUIET, noise_hz=30.0)) - filmed(images)
+    assert added.min() == 0
+    assert added.sum() > 0
+
+
+def test_nothing_is_differentiated_and_the_images_stay_as_they_were():
+    images = pictures().requires_grad_()
+    before = images.detach().clone()
+    assert not filmed(images).requires_grad
+    assert torch.equal(images, before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "paths", [PATH, [turned(PATH, 50 * k) for k in range(3)]], ids=["one path", "a path each"]
+)
+def test_the_gpu_counts_what_the_cpu_counts(paths):
+    images = pictures()
+    frames = filmed(images.cuda(), paths, replace(QUIET, noise_hz=10.0))
+    assert frames.is_cuda
+    assert torch.equal(frames.cpu(), filmed(images, paths, replace(QUIET, noise_hz=10.0)))
+
+
+BINNING = FixedDuration(3, 20_000)
+FILM = Film(PATH, Camera(sensor=(16, 16), noise_hz=0.0), BINNING, pixels=12)
+
+
+def shown(images: torch.Tensor, steps: int = 3) -> torch.Tensor:
+    """What `Direct` makes of images (N, P, H, W)."""
+    return images.expand(steps, *images.shape)
+
+
+def test_film_makes_grey_and_sizes_and_films_each_image():
+    colours = torch.rand(4, 3, 6, 6, generator=chance(), dtype=torch.float64)
+    frames, y = replace(FILM, vary=False)(shown(colours), torch.arange(4), chance())
+    grey = np.tensordot([0.299, 0.587, 0.114], colours.numpy(), axes=(0, 1))
+    expected = exact(
+        torch.from_numpy(enlarge(grey, 12)), PATH, FILM.camera, steps=3, duration_us=20_000
+    )
+    assert y.tolist() == [0, 1, 2, 3]
+    assert frames.shape == (3, 4, 2, 16, 16)
+    assert np.array_equal(frames.numpy(), expected)
+    small, _ = replace(FILM, vary=False, size=8)(shown(colours), torch.arange(4), chance())
+    assert np.array_equal(small.numpy(), resize(expected, 8, "nearest"))
+
+
+def test_film_sees_what_the_recordings_of_cifar10_sim_saw():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32)).astype(np.uint8)
+    path, camera, binning = (
+        MOTIONS["closed_loop"](),
+        replace(CAMERA, noise_hz=0.0),
+        FixedDuration(10, 120_000),
+    )
+    film = Film(path, camera, binning, pixels=PIXELS, size=48, vary=False)
+    frames, _ = film(shown(torch.from_numpy(images / 255)), torch.zeros(2), chance())
+    recordings = [binning(simulate(light_of(image), path, camera, seed=0)) for image in images]
+    assert np.array_equal(frames.numpy(), resize(np.stack(recordings, axis=1), 48, "nearest"))
+
+
+def test_film_gives_each_image_a_path_by_chance_and_the_same_for_the_same_seed():
+    image = torch.rand(1, 1, 12, 12, generator=chance()).expand(6, -1, -1, -1)
+    one, same, other = (FILM(shown(image), torch.zeros(6), chance(seed))[0] for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert len({tuple(frames.flatten().tolist()) for frames in one.transpose(0, 1)}) == 6
+    plain = replace(FILM, vary=False)(shown(image), torch.zeros(6), chance())[0]
+    assert all(torch.equal(plain[:, 0], plain[:, k]) for k in range(6))
+
+
+def test_a_network_trains_on_batches_filmed_on_the_fly_and_is_tested_on_the_exact_camera():
+    images, labels = (
+        np.random.default_rng(0).random((16, 1, 12, 12)).astype(np.float32),
+        np.arange(16) % 2,
+    )
+    augment = Augmentation((Flip(), replace(FILM, pixels=None)))
+    train = Augmented(ImageSet(images, labels, anystep.Direct(3)), augment)
+    recordings = [
+        simulate(image[0], PATH, FILM.camera, seed=(0, i)) for i, image in enumerate(images)
+    ]
+    test = FrameSet(np.stack([BINNING(events) for events in recordings]), labels)
+    plan = anystep.Plan(epochs=1, batch_size=8)
+    model = anystep.create_model("vgg_snn", num_classes=2, in_planes=2, input_size=16, widths=[[4]])
+    state = anystep.fit(
+        anystep.start(model, plan),
+        train,
+        method=anystep.create_method("ce"),
+        plan=plan,
+        validation=test,
+    )
+    assert len(state.history) == 1
+    assert anystep.collect(state.model, test).logits.shape == (3, 16, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: filmed(pictures()[0]),
+            r"images must be \(N, H0, W0\), each >= 1, got shape \(9, 8\)",
+        ),
+        (lambda: filmed(pictures()[:0]), r"each >= 1, got shape \(0, 9, 8\)"),
+        (lambda: filmed(pictures().half()), "images must be float32 or float64, got torch.float16"),
+        (
+            lambda: filmed(pictures() * 2),
+            r"simulate_batch: images must lie in \[0, 1\], got 0 to 1\.99",
+        ),
+        (lambda: filmed(pictures() * math.nan), r"images must lie in \[0, 1\], got nan to nan"),
+        (
+            lambda: filmed(pictures(), [PATH, PATH]),
+            "path must be one or one for each of 3 images, got 2",
+        ),
+        (
+            lambda: filmed(pictures(2), [PATH, saccade(9)]),
+            "all paths must have one duration, got 9 to 60000 us",
+        ),
+        (
+            lambda: simulate_batch(
+                pictures(), PATH, QUIET, binning=EqualTime(3), generator=chance()
+            ),  # type: ignore[arg-type]
+            r"simulate_batch: binning must be FixedDuration with a number of steps, got EqualTime\(steps=3\)",
+        ),
+        (
+            lambda: filmed(pictures(), steps=None),
+            "FixedDuration with a number of steps, got FixedDuration.steps=None",
+        ),
+        (lambda: Film(PATH, QUIET, EqualTime(3)), "film: binning must be FixedDuration with a"),  # type: ignore[arg-type]
+        (
+            lambda: Film(PATH, QUIET, FixedDuration(None, 9)),
+            "film: binning must be FixedDuration with a number of steps",
+        ),
+        (
+            lambda: simulate_batch(
+                pictures(), PATH, QUIET, binning=BINNING, generator=chance(), size=12
+            ),
+            r"in 1\.\.11, got 12",
+        ),
+        (lambda: Film(PATH, QUIET, BINNING, pixels=0), "film: pixels must be None or >= 1, got 0"),
+        (
+            lambda: Film(PATH, QUIET, BINNING, size=12),
+            r"film: size must be None or in 1\.\.11, got 12",
+        ),
+        (
+            lambda: FILM(torch.zeros(3, 2, 2, 8, 8), torch.zeros(2), chance()),
+            "film: x must be .* with P = 1 or 3",
+        ),
+        (
+            lambda: FILM(torch.zeros(3, 2, 1, 8, 8), torch.zeros(2), chance()),
+            "film: x must be images, .* got frames",
+        ),
+        (
+            lambda: FILM(shown(torch.zeros(2, 1, 8, 8)), torch.zeros(3), chance()),
+            r"got \(3, 2, 1, 8, 8\) and \(3,\)",
+        ),
+        (
+            lambda: FILM(shown(torch.full((2, 1, 8, 8), -1.5)), torch.zeros(2), chance()),
+            "not be normalised, got -1.5 to -1.5",
+        ),
+    ],
+)
+def test_bad_settings_are_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_trees import cifar10_binary, cifar10_python, cifar_images
+
+from anystep.data.camera.cifar10_sim import (
+    CAMERA,
+    MOTIONS,
+    PIXELS,
+    RADIUS,
+    SENSOR,
+    _cifar10_images,
+    light_of,
+    simulate_dataset,
+)
+from anystep.data.camera.simulate import PATHS, Camera, simulate
+from anystep.data.datasets import load_dataset
+from anystep.data.frames import Direct, EqualTime, FixedDuration
+from anystep.data.images.cifar import CIFAR10_CLASSES
+from anystep.data.readers.atis import read_bin
+
+LIVE = FixedDuration(10, 30_000)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """CIFAR-10 is decoded into the default cache, which must not be the user's."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory) -> Path:
+    return cifar10_binary(tmp_path_factory.mktemp("cifar10"))
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory, release) -> Path:
+    """Six images a class, moved by a saccade, which takes a quarter of the time."""
+    out = tmp_path_factory.mktemp("film")
+    simulate_dataset(root=release, out=out, path="saccade", per_class=6, workers=2)
+    return out
+
+
+def test_the_images_of_a_class_come_in_the_order_of_the_hash_of_their_content(release):
+    images, labels = cifar_images(10)["train"]
+    contents = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images]
+    choice = _cifar10_images(release, 4)
+    assert choice.ids == [f"{name}/{k}" for name in CIFAR10_CLASSES for k in range(4)]
+    for label in range(10):
+        members = [i for i in range(len(images)) if labels[i] == label]
+        members.sort(
+            key=lambda i: hashlib.sha256(f"cifar10-sim/{contents[i]}".encode()).hexdigest()
+        )
+        for k in range(4):
+            assert np.array_equal(choice.light(4 * label + k), light_of(images[members[k]]))
+
+
+def test_every_form_of_cifar10_gives_the_same_images_under_the_same_names(tmp_path, release):
+    one, other = _cifar10_images(release, 20), _cifar10_images(cifar10_python(tmp_path), 20)
+    assert (one.ids, one.source) == (other.ids, other.source)
+    assert all(np.array_equal(one.light(i), other.light(i)) for i in range(0, 200, 7))
+
+
+def test_a_film_of_few_images_is_the_beginning_of_a_larger_one(tmp_path, release, film):
+    simulate_dataset(root=release, out=tmp_path, path="saccade", per_class=1, workers=1)
+    for name in CIFAR10_CLASSES:
+        assert (tmp_path / name / "0.bin").read_bytes() == (film / name / "0.bin").read_bytes()
+
+
+def test_the_light_is_the_luma_by_hand():
+    image = np.zeros((3, 32, 32), dtype=np.uint8)
+    for plane, value in enumerate((100, 50, 200)):
+        image[plane] = value
+    light = light_of(image)
+    assert light.shape == (PIXELS, PIXELS)
+    np.testing.assert_allclose(light, (0.299 * 100 + 0.587 * 50 + 0.114 * 200) / 255)
+    assert light_of(np.full((3, 32, 32), 255, np.uint8)).max() <= 1
+    half = np.repeat(np.array([0, 255], np.uint8), 16) * np.ones((3, 32, 1), np.uint8)
+    middle = light_of(half)[:, PIXELS // 2 - 1 : PIXELS // 2 + 1]
+    assert (np.diff(light_of(half), axis=1) >= 0).all()
+    np.testing.assert_allclose(middle.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("path", MOTIONS)
+def test_the_edge_of_the_image_is_never_seen(path):
+    quiet = Camera(sensor=SENSOR, substep_us=CAMERA.substep_us, noise_hz=0.0)
+    assert len(simulate(np.ones((PIXELS, PIXELS)), MOTIONS[path](), quiet, seed=0)) == 0
+    assert len(simulate(np.ones((PIXELS - 2, PIXELS - 2)), MOTIONS[path](), quiet, seed=0)) > 0
+
+
+def test_the_motions_are_the_paths_at_the_scale_of_the_sensor():
+    assert set(MOTIONS) == set(PATHS)
+    loop = MOTIONS["closed_loop"]()
+    assert loop.duration_us == 1_200_000
+    assert SENSOR[0] + 2 * RADIUS == PIXELS
+    dx, dy = loop.at(np.arange(0, 1_200_001, 1000))
+    np.testing.assert_allclose(np.hypot(dx, dy), RADIUS, rtol=1e-3)
+    assert np.allclose(dx[:200], dx[1000:1200])  # six loops of 200 ms
+    assert np.allclose(dy[:600], dy[600:1200])
+
+
+def test_the_row_counts_every_event_of_every_file(tmp_path, film):
+    splits = load_dataset(
+        "cifar10-sim", binning=LIVE, root=film, protocol="fold-1-of-6@0", cache=tmp_path
+    )
+    assert splits.classes == CIFAR10_CLASSES
+    assert splits.causal
+    names = set()
+    for part in (splits.train, splits.val, splits.test):
+        for name, (frames, label) in zip(part.ids, part, strict=True):
+            events = read_bin(film / f"{name}.bin", sensor=SENSOR)
+            assert CIFAR10_CLASSES[label] == name.split("/")[0]
+            assert frames.shape == (10, 2, *SENSOR)
+            assert frames[3].sum() == np.sum((events.t >= 90_000) & (events.t < 120_000))
+            assert frames.sum() == len(events)
+            names.add(name)
+    assert names == {f"{name}/{k}" for name in CIFAR10_CLASSES for k in range(6)}
+
+
+def test_the_row_resizes_frames_and_takes_any_binning(tmp_path, film):
+    splits = load_dataset(
+        "cifar10-sim",
+        binning=EqualTime(4),
+        root=film,
+        size=48,
+        protocol="fold-2-of-6@0",
+        cache=tmp_path,
+    )
+    assert splits.train.shape[1:] == (4, 2, 48, 48)
+    assert not splits.causal
+
+
+def test_a_closed_loop_lasts_as_long_as_camera_json_says(tmp_path, release):
+    simulate_dataset(root=release, out=tmp_path, path="closed-loop", per_class=1)
+    told = json.loads((tmp_path / "camera.json").read_text())
+    assert told["camera"] == json.loads(json.dumps(CAMERA.describe()))
+    assert (told["recordings"], told["path"]["duration_us"], told["source"]["images"]) == (
+        10,
+        1_200_000,
+        "cifar10",
+    )
+    assert told["source"]["moved"] == "closed_loop"
+    for file in tmp_path.glob("*/0.bin"):
+        events = read_bin(file, sensor=SENSOR)
+        assert 0 <= events.t[0] < 10_000
+        assert 1_190_000 < events.t[-1] < 1_200_000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {},
+            r"holds 6 recordings a class, cifar10-sim/last-100 tests numbers 900 to 999; film all 1,000, or choose random",
+        ),
+        ({"protocol": "cifar10-dvs/last-100"}, "cifar10-sim: protocol must be one of cifar10-sim/"),
+        ({"binning": Direct(4)}, "cifar10-sim holds events: its binning must be one of"),
+        ({"root": None}, "cifar10-sim: root must be the folder that holds camera.json"),
+        ({"root": "."}, r"cifar10-sim: nothing to read in .*as `anystep data simulate` makes them"),
+    ],
+)
+def test_the_row_refuses_by_name(tmp_path, monkeypatch, film, options, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load_dataset("cifar10-sim", **{"binning": LIVE, "root": film, "cache": tmp_path, **options})
+
+
+def test_a_film_with_a_recording_lost_is_refused(tmp_path, release):
+    simulate_dataset(root=release, out=tmp_path, path="saccade", per_class=1)
+    (tmp_path / "frog" / "0.bin").unlink()
+    with pytest.raises(
+        ValueError, match=r"holds 9 of the 10 recordings that camera.json speaks of"
+    ):
+        load_dataset("cifar10-sim", binning=LIVE, root=tmp_path, protocol="random-90-10@0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": "cifar11"}, "unknown image set 'cifar11'. Did you mean 'cifar10'"),
+        ({"path": "closed-lop"}, "unknown path 'closed_lop'. Did you mean 'closed_loop'"),
+        ({"per_class": 0}, "simulate_dataset: per_class must be a whole number >= 1, got 0"),
+        (
+            {"per_class": 21},
+            "cifar10-sim: per_class must be at most 20, the images of airplane, got 21",
+        ),
+        ({"seed": -1, "per_class": 1}, "seed must be a whole number >= 0, got -1"),
+    ],
+)
+def test_bad_orders_are_refused_by_name(tmp_path, release, options, message):
+    with pytest.raises(ValueError, match=message):
+        simulate_dataset(**{"root": release, "out": tmp_path, **options})
+
+
+@pytest.mark.skipif(
+    not os.environ.get("ANYSTEP_DATA"), reason="ANYSTEP_DATA does not name a folder with cifar10"
+)
+def test_the_images_of_the_published_cifar10_are_these():
+    choice = _cifar10_images(Path(os.environ["ANYSTEP_DATA"]) / "cifar10", 1000)
+    assert len(choice.ids) == 10_000
+    assert choice.source["hash"] == "42fb41d5b21d386d"
+    events = simulate(choice.light(0), MOTIONS["closed_loop"](), CAMERA, seed=0)
+    assert 5_000 < len(events) < 500_000

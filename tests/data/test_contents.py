@@ -1,0 +1,313 @@
+"""Hashes of what files hold: read once, known by size and times, never trusted where times cannot
+tell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+from event_trees import TREES
+
+from anystep import AnystepWarning
+from anystep._files import write_text
+from anystep.data.datasets import load_dataset
+from anystep.data.events import contents
+from anystep.data.events import stack as recordings
+from anystep.data.events.contents import NO_FILE, RACY_NS, content_hashes
+from anystep.data.frames import FixedCount, FixedDuration
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Three files, and an index that is not there yet."""
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    for path in paths:
+        path.write_bytes(path.name.encode() * 5)
+    return paths, tmp_path / "cache" / "index.json"
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """A clock for which the files of this test are old."""
+    now = contents.time.time_ns
+    monkeypatch.setattr(contents.time, "time_ns", lambda: now() + 2 * RACY_NS)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The names of the files that are read."""
+    names, hashed = [], contents._hashed
+    monkeypatch.setattr(
+        contents, "_hashed", lambda path: (names.append(path.name), hashed(path))[1]
+    )
+    return names
+
+
+def hashes(paths, index):
+    found = content_hashes(paths, index, workers=2)
+    assert list(found) or not paths
+    return [found[path] for path in paths]
+
+
+def test_a_hash_is_of_what_a_file_holds_and_of_nothing_else(files, tmp_path):
+    paths, index = files
+    copy = tmp_path / "copy"
+    copy.write_bytes(paths[0].read_bytes())
+    os.utime(copy, (1, 1))
+    a, b, c, again = hashes([*paths, copy], index)
+    assert len({a, b, c}) == 3
+    assert a == again
+    assert a == "41380314ae1718a11c5574202656fdc9"  # b2sum -l 128
+
+
+def test_a_hashing_that_is_interrupted_goes_on_from_what_it_wrote(files, later, read, monkeypatch):
+    def stop(found, count):
+        for number, each in enumerate(found):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield each
+
+    paths, index = files
+    monkeypatch.setattr(contents, "SECONDS_BETWEEN_WRITES", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        content_hashes(paths, index, workers=1, watch=stop)
+    read.clear()
+    hashes(paths, index)
+    assert read == ["c"]
+
+
+def test_what_is_known_is_not_read_again(files, later, read):
+    paths, index = files
+    first = hashes(paths, index)
+    assert sorted(read) == ["a", "b", "c"]
+    assert hashes(paths, index) == first
+    assert sorted(read) == ["a", "b", "c"]
+    paths[1].write_bytes(b"other")
+    second = hashes(paths, index)
+    assert read[3:] == ["b"]
+    assert [one == other for one, other in zip(first, second, strict=True)] == [True, False, True]
+
+
+def test_a_file_of_the_same_size_whose_time_was_put_back_is_noticed(files, later):
+    paths, index = files
+    first, before = hashes(paths, index), paths[0].stat()
+    paths[0].write_bytes(b"AAAAA")
+    os.utime(paths[0], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert paths[0].stat().st_mtime_ns == before.st_mtime_ns
+    assert hashes(paths, index)[0] != first[0]
+
+
+def test_a_file_that_changed_just_now_is_hashed_again_next_time(files, read):
+    paths, index = files
+    hashes(paths, index)
+    assert not index.exists()
+    hashes(paths, index)
+    assert sorted(read) == sorted(["a", "b", "c"] * 2)
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_not_known(files, later, monkeypatch):
+    paths, _ = files
+    states = iter([[5, 1, 1], [5, 2, 2]])
+    monkeypatch.setattr(contents, "_state", lambda path: next(states))
+    assert not contents._hashed(paths[0])[2]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b'{"version": 1, "files": []}',
+        b'{"version": 0, "files": {}}',
+        b"[" * 100_000,
+        b'{"version": 1, "files": {"PATH": 7}}',
+        b'{"version": 1, "files": {"PATH": [5, 0, 0, 12]}}',
+        b'{"version": 1, "files": {"PATH": [5, 0]}}',
+    ],
+)
+def test_a_damaged_index_is_made_anew(files, later, damage):
+    paths, index = files
+    first = hashes(paths, index)
+    whole = index.read_bytes()
+    index.write_bytes(damage.replace(b"PATH", os.fsencode(paths[0])))
+    assert hashes(paths, index) == first
+    assert json.loads(index.read_bytes()) == json.loads(whole)
+
+
+def test_an_index_that_ends_in_the_middle_is_made_anew(files, later):
+    paths, index = files
+    first = hashes(paths, index)
+    whole = index.read_bytes()
+    for kept in range(0, len(whole), 17):
+        index.write_bytes(whole[:kept])
+        assert hashes(paths, index) == first
+
+
+def test_a_killed_write_leaves_the_old_index(files, later, monkeypatch):
+    paths, index = files
+    hashes(paths[:1], index)
+    before = index.read_bytes()
+
+    def killed(path, text):
+        (path.parent / f".{path.name}.x.part").write_text(text[:10])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(contents, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            hashes(paths, index)
+    assert index.read_bytes() == before
+    hashes(paths, index)
+    assert len(json.loads(index.read_bytes())["files"]) == 3
+
+
+def test_two_that_hash_at_once_lose_nothing_but_work(files, later):
+    paths, index = files
+    expected = hashes(paths, index)
+    index.unlink()
+    found, barrier = [], threading.Barrier(4)
+
+    def work(k):
+        barrier.wait()
+        found.append(hashes(paths[k % 3 :] + paths[: k % 3], index))
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [sorted(each) for each in found] == [sorted(expected)] * 4
+    assert hashes(paths, index) == expected
+
+
+def test_an_entry_that_another_process_added_meanwhile_is_kept(files, later, monkeypatch):
+    paths, index = files
+    hashed = contents._hashed
+
+    def other_first(path):
+        monkeypatch.setattr(contents, "_hashed", hashed)
+        hashes(paths[2:], index)
+        return hashed(path)
+
+    monkeypatch.setattr(contents, "_hashed", other_first)
+    content_hashes(paths[:1], index, workers=1)
+    assert set(json.loads(index.read_bytes())["files"]) == {str(paths[0]), str(paths[2])}
+
+
+def test_what_is_no_readable_file_has_no_hash_and_stops_nobody(files, later, tmp_path):
+    paths, index = files
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    none = [tmp_path / "missing", tmp_path, tmp_path / "pipe", tmp_path / "loop"]
+    found = hashes([*none, paths[0]], index)
+    assert found[:4] == [NO_FILE] * 4
+    assert len(found[4]) == 32
+    assert set(json.loads(index.read_bytes())["files"]) == {str(paths[0])}
+
+
+def test_an_index_that_cannot_be_written_is_a_warning(files, later, tmp_path):
+    paths, _ = files
+    with pytest.warns(AnystepWarning, match=r"cannot keep what was hashed in .*hashes it again"):
+        found = content_hashes(paths, paths[0] / "index.json", workers=1)
+    assert len(set(found.values())) == 3
+
+
+# The cache of a data set
+
+LIVE = FixedDuration(10, 30_000)
+
+
+def load(root, cache, binning=LIVE, **options):
+    return load_dataset(
+        "events-folder",
+        binning=binning,
+        root=root,
+        cache=cache,
+        workers=2,
+        sensor=[34, 34],
+        **options,
+    )
+
+
+def test_a_copy_of_the_folder_with_other_times_has_the_same_frames(tmp_path, monkeypatch):
+    TREES["events-folder"]["classes"](tmp_path / "one")
+    first = load(tmp_path / "one", tmp_path / "cache")
+    TREES["events-folder"]["classes"](tmp_path / "two")
+    for path in (tmp_path / "two").rglob("*.*"):
+        os.utime(path, (1, 1))
+    monkeypatch.setattr(recordings, "read_events", None)  # a second build would call it and fail
+    second = load(tmp_path / "two", tmp_path / "cache")
+    assert np.array_equal(first.train.frames, second.train.frames)
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
+
+
+def test_other_content_of_the_same_size_and_time_has_other_frames(tmp_path, later):
+    TREES["events-folder"]["classes"](tmp_path / "data")
+    load(tmp_path / "data", tmp_path / "cache")
+    file = sorted((tmp_path / "data").rglob("*.bin"))[0]
+    before, held = file.stat(), bytearray(file.read_bytes())
+    held[0] ^= 1  # the x of the first event
+    file.write_bytes(held)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    load(tmp_path / "data", tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+
+
+def test_recordings_of_every_length_are_built_once_and_read_back(tmp_path, monkeypatch):
+    TREES["events-folder"]["classes"](tmp_path / "data")
+    binning = FixedCount(None, 7)
+    first = load(tmp_path / "data", tmp_path / "cache", binning)
+    closed = load(tmp_path / "data", tmp_path / "cache", FixedCount(50, 7))
+    monkeypatch.setattr(recordings, "read_events", None)
+    second = load(tmp_path / "data", tmp_path / "cache", binning)
+    assert isinstance(second.train._frames, np.memmap)
+    assert first.binning == {"name": "fixed_count", "steps": None, "count": 7}
+    for part in ("train", "val", "test"):
+        rows = zip(getattr(first, part), getattr(second, part), getattr(closed, part), strict=True)
+        for (frames, label), (again, same), (padded, other) in rows:
+            assert np.array_equal(frames, again)
+            assert label == same == other
+            assert frames[-1].any()
+            assert np.array_equal(padded[: len(frames)], frames)
+            assert not padded[len(frames) :].any()
+
+
+def test_a_recording_of_any_length_that_cannot_be_read_is_left_out(tmp_path):
+    TREES["nmnist"]["released"](tmp_path / "data")
+    bad = sorted((tmp_path / "data").rglob("*.bin"))[3]
+    bad.write_bytes(b"123")
+    for _ in range(2):  # built, and read back
+        with pytest.warns(AnystepWarning, match="left out 1 of 120"):
+            splits = load_dataset(
+                "nmnist",
+                binning=FixedCount(None, 9),
+                root=tmp_path / "data",
+                cache=tmp_path / "cache",
+                skip_bad=True,
+            )
+        assert sum(len(getattr(splits, part)) for part in ("train", "val", "test")) == 119
+        assert all(
+            len(frames) for part in ("train", "val", "test") for frames, _ in getattr(splits, part)
+        )
+
+
+def test_hashing_the_files_for_the_first_time_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    TREES["events-folder"]["classes"](tmp_path / "data")
+    monkeypatch.setattr(recordings, "SECONDS_BETWEEN_LINES", 0.0)
+    load(tmp_path / "data", tmp_path / "cache")
+    assert "events-folder: 40 of 40 files hashed, " in capsys.readouterr().err
+
+
+def test_an_index_is_plain_json_with_a_version(tmp_path, later):
+    write_text(tmp_path / "a", "what it holds")
+    content_hashes([tmp_path / "a"], tmp_path / "index.json", workers=1)
+    tree = json.loads((tmp_path / "index.json").read_text())
+    assert tree["version"] == contents.INDEX_VERSION
+    (entry,) = tree["files"].values()
+    assert entry[:1] == [len("what it holds")]

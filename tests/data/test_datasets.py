@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from anystep.data import digits
+from anystep.data.datasets import load_dataset
+from anystep.data.digits import digits_dvs, digits_events, enlarge
+from anystep.data.frames import EqualCount, FixedCount, FixedDuration
+from anystep.data.protocols import stratified
+from anystep.data.recording import Events
+from anystep.data.sets import FrameSet, FramesOf
+
+LIVE = FixedDuration(10, 30_000)
+
+
+@pytest.fixture
+def few_digits(monkeypatch) -> None:
+    """Forty digits in place of all, so that a build takes a moment."""
+    images, labels = digits._digits()
+    chosen = np.concatenate([np.flatnonzero(labels == label)[:4] for label in range(10)])
+    monkeypatch.setattr(digits, "_digits", lambda: (images[chosen], labels[chosen]))
+    monkeypatch.setattr(
+        digits, "split", lambda name, labels: stratified(labels, (0.4, 0.3, 0.3), name=name)
+    )
+
+
+def frame_set(count: int = 6) -> FrameSet:
+    frames = np.arange(count * 3 * 2 * 4 * 5, dtype=np.uint16).reshape(count, 3, 2, 4, 5)
+    return FrameSet(frames, np.arange(count) % 2, [f"s{i}" for i in range(count)])
+
+
+def test_an_item_is_frames_and_a_plain_label():
+    data = frame_set()
+    frames, label = data[4]
+    assert np.array_equal(frames, data.frames[4])
+    assert (frames.shape, label, type(label)) == ((3, 2, 4, 5), 0, int)
+    assert [label for _, label in data] == [0, 1, 0, 1, 0, 1]
+    with pytest.raises(IndexError):
+        data[6]
+
+
+def test_a_subset_of_a_subset_has_the_right_rows_and_copies_nothing():
+    data = frame_set()
+    view = data.subset([5, 3, 1]).subset([2, 0])
+    assert (len(view), view.shape, view.ids.tolist(), view.labels.tolist()) == (
+        2,
+        (2, 3, 2, 4, 5),
+        ["s1", "s5"],
+        [1, 1],
+    )
+    assert np.array_equal(view[0][0], data.frames[1])
+    assert np.shares_memory(view[1][0], data.frames)
+
+
+def test_the_frames_of_a_shuffled_subset_are_shuffled():
+    data = frame_set(3)
+    assert np.array_equal(data.subset([2, 0, 1]).frames, data.frames[[2, 0, 1]])
+
+
+def test_a_batch_has_the_items_in_the_order_asked_for():
+    view = frame_set().subset([5, 4, 3, 2])
+    frames, labels = view.take([3, 0])
+    assert np.array_equal(frames, np.stack([view[3][0], view[0][0]]))
+    assert labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FrameSet(np.zeros((3, 2, 4, 4)), [0, 1, 2]), r"frames must be \(M, T, P, H, W\)"),
+        (
+            lambda: FrameSet(np.zeros((3, 1, 2, 4, 4)), [0, 1]),
+            r"labels must be \(3,\) like frames, got \(2,\)",
+        ),
+        (
+            lambda: FrameSet(np.zeros((2, 1, 2, 4, 4)), [0, 1], ["a"]),
+            r"ids must be \(2,\) like frames, got \(1,\)",
+        ),
+        (lambda: FrameSet(np.zeros((2, 1, 2, 4, 4)), [0.0, 1.0]), "labels must be whole numbers"),
+        (lambda: frame_set().subset([0, 6]), r"indices must be in 0\.\.5, got 6"),
+        (lambda: frame_set().subset([-1]), r"indices must be in 0\.\.5, got -1"),
+        (lambda: frame_set().subset([True]), "must be a list of whole numbers"),
+    ],
+)
+def test_lengths_and_indices_that_do_not_fit_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_your_own_recordings_become_frames():
+    one = Events.from_arrays([0, 1, 2], [0, 1, 1], [0, 0, 1], [1, 0, 1], (2, 2))
+    data = FramesOf([(one, np.int64(3))], FixedCount(2, 2))
+    frames, label = data[0]
+    assert (len(data), label, type(label)) == (1, 3, int)
+    assert frames.sum(axis=(1, 2, 3)).tolist() == [2, 1]
+    with pytest.raises(ValueError, match=r"item 0 must be \(Events, label\), got ndarray"):
+        FramesOf([(np.zeros(3), 0)], FixedCount(2, 2))[0]
+
+
+def test_a_second_call_reads_the_file_of_the_first(few_digits, tmp_path, monkeypatch):
+    first = digits_dvs(binning=LIVE, cache=tmp_path)
+    monkeypatch.setattr(digits, "simulate_many", None)  # a second build would call it and fail
+    second = digits_dvs(binning=LIVE, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert np.array_equal(first.test.frames, second.test.frames)
+
+
+def test_whatever_shapes_the_frames_has_a_file_of_its_own(few_digits, tmp_path, monkeypatch):
+    digits_dvs(binning=LIVE, cache=tmp_path)
+    digits_dvs(binning=FixedDuration(5, 30_000), cache=tmp_path)
+    digits_dvs(binning=LIVE, cache=tmp_path, seed=1)
+    digits_dvs(binning=LIVE, cache=tmp_path, path="saccade")
+    monkeypatch.setattr(digits, "SIMULATOR_VERSION", 0)
+    digits_dvs(binning=LIVE, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_the_frames_do_not_depend_on_the_workers(few_digits, tmp_path):
+    one = digits_dvs(binning=LIVE, cache=tmp_path / "1", workers=1)
+    two = digits_dvs(binning=LIVE, cache=tmp_path / "2", workers=2)
+    assert np.array_equal(one.train.frames, two.train.frames)
+
+
+def test_frames_are_bytes_until_a_count_needs_more(few_digits, tmp_path):
+    assert digits_dvs(binning=LIVE, cache=tmp_path).train.frames.dtype == np.uint8
+
+    def flicker(*_, **__):
+        return (
+            Events.from_arrays([0] * 300, [0] * 300, [0] * 300, [1] * 300, (2, 2))
+            for _ in range(40)
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "simulate_many", flicker)
+        frames = digits_dvs(binning=LIVE, cache=tmp_path, seed=1).train.frames
+    assert (frames.dtype, frames.max()) == (np.uint16, 300)
+
+
+def test_hindsight_frames_are_marked_as_not_causal(few_digits, tmp_path):
+    splits = digits_dvs(binning=EqualCount(4), cache=tmp_path)
+    assert splits.causal is False
+    assert splits.binning == {"name": "equal_count", "steps": 4}
+
+
+def test_chosen_digits_come_in_the_order_asked_for():
+    (late, _), (early, label) = digits_events([5, 2])
+    again, same_label = next(digits_events([2]))
+    assert np.array_equal(early.t, again.t)
+    assert label == same_label == 2
+    assert not np.array_equal(late.t[:50], early.t[:50])
+
+
+def test_enlarging_keeps_a_flat_image_flat_and_a_ramp_straight():
+    assert np.allclose(enlarge(np.full((1, 8, 8), 0.5), 22), 0.5)
+    ramp = enlarge(np.broadcast_to(np.arange(8) / 7, (1, 8, 8)), 24)[0, 0]
+    assert np.allclose(np.diff(ramp[1:-1]), 1 / 21)  # a third of a step of the source
+    assert np.array_equal(ramp, np.sort(ramp))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "digit-dvs"}, "unknown dataset 'digit-dvs'. Did you mean 'digits-dvs'"),
+        (
+            {"name": "digits-dvs", "pth": "saccade"},
+            "unknown option 'pth' in dataset digits-dvs. Did you mean 'path'",
+        ),
+        ({"name": "digits-dvs", "path": "circle"}, "unknown path 'circle'"),
+    ],
+)
+def test_unknown_names_are_refused_before_any_work(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load_dataset(binning=LIVE, cache=tmp_path, **options)
+
+
+def test_data_need_no_torch():
+    code = "import sys, anystep.data.datasets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

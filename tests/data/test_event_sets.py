@@ -1,0 +1,507 @@
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from event_trees import CALTECH, OPTIONS, TREES, rows_of
+
+from anystep import AnystepWarning
+from anystep.config import record_from
+from anystep.data.datasets import load_dataset
+from anystep.data.events import layouts
+from anystep.data.events import stack as recordings
+from anystep.data.events.catalogue import find_recordings
+from anystep.data.events.rows import events_folder
+from anystep.data.frames import Direct, EqualCount, EqualTime, FixedDuration
+from anystep.data.protocols import natural
+from anystep.data.resize import resize
+from anystep.run import run_record
+
+LIVE = FixedDuration(10, 30_000)
+PARTS = ("train", "val", "test")
+SIZES = {
+    "nmnist": (90, 10, 20),
+    "ncaltech101": (808, 101, 101),
+    "cifar10-dvs": (90, 10, 30),
+    "dvs-gesture": (49, 11, 24),
+}
+SIZES |= {"events-folder": (32, 4, 4), "cifar10-sim": (90, 10, 30)}
+OTHER_SPLIT = {
+    ("dvs-gesture", "Tonic"),
+    ("events-folder", "parts"),
+}  # fewer gestures; another protocol
+
+
+def counted(rows, side, steps=10, duration=30_000):
+    """Frames of a recording by a slow loop."""
+    frames = np.zeros((steps, 2, side, side), dtype=int)
+    for t, x, y, p in rows:
+        frames[t // duration, p, y, x] += 1
+    return frames
+
+
+def load(name, root, cache, **options):
+    return load_dataset(
+        name,
+        **(
+            {"binning": LIVE, "root": root, "cache": cache, "workers": 2}
+            | OPTIONS.get(name, {})
+            | options
+        ),
+    )
+
+
+def samples_of(splits):
+    """{id: (frames, label, part)} of all samples."""
+    return {
+        str(i): (*data[n], part)
+        for part in PARTS
+        for data in [getattr(splits, part)]
+        for n, i in enumerate(data.ids)
+    }
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A folder of two classes, and where its frames go."""
+    TREES["events-folder"]["classes"](tmp_path / "data")
+    return tmp_path / "data", tmp_path / "cache"
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_every_layout_has_the_same_recordings_with_their_events_labels_and_parts(name, tmp_path):
+    hashes, sizes = set(), set()
+    for layout, make in TREES[name].items():
+        known = make(tmp_path / layout)
+        splits = load(name, tmp_path / layout, tmp_path / "cache")
+        found = samples_of(splits)
+        assert set(found) == set(known)
+        for each, (rows, label) in known.items():
+            frames, found_label, _ = found[each]
+            assert found_label == label
+            assert np.array_equal(frames, counted(rows, frames.shape[-1]))
+        if (name, layout) not in OTHER_SPLIT:
+            hashes.add(splits.protocol_hash)
+            sizes.add(tuple(len(getattr(splits, part)) for part in PARTS))
+    assert len(hashes) == 1
+    assert sizes == {SIZES[name]}
+
+
+def test_the_order_is_that_of_the_ids_and_not_of_the_file_system(small, monkeypatch):
+    root, cache = small
+    first = load("events-folder", root, cache)
+    walk = os.walk
+    monkeypatch.setattr(
+        layouts.os,
+        "walk",
+        lambda top: reversed([(path, dirs, files[::-1]) for path, dirs, files in walk(top)]),
+    )
+    second = load("events-folder", root, cache)
+    for part in PARTS:
+        assert getattr(first, part).ids.tolist() == getattr(second, part).ids.tolist()
+    assert len(list(cache.glob("*.npy"))) == 1
+    numbers = [each for each in first.train.ids if each.startswith("left/0/")]
+    assert numbers == sorted(numbers, key=lambda each: int(each.rpartition(".")[2]))
+
+
+def test_the_persons_24_to_29_test_the_gestures(tmp_path):
+    TREES["dvs-gesture"]["released"](tmp_path / "data")
+    splits = load("dvs-gesture", tmp_path / "data", tmp_path)
+    assert {each[:6] for each in splits.test.ids} == {"user24", "user29"}
+    assert {each[:6] for part in ("train", "val") for each in getattr(splits, part).ids} == {
+        f"user{n:02d}" for n in (1, 2, 3, 5, 23)
+    }
+    assert splits.classes[7] == "arm roll"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "numbers"), [("last-100", range(900, 903)), ("first-100", range(3))]
+)
+def test_the_test_set_of_cifar10_dvs_is_the_one_of_the_protocol(protocol, numbers, tmp_path):
+    TREES["cifar10-dvs"]["released"](tmp_path / "data")
+    splits = load("cifar10-dvs", tmp_path / "data", tmp_path, protocol=f"cifar10-dvs/{protocol}")
+    assert {int(each.rpartition("/")[2]) for each in splits.test.ids} == set(numbers)
+    assert splits.protocol == f"cifar10-dvs/{protocol}"
+
+
+def test_the_last_tenth_of_a_class_tests_ncaltech101(tmp_path):
+    TREES["ncaltech101"]["released"](tmp_path / "data")
+    splits = load("ncaltech101", tmp_path / "data", tmp_path)
+    assert splits.test.ids.tolist() == [f"{name}/image_0010" for name in CALTECH]
+    assert splits.classes == CALTECH
+
+
+def test_a_random_split_has_its_seed_in_its_name(small):
+    root, cache = small
+    splits = [
+        load("events-folder", root, cache, protocol=f"random-90-10@{seed}") for seed in (0, 0, 1)
+    ]
+    assert splits[0].protocol_hash == splits[1].protocol_hash != splits[2].protocol_hash
+    assert tuple(len(getattr(splits[0], part)) for part in PARTS) == (32, 4, 4)
+
+
+def test_train_and_test_folders_are_the_split_of_a_folder_of_your_own(tmp_path):
+    TREES["events-folder"]["parts"](tmp_path / "data")
+    splits = load("events-folder", tmp_path / "data", tmp_path)
+    assert (splits.protocol, splits.classes) == ("events-folder/given", ("left", "right"))
+    assert all(
+        each.startswith("test/") == (part == "test")
+        for part in PARTS
+        for each in getattr(splits, part).ids
+    )
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "dtype"), [("nearest", np.uint8), ("bilinear", np.float32)]
+)
+def test_frames_are_counted_first_and_then_resized(small, interpolation, dtype):
+    root, cache = small
+    full = samples_of(load("events-folder", root, cache))
+    other = samples_of(load("events-folder", root, cache, size=12, interpolation=interpolation))
+    for each, (frames, _, _) in full.items():
+        assert other[each][0].dtype == dtype
+        assert np.array_equal(other[each][0], resize(frames, 12, interpolation))
+
+
+def test_of_ncaltech101_the_pixels_in_use_are_stretched(tmp_path):
+    TREES["ncaltech101"]["released"](tmp_path / "data")
+    splits = samples_of(load("ncaltech101", tmp_path / "data", tmp_path, size=10))
+    name = f"{CALTECH[4]}/image_0003"
+    assert np.array_equal(splits[name][0], counted(rows_of(name, 20, 20), 20)[..., ::2, ::2])
+    with pytest.raises(ValueError, match="ncaltech101: size must be given, such as 48"):
+        load("ncaltech101", tmp_path / "data", tmp_path, size=None)
+
+
+def test_frames_that_spikingjelly_cut_are_read_as_they_are(tmp_path):
+    root = tmp_path / "frames_number_4_split_by_number"
+    frames = np.random.default_rng(0).poisson(0.2, (120, 4, 2, 34, 34))
+    for index, (part, digit, number) in enumerate(
+        (p, d, n) for d in range(10) for p, ns in (("train", 10), ("test", 2)) for n in range(ns)
+    ):
+        (root / part / str(digit)).mkdir(parents=True, exist_ok=True)
+        np.savez(
+            root / part / str(digit) / f"{number:05d}.npz", frames=frames[index].astype(np.float32)
+        )
+    splits = load("nmnist", root, tmp_path / "cache", binning=EqualCount(4))
+    assert np.array_equal(splits.test[1][0], frames[11])
+    assert (splits.causal, splits.binning["cut_by"]) == (False, "spikingjelly")
+    with pytest.raises(
+        ValueError, match=r"holds 4 frames cut by equal_count, the binning is .*equal_time"
+    ):
+        load("nmnist", root, tmp_path / "cache", binning=EqualTime(4))
+
+
+def test_hindsight_frames_are_marked_as_such(small):
+    root, cache = small
+    splits = load("events-folder", root, cache, binning=EqualCount(4))
+    assert (splits.causal, splits.binning) == (False, {"name": "equal_count", "steps": 4})
+
+
+def test_a_second_call_reads_the_frames_and_not_the_recordings(small, monkeypatch):
+    root, cache = small
+    first = load("events-folder", root, cache, workers=1)
+    monkeypatch.setattr(recordings, "read_events", None)  # a second build would call it and fail
+    second = load("events-folder", root, cache)
+    assert np.array_equal(first.train.frames, second.train.frames)
+    assert isinstance(second.train._frames, np.memmap)
+
+
+def test_whatever_shapes_the_frames_has_a_file_of_its_own(small):
+    root, cache = small
+    load("events-folder", root, cache)
+    load("events-folder", root, cache, binning=FixedDuration(5, 60_000))
+    load("events-folder", root, cache, size=8)
+    load("events-folder", root, cache, size=8, interpolation="bilinear")
+    load("events-folder", root, cache, sensor=[40, 34], size=8)
+    file = next(root.rglob("*.bin"))
+    os.utime(file, (1, 1))
+    load("events-folder", root, cache)
+    file.write_bytes(file.read_bytes()[:-5])
+    os.utime(file, (1, 1))
+    load("events-folder", root, cache)
+    assert len(list(cache.glob("*.npy"))) == 6  # other times are no other content
+
+
+def test_a_damaged_recording_is_named_and_leaves_no_frames(small):
+    root, cache = small
+    (root / "left" / "0" / "take.0.bin").write_bytes(b"123")
+    with pytest.raises(ValueError, match=r"take\.0\.bin: truncated"):
+        load("events-folder", root, cache)
+    assert list(cache.glob("*.npy")) == []
+
+
+def test_damaged_recordings_are_left_out_and_counted_if_you_say_so(tmp_path):
+    TREES["nmnist"]["released"](tmp_path / "data")
+    whole = load("nmnist", tmp_path / "data", tmp_path / "cache")
+    lost = "Test/3/00070.bin", "Train/0/00000.bin"
+    for name in lost:
+        (tmp_path / "data" / name).write_bytes(b"")
+    for _ in range(2):  # the second time from the file
+        with pytest.warns(
+            AnystepWarning,
+            match=r"left out 2 of 120 recordings .*test/3/00070: .*00070\.bin: the file is empty",
+        ):
+            rest = load("nmnist", tmp_path / "data", tmp_path / "cache", skip_bad=True)
+    kept, before = samples_of(rest), samples_of(whole)
+    assert set(before) - set(kept) == {name.lower().removesuffix(".bin") for name in lost}
+    assert all(
+        np.array_equal(kept[each][0], before[each][0]) and kept[each][2] == before[each][2]
+        for each in kept
+    )
+    assert rest.protocol_hash != whole.protocol_hash
+    with pytest.raises(
+        ValueError, match=r"00070\.bin: the file is empty.*skip_bad=True"
+    ):  # also when the frames are there
+        load("nmnist", tmp_path / "data", tmp_path / "cache")
+
+
+def test_a_folder_of_your_own_can_leave_out_damaged_recordings_too(small):
+    root, cache = small
+    (root / "left" / "0" / "take.0.bin").write_bytes(b"123")
+    with pytest.raises(
+        ValueError,
+        match=r"take\.0\.bin: truncated.*With skip_bad=True such recordings are left out",
+    ):
+        load("events-folder", root, cache)
+    with pytest.warns(
+        AnystepWarning, match=r"events-folder: left out 1 of 40 recordings .* left/0/take\.0: "
+    ):
+        rest = load("events-folder", root, cache, skip_bad=True)
+    assert "left/0/take.0" not in samples_of(rest)
+    assert len(samples_of(rest)) == 39
+
+
+def test_recordings_are_found_without_opening_a_file(tmp_path):
+    known = TREES["nmnist"]["Tonic"](tmp_path / "data")
+    for path in (tmp_path / "data").rglob("*.bin"):
+        path.write_bytes(b"")
+    found = find_recordings("nmnist", tmp_path / "data")
+    assert {sample.id: sample.label for sample in found.samples} == {
+        name: label for name, (_, label) in known.items()
+    }
+    assert (found.protocol, found.sensor, found.finished) == ("nmnist/official", (34, 34), None)
+    assert tuple(len(getattr(found.split(), part)) for part in PARTS) == SIZES["nmnist"]
+    assert found.ids == sorted(known, key=natural)
+
+
+@pytest.mark.parametrize(
+    ("layout", "protocol"), [("classes", "random-90-10@0"), ("parts", "events-folder/given")]
+)
+def test_a_folder_of_your_own_has_the_protocol_of_its_layout_unless_you_choose(
+    layout, protocol, tmp_path
+):
+    TREES["events-folder"][layout](tmp_path)
+    assert find_recordings("events-folder", tmp_path).protocol == protocol
+    chosen = find_recordings("events-folder", tmp_path, protocol="fold-2-of-5@3", sensor=[34, 40])
+    assert (chosen.protocol, chosen.sensor) == ("fold-2-of-5@3", (34, 40))
+
+
+def test_only_event_data_sets_have_recordings(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown event data set 'nmist'. Did you mean 'nmnist'"):
+        find_recordings("nmist", tmp_path)
+
+
+def test_an_option_that_no_row_has_is_refused_by_the_row_itself(small):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown option 'skipbad' in dataset events-folder. Did you mean 'skip_bad'",
+    ):
+        events_folder(binning=LIVE, root=small[0], skipbad=True)
+
+
+def test_when_nothing_can_be_read_nothing_is_skipped(tmp_path):
+    TREES["nmnist"]["released"](tmp_path / "data")
+    for path in (tmp_path / "data").rglob("*.bin"):
+        path.write_bytes(b"1")
+    with pytest.raises(ValueError, match="none of the 120 recordings can be read"):
+        load("nmnist", tmp_path / "data", tmp_path / "cache", skip_bad=True)
+
+
+def test_a_long_build_says_how_far_it_is(small, monkeypatch, capsys):
+    monkeypatch.setattr(recordings, "SECONDS_BETWEEN_LINES", 0.0)
+    load("events-folder", *small)
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 80)
+    assert re.fullmatch(r"events-folder: 40 of 40 files hashed, \d+ a second", err.splitlines()[39])
+    assert re.fullmatch(
+        r"events-folder: 40 of 40 recordings binned, \d+ a second", err.splitlines()[-1]
+    )
+
+
+def test_recordings_of_different_cameras_need_a_size(small):
+    root, cache = small
+    with np.load(root / "left" / "2" / "take.20.npz") as archive:
+        np.savez(root / "left" / "2" / "take.20.npz", sensor=[20, 30], **archive)
+    for path in root.rglob("*.npz"):
+        with np.load(path) as archive:
+            columns = dict(archive)
+        np.savez(path, **({"sensor": [34, 34]} | columns))
+    with pytest.raises(ValueError, match=r"events-folder: recordings differ in size.*size="):
+        load("events-folder", root, cache, sensor=None)
+    assert load("events-folder", root, cache, sensor=None, size=8).train.shape[-2:] == (8, 8)
+
+
+def change(name, layout, tmp_path, spoil):
+    """The tree of a layout after `spoil(root)`, read."""
+    TREES[name][layout](tmp_path)
+    spoil(tmp_path)
+    return load(name, tmp_path, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "spoil", "message"),
+    [
+        (
+            "nmnist",
+            "released",
+            lambda r: (r / "Test" / "4").rename(r / "elsewhere"),
+            "no recordings in test of 4; the release",
+        ),
+        (
+            "nmnist",
+            "released",
+            lambda r: (r / "Train").rename(r / "train2"),
+            "no recordings in train of 0, 1, 2",
+        ),
+        (
+            "ncaltech101",
+            "Tonic",
+            lambda r: shutil.rmtree(r / "Caltech101" / "Faces_easy"),
+            "101 folders of classes, got 100",
+        ),
+        (
+            "cifar10-dvs",
+            "released",
+            lambda r: (r / "cat").rename(r / "kat"),
+            "no recordings of cat",
+        ),
+        (
+            "cifar10-dvs",
+            "released",
+            lambda r: (r / "cat" / "x.aedat").touch(),
+            "must end in its number, got .*x.aedat",
+        ),
+        (
+            "cifar10-dvs",
+            "released",
+            lambda r: (r / "cat" / "y_1.aedat").touch(),
+            "two files are the sample cat/1: .*y_1",
+        ),
+        (
+            "cifar10-dvs",
+            "released",
+            lambda r: (r / "cat" / "y_1000.aedat").touch(),
+            r"in 0\.\.999, got 'cat/1000'",
+        ),
+        (
+            "dvs-gesture",
+            "without lists",
+            lambda r: (r / "user01_led_labels.csv").unlink(),
+            "user01_led_labels.csv is missing",
+        ),
+        (
+            "dvs-gesture",
+            "released",
+            lambda r: (r / "DvsGesture/user29_led.aedat").unlink(),
+            "user29_led.aedat is missing",
+        ),
+        (
+            "dvs-gesture",
+            "Tonic",
+            lambda r: next(r.rglob("3.npy")).rename(next(r.rglob("3.npy")).with_name("11.npy")),
+            r"0\.\.10, got '11'",
+        ),
+        ("events-folder", "parts", lambda r: (r / "val").mkdir(), "val lies beside train and test"),
+    ],
+)
+def test_a_tree_that_lacks_something_says_what(name, layout, spoil, message, tmp_path):
+    with pytest.raises(ValueError, match=f"{name}(/last-100)?: .*{message}"):
+        change(name, layout, tmp_path, spoil)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_root_that_is_missing_or_empty_says_what_belongs_there(name, tmp_path):
+    for root, message in (
+        (None, "must be the folder that holds"),
+        (tmp_path / "no", "is no folder"),
+        (tmp_path, "nothing to read in"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
+            load(name, root, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"binning": Direct(4)}, "{name} holds events: its binning must be one of .*, got direct"),
+        ({"protocol": "last-100"}, "unknown protocol 'last-100'"),
+        (
+            {"protocol": "digits-dvs/stratified-70-10-20"},
+            r"{name}: protocol must be one of {name}/\.\.\., random",
+        ),
+        ({"protocol": "random-90-10@"}, "unknown protocol"),
+        ({"size": 0}, "size must be a whole number >= 1, got 0"),
+        ({"size": 8, "interpolation": "cubic"}, "unknown interpolation 'cubic'"),
+        ({"interpolation": "bilinear", "size": None}, "needs a size"),
+        ({"rot": "x"}, "unknown option 'rot' in dataset {name}. Did you mean 'root'"),
+    ],
+)
+def test_options_are_judged_before_any_file_is(name, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message.format(name=name)):
+        load(name, None, tmp_path, **options)
+
+
+def test_workers_are_at_least_one(small):
+    with pytest.raises(ValueError, match="events-folder: workers must be >= 1 or None, got 0"):
+        load("events-folder", *small, workers=0)
+
+
+@pytest.mark.parametrize("sensor", [[34], [34, 0], [34, 34.0], 34])
+def test_a_sensor_is_two_whole_numbers(small, sensor):
+    with pytest.raises(ValueError, match=r"sensor must be \(height, width\), each >= 1, got "):
+        load("events-folder", *small, sensor=sensor)
+
+
+REAL = os.environ.get("ANYSTEP_DATA")
+
+
+@pytest.mark.skipif(not REAL, reason="ANYSTEP_DATA does not name a folder with NMNIST")
+class TestTheRealRecordings:
+    def test_every_event_of_the_first_recordings_is_counted(self, tmp_path):
+        splits = load("nmnist", f"{REAL}/NMNIST", tmp_path, binning=EqualTime(10))
+        assert tuple(len(getattr(splits, part)) for part in PARTS) == (899, 101, 100)
+        events = [int(getattr(splits, part).frames.sum(dtype=np.int64)) for part in PARTS]
+        assert (events[0] + events[1], events[2]) == (4_133_231, 385_596)
+        assert splits.protocol_hash == "5857c6fb04e30985"
+
+    def test_a_network_trains_on_them_through_the_main_path(self, tmp_path):
+        record = {
+            "name": "nmnist_once",
+            "data": {
+                "name": "nmnist",
+                "binning": {"name": "fixed_duration", "steps": 3, "duration_us": 100_000},
+                "cache": str(tmp_path / "cache"),
+                "options": {"root": f"{REAL}/NMNIST", "size": 16},
+            },
+            "model": {
+                "name": "vgg_snn",
+                "neuron": {"name": "lif", "v_threshold": 0.5},
+                "options": {"widths": [[4], [8]]},
+            },
+            "method": {"name": "ce"},
+            "train": {"epochs": 1, "batch_size": 64, "lr": 0.01},
+            "engine": {"accelerator": "cpu"},
+            "tensorboard": False,
+        }
+        scores = run_record(record_from(record), tmp_path / "out")
+        assert (scores["protocol"], scores["protocol_hash"], scores["samples"]) == (
+            "nmnist/official",
+            "5857c6fb04e30985",
+            100,
+        )
+        assert scores["prefix"] == "live"
+        assert len(scores["prefix_top1"]) == 3

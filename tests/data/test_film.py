@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anystep.data.camera import film
+from anystep.data.camera.film import Setting, encode_bin, film_images, film_statistics, filmed
+from anystep.data.camera.simulate import Camera, Trajectory, saccade
+from anystep.data.readers.atis import read_bin
+from anystep.data.recording import Events
+
+IMAGES = np.random.default_rng(0).random((6, 9, 9))
+IDS = [f"{group}/{number}" for group in ("cat", "dog") for number in range(3)]
+
+
+def setting(**changes) -> Setting:
+    camera = Camera(sensor=(12, 12), noise_hz=20.0, **changes)
+    return Setting(saccade(30_000), camera, seed=3, source={"images": "noise"})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def columns(events: Events) -> list[tuple[int, ...]]:
+    return list(
+        zip(events.t.tolist(), events.x.tolist(), events.y.tolist(), events.p.tolist(), strict=True)
+    )
+
+
+def test_an_event_is_five_bytes_by_hand():
+    # t = 70000 = 0x011170, polarity in the highest bit of the three bytes of time
+    events = Events.from_arrays([5, 70_000], [127, 3], [2, 255], [0, 1], (256, 128))
+    assert encode_bin(events).tolist() == [127, 2, 0x00, 0x00, 0x05, 3, 255, 0x81, 0x11, 0x70]
+
+
+@given(st.data())
+def test_the_reader_gives_back_what_was_written(tmp_path_factory, data):
+    count = data.draw(st.integers(1, 30))
+    draw = lambda most: data.draw(st.lists(st.integers(0, most), min_size=count, max_size=count))  # noqa: E731
+    rows = [y if y < 240 else y + 1 for y in draw(254)]
+    events = Events.from_arrays(sorted(draw((1 << 23) - 1)), draw(255), rows, draw(1), (256, 256))
+    path = tmp_path_factory.mktemp("bin") / "a.bin"
+    encode_bin(events).tofile(path)
+    assert columns(read_bin(path, sensor=(256, 256))) == columns(events)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(0, 256, 0, 0)], "x must be at most 255 in a .bin file, got 256 at 0"),
+        (
+            [(0, 0, 0, 0), (1, 0, 300, 0)],
+            "y must be at most 255 and not 240 in a .bin file, got 300 at 1",
+        ),
+        ([(0, 0, 240, 0)], "y must be at most 255 and not 240 in a .bin file, got 240 at 0"),
+        ([(1 << 23, 0, 0, 0)], "t must be below 8388608 in a .bin file, got 8388608 at 0"),
+        ([], "at least one event, got none"),
+    ],
+)
+def test_an_event_that_does_not_fit_is_refused(rows, message):
+    t, x, y, p = np.array(rows, dtype=np.int64).reshape(-1, 4).T
+    with pytest.raises(ValueError, match=message):
+        encode_bin(Events.from_arrays(t, x, y, p, (400, 400)))
+
+
+def test_a_film_has_the_events_of_the_camera_whatever_else_is_filmed(tmp_path):
+    whole, made = tmp_path / "whole", []
+    summary = film_images(
+        IMAGES, IDS, whole, setting(), workers=2, progress=lambda *counts: made.append(counts)
+    )
+    assert made == [(k, 6) for k in range(7)]
+    for image, name in zip(IMAGES, IDS, strict=True):
+        assert columns(read_bin(whole / f"{name}.bin", sensor=(12, 12))) == columns(
+            setting().shoot(image, name)
+        )
+    sizes = [(whole / f"{name}.bin").stat().st_size for name in IDS]
+    assert (summary["recordings"], summary["made"], summary["bytes"]) == (6, 6, sum(sizes))
+    assert summary["events"] * 5 == summary["bytes"] == summary["estimated_bytes"]
+    film_images(lambda i: IMAGES[4 - i], IDS[4:2:-1], tmp_path / "part", setting(), workers=1)
+    for name in IDS[3:5]:
+        assert (tmp_path / "part" / f"{name}.bin").read_bytes() == (
+            whole / f"{name}.bin"
+        ).read_bytes()
+
+
+def test_recordings_of_one_image_differ_in_their_noise_and_seeds_too():
+    other = Setting(setting().path, setting().camera, seed=4, source={})
+    one, same, name, seed = (
+        columns(each)
+        for each in (
+            *(setting().shoot(IMAGES[0], x) for x in ("a/0", "a/0", "a/1")),
+            other.shoot(IMAGES[0], "a/0"),
+        )
+    )
+    assert one == same
+    assert one != name
+    assert one != seed
+
+
+def test_a_film_that_was_stopped_goes_on_and_keeps_what_is_there(tmp_path):
+    film_images(IMAGES, IDS, tmp_path / "whole", setting())
+    out = tmp_path / "stopped"
+
+    def stop(done: int, _: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        film_images(IMAGES, IDS, out, setting(), workers=1, progress=stop)
+    assert 2 <= len(list(out.rglob("*.bin"))) < 6
+    assert not list(out.rglob("*.part"))
+    with pytest.raises(
+        ValueError, match=r"of the 6 recordings that camera.json speaks of: the filming was stopped"
+    ):
+        filmed(out, ("cat", "dog"))
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.bin")}
+    summary = film_images(IMAGES, IDS, out, setting())
+    assert summary["made"] == 6 - len(kept)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert contents(out) == contents(tmp_path / "whole")
+    assert film_images(IMAGES, IDS, out, setting())["made"] == 0
+    assert [sample.id for sample in filmed(out, ("cat", "dog"))] == IDS
+
+
+def test_a_killed_film_leaves_whole_recordings_and_goes_on(tmp_path):
+    film_images(IMAGES, IDS, tmp_path / "whole", setting())
+    whole, out = contents(tmp_path / "whole"), tmp_path / "killed"
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {os.fspath(Path(__file__).parent)!r})
+import test_film
+from anystep.data.camera.film import film_images
+kill = lambda done, _: done == 2 and os.kill(os.getpid(), signal.SIGKILL)
+film_images(test_film.IMAGES, test_film.IDS, {os.fspath(out)!r}, test_film.setting(), workers=2, progress=kill)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    found = {name: content for name, content in contents(out).items() if name.endswith(".bin")}
+    assert len(found) >= 2
+    assert found.items() <= whole.items()
+    assert film_images(IMAGES, IDS, out, setting())["made"] == 6 - len(found)
+    assert whole.items() <= contents(out).items()
+    assert len(filmed(out, ("cat", "dog"))) == 6
+
+
+def test_a_recording_cut_by_something_else_is_filmed_again(tmp_path):
+    film_images(IMAGES, IDS, tmp_path, setting())
+    before = contents(tmp_path)
+    (tmp_path / "cat" / "1.bin").write_bytes(before["cat/1.bin"][:-2])
+    assert film_images(IMAGES, IDS, tmp_path, setting())["made"] == 1
+    assert contents(tmp_path) == before
+
+
+def test_a_film_grows_and_never_forgets_its_length(tmp_path):
+    film_images(IMAGES[:2], IDS[:2], tmp_path, setting())
+    film_images(IMAGES, IDS, tmp_path, setting())
+    film_images(IMAGES[:2], IDS[:2], tmp_path, setting())
+    assert json.loads((tmp_path / "camera.json").read_text())["recordings"] == 6
+    assert [sample.label for sample in filmed(tmp_path, ("cat", "dog"))] == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (setting(threshold=0.3), "was filmed with camera.threshold = 0.2, asked for is 0.3"),
+        (
+            Setting(saccade(30_000), setting().camera, 4, {"images": "noise"}),
+            "was filmed with seed = 3, asked for is 4",
+        ),
+        (
+            Setting(saccade(30_001), setting().camera, 3, {"images": "noise"}),
+            "path.duration_us = 30000, asked for is 30001",
+        ),
+        (
+            Setting(saccade(30_000, size=1.0), setting().camera, 3, {"images": "noise"}),
+            "was filmed with path.hash = ",
+        ),
+        (
+            Setting(saccade(30_000), setting().camera, 3, {}),
+            "source.images = 'noise', asked for is None",
+        ),
+    ],
+)
+def test_a_folder_filmed_otherwise_is_refused_by_name(tmp_path, other, message):
+    film_images(IMAGES, IDS, tmp_path, setting())
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        film_images(IMAGES, IDS, tmp_path, other)
+    assert contents(tmp_path) == before
+
+
+def test_recordings_that_nobody_described_are_refused(tmp_path):
+    film_images(IMAGES, IDS, tmp_path, setting())
+    (tmp_path / "camera.json").unlink()
+    with pytest.raises(ValueError, match=r"holds recordings but no camera\.json"):
+        film_images(IMAGES, IDS, tmp_path, setting())
+    for text, message in (("{", "no JSON"), ("{}", "must hold the settings of a film")):
+        (tmp_path / "camera.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            filmed(tmp_path, ("cat", "dog"))
+
+
+def test_a_disk_without_room_is_refused_before_the_work(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(film.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(
+        OSError, match=r"6 recordings need about .* MB in .*, 0 MB are free"
+    ) as caught:
+        film_images(IMAGES, IDS, tmp_path, setting())
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_a_disk_that_fills_up_is_named_and_leaves_no_half_recording(tmp_path, monkeypatch):
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(bytes(content)[:8])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(
+        OSError, match=r"cannot write the recording .*cat/0.bin \(No space left on device\)"
+    ) as caught:
+        film_images(IMAGES, IDS, tmp_path, setting(), workers=1)
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["camera.json"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit for the size of files")
+def test_a_disk_that_fills_up_in_the_last_bytes_of_a_recording_is_no_success(tmp_path):
+    code = f"""
+import resource, signal
+from pathlib import Path
+import numpy as np
+from anystep.data.camera.film import _write
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+_write(Path({str(tmp_path / "a.bin")!r}), np.zeros(10_000, np.uint8))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "cannot write the recording" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_place_of_the_folder_is_refused_by_name(tmp_path):
+    (tmp_path / "film").touch()
+    with pytest.raises(ValueError, match=r"out must be a folder, .*film is a file"):
+        film_images(IMAGES, IDS, tmp_path / "film", setting())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda out: film_images(IMAGES, [], out, setting()),
+            "ids must be different names, at least one",
+        ),
+        (
+            lambda out: film_images(IMAGES, ["a/0"] * 6, out, setting()),
+            "ids must be different names",
+        ),
+        (
+            lambda out: film_images(IMAGES[:1], ["../0"], out, setting()),
+            "an id must be <class>/<name>",
+        ),
+        (
+            lambda out: film_images(IMAGES[:1], ["cat"], out, setting()),
+            "an id must be <class>/<name>",
+        ),
+        (lambda out: film_images(IMAGES, IDS[:5], out, setting()), r"images must be \(5, H0, W0\)"),
+        (
+            lambda out: film_images(IMAGES, IDS, out, setting(), workers=0),
+            "workers must be >= 1 or None, got 0",
+        ),
+        (
+            lambda _: Setting(saccade(), Camera(), -1, {}),
+            "seed must be a whole number >= 0, got -1",
+        ),
+        (
+            lambda _: Setting(Trajectory((0, 9_000_000), (0.0, 0.0), (0.0, 0.0)), Camera(), 0, {}),
+            "must end by 8388608 us",
+        ),
+    ],
+)
+def test_bad_settings_are_refused_by_name(tmp_path, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path)
+
+
+def test_the_statistics_of_two_recordings_by_hand(tmp_path):
+    still = Trajectory((0, 100), (0.0, 0.0), (0.0, 0.0))
+    told = Setting(still, Camera(sensor=(4, 4)), 0, {}).describe()
+    (tmp_path / "camera.json").write_text(json.dumps({**told, "recordings": 3}))
+    (tmp_path / "cat").mkdir()
+    # two frames of 50 us: the first has two pixels of on events, one of which the coarse picture
+    # drops; the second one pixel
+    for name, rows in {
+        "2": [(0, 0, 0, 1), (10, 0, 0, 1), (49, 1, 1, 1), (50, 2, 2, 0)],
+        "10": [(99, 3, 3, 0), (99, 0, 0, 0)],
+        "11": [(1, 1, 1, 1)],
+    }.items():
+        t, x, y, p = np.array(rows).T
+        encode_bin(Events.from_arrays(t, x, y, p, (4, 4))).tofile(tmp_path / "cat" / f"{name}.bin")
+    found = film_statistics(tmp_path, per_class=2, steps=2, sizes=(4, 2))
+    assert found["recordings"] == 2
+    assert found["events"] == {"mean": 3, "sd": 1, "least": 2, "most": 4}
+    assert found["per_second"] == pytest.approx(30_000)
+    assert (found["on"], found["last_us"]) == (0.5, 74.5)
+    assert found["filled"] == {4: (3 + 2) / (2 * 64), 2: (2 + 1) / (2 * 16)}
+    with pytest.raises(ValueError, match=r"has no camera\.json"):
+        film_statistics(tmp_path / "cat")
+    with pytest.raises(ValueError, match="holds no recordings, per_class is 0"):
+        film_statistics(tmp_path, per_class=0)

@@ -1,0 +1,303 @@
+"""Batches: time first, every sample in its place, and an order that only the seed and the epoch
+decide.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from moving_light import recordings
+from torch.utils.data import ConcatDataset, DataLoader
+
+from anystep.data.loader import (
+    derive_seed,
+    epoch_order,
+    in_order,
+    load_batches,
+    time_first,
+    to_device,
+)
+from anystep.nn.layers import is_static
+from anystep.nn.neurons import LIF
+
+
+def sample(value, *, steps=3, dtype=np.uint8):
+    return np.full((steps, 2, 4, 5), value, dtype)
+
+
+def test_a_batch_is_time_first_single_precision_and_in_the_order_of_its_samples():
+    frames = [np.random.default_rng(n).integers(9, size=(3, 2, 4, 5)) for n in range(4)]
+    x, y = time_first([(each, 10 + n) for n, each in enumerate(frames)])
+    assert (x.shape, x.dtype) == ((3, 4, 2, 4, 5), torch.float32)
+    assert (y.tolist(), y.dtype) == ([10, 11, 12, 13], torch.int64)
+    for n, each in enumerate(frames):
+        np.testing.assert_array_equal(x[:, n].numpy(), each)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "uint16", "int16", "int64", "float32", "float64", "bool"]
+)
+def test_counts_of_every_dtype_keep_their_value(dtype):
+    largest = {"uint8": 255, "uint16": 65535, "bool": 1}.get(dtype, 300)
+    x, _ = time_first([(sample(largest, dtype=dtype), 0)])
+    assert x.dtype == torch.float32
+    assert (x == largest).all()
+
+
+def test_tensors_and_labels_of_any_integer_kind_are_taken():
+    x, y = time_first(
+        [
+            (torch.full((3, 2, 4, 5), 7, dtype=torch.uint8), torch.tensor(1)),
+            (sample(7), np.int32(2)),
+        ]
+    )
+    assert (x == 7).all()
+    assert y.tolist() == [1, 2]
+
+
+def test_memory_that_cannot_be_written_is_copied_without_a_warning(recwarn):
+    frames = sample(3)
+    frames.flags.writeable = False
+    x, _ = time_first([(frames, 0)])
+    x += 1
+    assert (frames == 3).all()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [(sample(0), 0), (np.zeros((3, 2, 4, 6)), 1)],
+        [(sample(0), 0), (sample(0, steps=0), 1)],
+        [(np.zeros((2, 4, 5)), 0)],
+        [(np.zeros((1, 3, 2, 4, 5)), 0)],
+    ],
+)
+def test_samples_that_are_no_frames_or_differ_in_more_than_their_length_are_refused_by_name(items):
+    with pytest.raises(
+        ValueError,
+        match=r"a sample must be frames \(T, P, H, W\), all alike in a batch but for T, got \[",
+    ):
+        time_first(items)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "bool"])
+def test_samples_of_different_length_get_zeros_at_their_end_and_a_mask(dtype):
+    x, y, mask = time_first([(sample(1, steps=steps, dtype=dtype), steps) for steps in (2, 4, 1)])
+    assert (x.shape, x.dtype, y.tolist()) == ((4, 3, 2, 4, 5), torch.float32, [2, 4, 1])
+    assert mask.tolist() == [
+        [True, True, True],
+        [True, True, False],
+        [False, True, False],
+        [False, True, False],
+    ]
+    assert torch.equal(x, mask[:, :, None, None, None].expand(x.shape).float())
+
+
+def test_static_samples_of_different_length_are_padded_like_any_others():
+    x, _, mask = time_first([Shown("numpy", steps=2)[0], Shown("torch", steps=5)[1]])
+    assert not is_static(x)
+    assert mask.sum(0).tolist() == [2, 5]
+    np.testing.assert_array_equal(x[1, 0].numpy(), Shown("numpy").images[0])
+    assert not x[2:, 0].any()
+
+
+def test_a_seed_for_one_purpose_is_no_seed_for_another():
+    purposes = [
+        (seed, *what)
+        for seed in (0, 1)
+        for what in [("order", 1), ("order", 2), ("views", 1), ("views", "1"), ()]
+    ]
+    seeds = [derive_seed(*purpose) for purpose in purposes]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seeds == [derive_seed(*purpose) for purpose in purposes]
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(10, 3), (12, 4), (5, 5), (7, 1)])
+def test_an_epoch_shows_a_sample_once_at_most_in_full_batches(n, batch_size):
+    batches = epoch_order(n, batch_size=batch_size, seed=0, epoch=0)
+    shown = [index for batch in batches for index in batch]
+    assert [len(batch) for batch in batches] == [batch_size] * (n // batch_size)
+    assert len(set(shown)) == len(shown)
+    assert set(shown) <= set(range(n))
+
+
+def test_the_order_depends_on_the_seed_and_the_epoch_and_on_nothing_else():
+    def order(seed, epoch):
+        return epoch_order(100, batch_size=100, seed=seed, epoch=epoch)[0]
+
+    first = order(0, 0)
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    assert order(0, 0) == first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
+    assert sorted(first) == list(range(100))
+    assert first != sorted(first)
+
+
+def test_the_size_of_the_batch_cuts_one_and_the_same_order():
+    large, small = (epoch_order(12, batch_size=size, seed=3, epoch=1) for size in (6, 2))
+    assert [index for batch in large for index in batch] == [
+        index for batch in small for index in batch
+    ]
+
+
+def test_in_order_is_everything_once_with_a_short_end():
+    assert in_order(7, batch_size=3) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert in_order(0, batch_size=3) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_samples_asked_for_with_any_number_of_workers(workers):
+    data = recordings(9)
+    batches = [[4, 1], [8], [0, 3, 2]]
+    loaded = list(load_batches(data, batches, workers=workers))
+    assert len(loaded) == 3
+    for batch, (x, y) in zip(batches, loaded, strict=True):
+        frames, labels = data.take(batch)
+        np.testing.assert_array_equal(x.numpy(), frames.swapaxes(0, 1))
+        np.testing.assert_array_equal(y.numpy(), labels)
+
+
+class Shown:
+    """Images shown for `steps` steps: without a copy, or as copies."""
+
+    def __init__(self, show, *, steps=4):
+        self.show, self.steps = show, steps
+        self.images = np.random.default_rng(0).integers(256, size=(7, 2, 4, 5), dtype=np.uint8)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return SHOWS[self.show](self.images[index], self.steps), index
+
+
+SHOWS = {
+    "numpy": lambda image, steps: np.broadcast_to(image, (steps, *image.shape)),
+    "numpy uint16": lambda image, steps: np.broadcast_to(
+        image.astype(np.uint16), (steps, *image.shape)
+    ),
+    "torch": lambda image, steps: torch.from_numpy(image).expand(steps, *image.shape),
+    "torch float": lambda image, steps: torch.from_numpy(image).float().expand(steps, *image.shape),
+}
+
+
+@pytest.mark.parametrize("show", SHOWS)
+def test_a_batch_of_static_items_is_static_and_the_same_as_of_their_copies(show, recwarn):
+    data = Shown(show)
+    x, y = time_first([data[index] for index in (3, 1, 2)])
+    assert is_static(x)
+    assert x.untyped_storage().nbytes() == x[0].numel() * 4  # one step of memory
+    copies, labels = time_first(
+        [(np.stack(list(frames)), label) for frames, label in (data[index] for index in (3, 1, 2))]
+    )
+    assert not is_static(copies)
+    assert (x.dtype, x.shape) == (copies.dtype, copies.shape)
+    assert torch.equal(x, copies)
+    assert torch.equal(y, labels)
+    assert not recwarn.list
+
+
+def test_one_item_that_is_not_static_makes_its_batch_a_copy():
+    static, other = Shown("numpy")[0][0], sample(7, steps=4)
+    x, _ = time_first([(static, 0), (other, 1)])
+    assert not is_static(x)
+    np.testing.assert_array_equal(x[:, 0].numpy(), static)
+    assert (x[:, 1] == 7).all()
+
+
+def test_one_step_is_never_static():
+    x, _ = time_first([(np.broadcast_to(sample(3, steps=1)[0], (1, 2, 4, 5)), 0)])
+    x += 1
+    assert (x == 4).all()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float64, torch.bfloat16], ids=str)
+def test_what_is_static_stays_so_in_another_dtype_and_on_another_device(dtype):
+    static, _ = time_first([Shown("torch")[0], Shown("torch")[1]])
+    for x in (static, static.contiguous(), static[:1]):
+        moved = to_device(x, torch.device("cpu"), dtype)
+        assert is_static(moved) == is_static(x)
+        assert moved.dtype == (dtype or torch.float32)
+        assert torch.equal(moved, x.to(dtype or torch.float32))
+    elsewhere = to_device(static, torch.device("meta"), dtype)
+    assert (elsewhere.device.type, elsewhere.stride(0), elsewhere.shape) == (
+        "meta",
+        0,
+        static.shape,
+    )
+
+
+class Fired:
+    """Items that a fused neuron has made, in whatever process the item is asked for."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        spikes, _ = LIF(backend="numba")(current(index))
+        return spikes[:, 0], index
+
+
+def current(index):
+    generator = torch.Generator().manual_seed(index)
+    return 2.0 * torch.rand(5, 1, 2, 6, 6, generator=generator)
+
+
+def test_two_spawned_workers_at_once_run_a_kernel_and_keep_static_what_is():
+    data = ConcatDataset([Fired(), Shown("numpy")])
+    batches = [*in_order(8, batch_size=2), [8, 9, 10], [11, 12]]
+    loader = DataLoader(
+        data,
+        batch_sampler=batches,
+        collate_fn=time_first,
+        num_workers=2,
+        multiprocessing_context="spawn",
+    )
+    *fired, first, second = loader
+    expected = [LIF(backend="reference")(current(index))[0][:, 0] for index in range(8)]
+    assert torch.cat([y for _, y in fired]).tolist() == list(range(8))
+    assert torch.equal(torch.cat([x for x, _ in fired], dim=1), torch.stack(expected, dim=1))
+    assert 0 < torch.stack(expected).mean() < 1
+    assert is_static(first[0])
+    assert is_static(second[0])
+    np.testing.assert_array_equal(
+        torch.cat([first[0], second[0]], dim=1)[-1].numpy(), Shown("numpy").images[:5]
+    )
+
+
+def test_what_is_static_stays_so_on_its_way_from_a_worker():
+    data = Shown("numpy")
+    loaded = list(load_batches(data, in_order(len(data), batch_size=4), workers=1))
+    assert all(is_static(x) for x, _ in loaded)
+    assert all(x.untyped_storage().nbytes() == x[0].numel() * 4 for x, _ in loaded)
+    shown = torch.cat([x for x, _ in loaded], dim=1)
+    np.testing.assert_array_equal(shown[-1].numpy(), data.images)
+
+
+def test_a_balanced_epoch_draws_every_class_as_often_as_any_other():
+    labels = [0] * 900 + [1] * 90 + [2] * 10
+    drawn = [
+        i
+        for batch in epoch_order(1000, batch_size=100, seed=0, epoch=3, balance=labels)
+        for i in batch
+    ]
+    counts = np.bincount(np.asarray(labels)[drawn])
+    assert counts.sum() == 1000  # as many as there are
+    assert (
+        abs(counts - 1000 / 3) < 4 * (1000 * 2 / 9) ** 0.5
+    ).all()  # four standard deviations of a binomial
+    assert drawn == [
+        i
+        for batch in epoch_order(1000, batch_size=100, seed=0, epoch=3, balance=labels)
+        for i in batch
+    ]
+    assert drawn != [
+        i
+        for batch in epoch_order(1000, batch_size=100, seed=0, epoch=4, balance=labels)
+        for i in batch
+    ]

@@ -1,0 +1,277 @@
+"""Whatever a file holds, reading it gives events or a ValueError that names it, in little memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import event_files as files
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anystep.data.readers import READERS, gesture_segments, read_events
+from anystep.data.recording import Events
+
+ROWS = [(10 * k, (7 * k) % 34, (5 * k) % 34, k % 2) for k in range(24)]
+SENSOR = (128, 128)
+
+
+def saved(save, *args, **arrays) -> bytes:
+    file = io.BytesIO()
+    save(file, *args, **arrays)
+    return file.getvalue()
+
+
+def written(rows) -> dict[str, bytes]:
+    """A file of every format that we read ourselves."""
+    columns = dict(zip("txyp", np.array(rows).T, strict=True))
+    return {
+        "bin": files.bin_bytes(rows),
+        "aedat2": files.aedat2_bytes(rows),
+        "aedat3": files.AEDAT3_HEADER
+        + files.aedat3_packet(rows[:9])
+        + files.aedat3_packet(rows[9:]),
+        "npz": saved(np.savez, **columns),
+        "npz packed": saved(np.savez_compressed, **columns, sensor=np.array([34, 34])),
+        "npy": saved(np.save, np.array(rows)[:, [1, 2, 3, 0]]),
+        "csv": files.csv_bytes(rows, header=b"t,x,y,p\n"),
+    }
+
+
+WHOLE = written(ROWS)
+
+
+def with_faery() -> dict[str, bytes]:
+    """The formats that need faery, if it is there."""
+    if importlib.util.find_spec("faery") is None:
+        return {}
+    from faery import EVENTS_DTYPE, file_encoder
+
+    array = np.zeros(len(ROWS), dtype=EVENTS_DTYPE)
+    array["t"], array["x"], array["y"], array["on"] = np.array(ROWS).T
+    with tempfile.TemporaryDirectory() as name:
+        for kind in ("aedat4", "es"):
+            file_encoder.events_to_file([array], Path(name, f"r.{kind}"), (64, 48), zero_t0=False)
+        packed = {kind: Path(name, f"r.{kind}").read_bytes() for kind in ("aedat4", "es")}
+    kept = files.aedat4_bytes([files.aedat4_packet(ROWS)])
+    by_hand = {
+        "raw": files.evt3_bytes(ROWS),
+        "raw evt2": files.evt2_bytes(ROWS),
+        "dat": files.dat_bytes(ROWS),
+    }
+    return {**packed, **by_hand, "aedat4 not packed": kept}
+
+
+ALL = WHOLE | with_faery()
+
+
+@pytest.fixture(scope="module")
+def folder():
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def named(path: Path, error: ValueError) -> None:
+    """The error says which file."""
+    assert str(error).startswith(str(path)), error
+
+
+def read_or_refuse(path: Path, kind: str, content: bytes, *, sort: bool = False) -> Events | None:
+    """The events of `content`; None when it was refused as it should be. Anything else is the
+    test's failure.
+    """
+    path.write_bytes(content)
+    try:
+        events = read_events(path, format=kind.split()[0], sensor=SENSOR, sort=sort)
+    except ValueError as error:
+        return named(path, error)
+    assert 0 < len(events) <= max(len(content), 1)
+    return events
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_an_undamaged_file_is_read(kind, folder):
+    events = read_or_refuse(folder / "file", kind, ALL[kind])
+    times = [1000 * t if kind == "npy" else t for t, *_ in ROWS]
+    assert events is not None
+    assert events.t.tolist() == times
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_file_cut_anywhere_never_gives_other_events_than_the_first_ones(kind, folder):
+    whole = read_or_refuse(folder / "file", kind, WHOLE[kind])
+    for length in range(1, len(WHOLE[kind]), 1 + len(WHOLE[kind]) // 200):
+        cut = read_or_refuse(folder / "file", kind, WHOLE[kind][:length])
+        if cut is None or (
+            kind == "csv"
+            and WHOLE[kind][length] != ord("\n")
+            and WHOLE[kind][length - 1] != ord("\n")
+        ):
+            continue  # a number cut in two is another number: a table cannot tell
+        assert kind in ("bin", "aedat2", "aedat3", "csv")  # the others know how long they are
+        assert cut.t.tolist() == whole.t[: len(cut)].tolist()
+        assert cut.x.tolist() == whole.x[: len(cut)].tolist()
+
+
+@pytest.mark.parametrize("kind", sorted(set(ALL) - set(WHOLE)))
+def test_a_camera_file_cut_anywhere_is_read_or_refused(kind, folder):
+    for length in range(1, len(ALL[kind]), 1 + len(ALL[kind]) // 100):
+        read_or_refuse(folder / "file", kind, ALL[kind][:length])
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("word", [2, 4, 8])
+def test_words_with_their_bytes_the_wrong_way_round_are_read_or_refused(kind, word, folder):
+    """From every place on where the words may begin: a header may or may not be turned with them."""
+    content = ALL[kind]
+    for start in range(0, min(len(content), 160), 2):
+        last = start + (len(content) - start) // word * word
+        turned = np.frombuffer(content[start:last], f"u{word}").byteswap().tobytes()
+        read_or_refuse(folder / "file", kind, content[:start] + turned + content[last:])
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_an_event_outside_the_sensor_is_refused_by_place_and_value(kind, folder):
+    path = files.put(folder, "file", ALL[kind])
+    for sensor, place in (((20, 34), "y"), ((34, 20), "x")):
+        column = "txyp".index(place)
+        first = next(k for k, row in enumerate(ROWS) if row[column] >= 20)
+        with pytest.raises(
+            ValueError,
+            match=rf"file: {place}\[{first}\] = {ROWS[first][column]} must be in 0\.\.19",
+        ):
+            read_events(path, format=kind.split()[0], sensor=sensor)
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_events_in_another_order_are_refused_and_sorted_on_demand(kind, folder):
+    """What faery reads is not here: it holds the clock where a time steps back, and does not tell."""
+    rows = ROWS[8:] + ROWS[:8]
+    path = files.put(folder, "file", written(rows)[kind])
+    with pytest.raises(
+        ValueError, match=r"file: t\[16\] = 0 is earlier than the event before it.*sort=True"
+    ):
+        read_events(path, format=kind.split()[0], sensor=SENSOR)
+    times = read_events(path, format=kind.split()[0], sensor=SENSOR, sort=True).t
+    assert times.tolist() == [1000 * t if kind == "npy" else t for t, *_ in ROWS]
+
+
+@pytest.mark.parametrize("kind", ALL)
+@settings(max_examples=60)
+@given(data=st.data())
+def test_flipped_bits_are_read_or_refused(kind, folder, data):
+    content = bytearray(ALL[kind])
+    for bit in data.draw(st.lists(st.integers(0, 8 * len(content) - 1), min_size=1, max_size=6)):
+        content[bit // 8] ^= 1 << bit % 8
+    read_or_refuse(folder / "file", kind, bytes(content), sort=data.draw(st.booleans()))
+
+
+@pytest.mark.parametrize("kind", ALL)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_pieces_in_another_order_are_read_or_refused(kind, folder, data):
+    content = ALL[kind]
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=4)))
+    pieces = [content[a:b] for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True)]
+    read_or_refuse(folder / "file", kind, b"".join(data.draw(st.permutations(pieces))))
+
+
+@pytest.mark.parametrize("kind", ALL)
+@settings(max_examples=40)
+@given(garbage=st.binary(min_size=1, max_size=300), keep=st.integers(0, 200))
+def test_garbage_after_a_good_start_is_read_or_refused(kind, folder, garbage, keep):
+    read_or_refuse(folder / "file", kind, ALL[kind][:keep] + garbage)
+
+
+@settings(max_examples=60)
+@given(text=st.binary(min_size=1, max_size=200), good=st.booleans())
+def test_any_table_of_gestures_is_read_or_refused(folder, text, good):
+    path = folder / "labels.csv"
+    path.write_bytes(b"class,startTime_usec,endTime_usec\n" * good + text)
+    try:
+        assert len(gesture_segments(path)) <= len(text)
+    except ValueError as error:
+        named(path, error)
+
+
+HUGE = 10**8
+BOMBS = {
+    "aedat3": files.AEDAT3_HEADER + files.aedat3_packet(ROWS[:1], number=HUGE) + b"ab",
+    "npy": saved(np.save, np.zeros((10, 4), np.int64)).replace(
+        b"(10, 4), }" + b" " * 7, f"({HUGE}, 4), }}".encode()
+    ),
+    "npz": b"",
+    "csv": b"t,x,y,p\n" + b"9" * 10**6,
+    "bin": bytes([0, 240, 0, 0, 0]) * 10**6,
+    "aedat2": b"#" * 10**6,
+    "aedat4": files.aedat4_bytes([files.zstd_frame(b"", 3 * 2**30)], compression=3),
+    "aedat4 lz4": files.aedat4_bytes([files.lz4_frame(80)], compression=1),
+    "aedat4 packets": files.aedat4_bytes(
+        [files.zstd_frame(files.aedat4_packet([], number=10**6), 16 * 10**6)] * 30, compression=3
+    ),
+    "aedat4 claim": files.aedat4_bytes([files.aedat4_packet(ROWS[:1], number=HUGE)[:10]]),
+    "aedat4 header": b"#!AER-DAT4.0\r\n\xff\xff\xff\x7f0123456789",
+    "raw": b"% evt 3.0\n% geometry 65535x65535\n% end\n0123456789",
+    "dat": b"% Version 2\n% Width 65535\n% Height 65535\n\x0c\x08" + b"\xff" * 10,
+    "es": b"Event Stream\x02\x00\x00\x00" + b"\x00\xff\xff\xff\x7f" + b"0123456789",
+}
+
+
+def bomb(name: str, path: Path) -> Path:
+    """A file that claims, or would unpack to, far more than it holds."""
+    if name != "npz":
+        return files.put(path, f"{name.replace(' ', '-')}.{name.split()[0]}", BOMBS[name])
+    with zipfile.ZipFile(path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        head = saved(np.save, np.zeros(0, np.uint8)).replace(
+            b"(0,), }" + b" " * 9, b"(60000000,), }" + b"  "
+        )
+        for column in "txyp":
+            with archive.open(f"{column}.npy", "w") as member:
+                member.write(head)
+                for _ in range(60):
+                    member.write(bytes(10**6))
+    return path / "bomb.npz"
+
+
+CAPPED = """
+import json, resource, sys
+from anystep.data.readers import read_events
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 200 * 2**20,) * 2)
+said = {}
+for path in sys.argv[1:]:
+    try:
+        said[path] = f"{len(read_events(path, format=path.rpartition('.')[2], sensor=(128, 128)))} events"
+    except ValueError as error:
+        said[path] = "refused" if str(error).startswith(path) else str(error)
+    except MemoryError:
+        said[path] = "out of memory"
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"),
+    reason="the memory of a process is capped through Linux's limits",
+)
+def test_a_file_that_claims_far_more_than_it_holds_is_refused_in_200_mb(tmp_path):
+    assert {name.split()[0] for name in BOMBS} == set(READERS)
+    names = [name for name in BOMBS if name.split()[0] in {kind.split()[0] for kind in ALL}]
+    paths = [str(bomb(name, tmp_path)) for name in names]
+    good = str(files.put(tmp_path, "good.bin", WHOLE["bin"]))
+    done = subprocess.run(
+        [sys.executable, "-c", CAPPED, *paths, good], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        **dict.fromkeys(paths, "refused"),
+        good: f"{len(ROWS)} events",
+    }

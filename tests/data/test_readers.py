@@ -1,0 +1,411 @@
+"""Every format against events known by hand, and against files of independent writers."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import event_files as files
+import numpy as np
+import pytest
+from event_files import random_rows, rows_of
+
+from anystep.data.readers import (
+    READERS,
+    SUFFIXES,
+    Segment,
+    format_of,
+    gesture_segments,
+    read_events,
+)
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+BY_HAND = {
+    "nmnist.bin": [
+        *((1, 0, 0, 1), (256, 33, 33, 0), (65536, 5, 7, 1), (8388607, 5, 7, 0)),
+        *((8388607 + 8192, 10, 11, 1), (8388607 + 3 * 8192, 12, 13, 0)),
+    ],
+    # Rows 0, 127, 1, 1 and columns 0, 127, 2, 2; x = 127 - row, y = 127 - column; the lowest bit is
+    # 0 for on.
+    "cifar10dvs.aedat": [
+        (10, 127, 127, 1),
+        (10, 0, 0, 0),
+        (256, 126, 125, 1),
+        (65536, 126, 125, 0),
+    ],
+    "gesture.aedat": [(100, 3, 2, 1), (200, 127, 127, 0), (2**31, 0, 0, 1), (2**31 + 2, 1, 1, 0)],
+    "spikingjelly.npz": [(0, 0, 0, 0), (3, 127, 127, 1), (3, 5, 9, 1), (900, 6, 8, 0)],
+    "tonic_gesture.npy": [(5000, 0, 0, 1), (5000, 127, 127, 0), (6_000_000, 3, 4, 1)],
+}
+ROWS = [
+    (0, 0, 0, 1),
+    (3, 33, 5, 0),
+    (3, 7, 33, 1),
+    (4096, 1, 2, 0),
+    (70_000, 30, 31, 1),
+    (1_000_000, 6, 7, 0),
+]
+DATA = os.environ.get("ANYSTEP_DATA")
+
+
+def columns(rows, dtype=np.int64) -> dict[str, np.ndarray]:
+    return dict(zip("txyp", np.array(rows, dtype).T, strict=True))
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_file_made_by_hand_holds_the_events_known_by_hand(name):
+    events = read_events(FIXTURES / name, sensor=(128, 128) if name.endswith("npz") else None)
+    assert rows_of(events) == BY_HAND[name]
+    assert [column.dtype for column in (events.t, events.x, events.y, events.p)] == [
+        np.int64,
+        np.int16,
+        np.int16,
+        np.uint8,
+    ]
+    assert events.sensor == ((34, 34) if name == "nmnist.bin" else (128, 128))
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "side", "last"),
+    [
+        ("r.bin", files.bin_bytes, 34, 9_000_000),
+        ("r.aedat", files.aedat2_bytes, 128, 2**32),
+        ("r.aedat", lambda rows: files.AEDAT3_HEADER + files.aedat3_packet(rows), 128, 2**31),
+    ],
+)
+def test_what_a_slow_writer_wrote_is_read_back(name, write, side, last, tmp_path):
+    rows = random_rows(3000, side, last)
+    assert rows_of(read_events(files.put(tmp_path, name, write(rows)))) == rows
+
+
+def test_a_recording_in_many_packets_is_one_recording(tmp_path):
+    rows = random_rows(500, 128, 2**31)
+    packets = [
+        files.aedat3_packet(rows[k : k + 7]) + files.aedat3_packet([], kind=0)
+        for k in range(0, 500, 7)
+    ]
+    path = files.put(tmp_path, "r.aedat", files.AEDAT3_HEADER + b"".join(packets))
+    assert rows_of(read_events(path)) == rows
+
+
+def test_caltech_recordings_need_their_size_and_say_so(tmp_path):
+    path = files.put(tmp_path, "r.bin", files.bin_bytes([(1, 200, 150, 1)]))
+    with pytest.raises(
+        ValueError, match=r"r\.bin: x\[0\] = 200 must be in 0\.\.33\. .*sensor=\(180, 240\)"
+    ):
+        read_events(path)
+    assert read_events(path, sensor=(180, 240)).sensor == (180, 240)
+
+
+def test_milliseconds_with_a_fraction_become_the_nearest_microsecond(tmp_path):
+    path = tmp_path / "r.npy"
+    np.save(path, np.array([[0, 0, 1, 0.001], [1, 1, 0, 0.3], [1, 1, 0, 1234.567]]))
+    assert read_events(path).t.tolist() == [1, 300, 1_234_567]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint32, ">i8", np.float64])
+def test_an_archive_of_any_number_type_gives_the_same_events(save, dtype, tmp_path):
+    save(tmp_path / "r.npz", **columns(ROWS, dtype), note=np.array(["ignored"], dtype=object))
+    assert rows_of(read_events(tmp_path / "r.npz", sensor=(34, 34))) == ROWS
+
+
+def test_an_archive_may_keep_its_own_size_and_the_argument_goes_first(tmp_path):
+    np.savez(tmp_path / "r.npz", **columns(ROWS), sensor=np.array([48, 64]))
+    assert read_events(tmp_path / "r.npz").sensor == (48, 64)
+    assert read_events(tmp_path / "r.npz", sensor=(34, 34)).sensor == (34, 34)
+
+
+@pytest.mark.parametrize(
+    ("header", "order"),
+    [("t,x,y,p", "txyp"), ("y, x ,P,t,note", "yxptt"), ("t,x@64,y@48,on", "txyp")],
+)
+def test_a_table_is_read_by_the_names_in_its_first_line(header, order, tmp_path):
+    table = "".join(",".join(str(row["txyp".index(name)]) for name in order) + "\n" for row in ROWS)
+    path = files.put(tmp_path, "r.csv", f"{header}\n{table}".encode())
+    events = read_events(path, sensor=None if "@" in header else (34, 34))
+    assert rows_of(events) == ROWS
+    assert events.sensor == ((48, 64) if "@" in header else (34, 34))
+
+
+# What steps back in time.
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("r.bin", files.bin_bytes),
+        ("r.aedat", files.aedat2_bytes),
+        ("r.aedat", lambda rows: files.AEDAT3_HEADER + files.aedat3_packet(rows)),
+        (
+            "r.csv",
+            lambda rows: (
+                b"t,x,y,p\n" + "".join(f"{t},{x},{y},{p}\n" for t, x, y, p in rows).encode()
+            ),
+        ),
+    ],
+)
+def test_a_step_back_in_time_is_refused_and_sorted_on_demand(name, write, tmp_path):
+    rows = [(10, 1, 1, 1), (30, 2, 2, 0), (20, 3, 3, 1), (20, 4, 4, 0), (40, 5, 5, 1)]
+    path = files.put(tmp_path, name, write(rows))
+    with pytest.raises(ValueError, match=rf"{name}: t\[2\] = 20 is earlier .* sort=True"):
+        read_events(path, sensor=(34, 34))
+    assert rows_of(read_events(path, sensor=(34, 34), sort=True)) == sorted(
+        rows, key=lambda row: row[0]
+    )
+
+
+# What the picture of CIFAR10-DVS looks like.
+
+
+def test_cifar10_dvs_is_turned_as_spikingjelly_turns_it(tmp_path):
+    address = np.random.default_rng(1).integers(0, 2**15, 200)
+    body = np.column_stack([address, np.arange(200)]).astype(">u4").tobytes()
+    events = read_events(files.put(tmp_path, "r.aedat", b"#!AER-DAT2.0\r\n" + body))
+    # x, y and p as the masks and shifts of that loader define them
+    x, y, p = (address & 0xFE) >> 1, (address & 0x7F00) >> 8, address & 1
+    assert np.array_equal(events.x, 127 - y)
+    assert np.array_equal(events.y, 127 - x)
+    assert np.array_equal(events.p, 1 - p)
+
+
+# DVS-Gesture's table of gestures.
+
+
+def test_the_segments_of_a_recording_are_its_labelled_gestures():
+    segments = gesture_segments(FIXTURES / "gesture_labels.csv")
+    assert segments == [Segment(2, 100, 200), Segment(11, 200, 2**31 + 1)]
+    events = read_events(FIXTURES / "gesture.aedat")
+    assert [segment.of(events).t.tolist() for segment in segments] == [[100], [200, 2**31]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("1,2,3\n", "first line must be class,startTime_usec,endTime_usec"),
+        ("class,startTime_usec,endTime_usec\n", "holds no gestures"),
+        ("class,startTime_usec,endTime_usec\n1,2\n", "line 2 must be three whole numbers"),
+        ("class,startTime_usec,endTime_usec\n\n1,-2,4\n", "line 3 must be three whole numbers"),
+        ("class,startTime_usec,endTime_usec\n12,2,4\n", r"class must be in 1\.\.11, got 12"),
+        ("class,startTime_usec,endTime_usec\n3,4,4\n", "the end 4 must be after the start 4"),
+    ],
+)
+def test_a_bad_table_of_gestures_is_refused_by_line(text, message, tmp_path):
+    path = files.put(tmp_path, "g_labels.csv", text.encode())
+    with pytest.raises(ValueError, match=f"g_labels.csv: .*{message}"):
+        gesture_segments(path)
+
+
+# Which format a file has.
+
+
+def test_every_format_can_be_asked_for_by_name_and_by_suffix():
+    assert set(SUFFIXES.values()) == set(READERS)
+    assert read_events(FIXTURES / "nmnist.bin", format="bin").sensor == (34, 34)
+    assert [format_of(FIXTURES / name) for name in ("cifar10dvs.aedat", "gesture.aedat")] == [
+        "aedat2",
+        "aedat3",
+    ]
+    assert format_of("SOME.BIN") == "bin"
+
+
+def test_an_unknown_format_suffix_or_version_is_refused_with_what_is_known(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown event format 'aedat'\. Did you mean 'aedat"):
+        read_events(FIXTURES / "nmnist.bin", format="aedat")
+    with pytest.raises(ValueError, match=r"unknown suffix '\.txt' in r\.txt; or say format="):
+        read_events("r.txt")
+    with pytest.raises(ValueError, match=r"unknown AEDAT version '1\.0' in .*r\.aedat"):
+        read_events(files.put(tmp_path, "r.aedat", b"#!AER-DAT1.0\r\n"))
+    with pytest.raises(ValueError, match=r"must be AEDAT 2\.0, the file says 3\.1"):
+        read_events(FIXTURES / "gesture.aedat", format="aedat2")
+    with pytest.raises(ValueError, match=r"must be AEDAT 3\.1, the file says 2\.0"):
+        read_events(FIXTURES / "cifar10dvs.aedat", format="aedat3")
+
+
+# What is no recording.
+
+
+@pytest.mark.parametrize(
+    "name", ["r.bin", "r.aedat", "r.npz", "r.npy", "r.csv", "r.aedat4", "r.raw", "r.dat", "r.es"]
+)
+def test_what_is_no_file_with_something_in_it_is_refused_by_name(name, tmp_path):
+    path = tmp_path / name
+    with pytest.raises(FileNotFoundError):
+        read_events(path)
+    path.mkdir()
+    with pytest.raises(ValueError, match=rf"{name}: must be a recording, it is a directory"):
+        read_events(path)
+    path.rmdir()
+    path.symlink_to(path)
+    with pytest.raises(
+        ValueError, match=rf"{name}: cannot be opened: Too many levels of symbolic links"
+    ):
+        read_events(path)
+    path.unlink()
+    path.touch()
+    with pytest.raises(ValueError, match=rf"{name}: the file is empty"):
+        read_events(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=rf"{name}: must be a recording, it is no regular file"):
+        read_events(path)
+
+
+HEADER2 = b"#!AER-DAT2.0\r\n"
+BAD = {
+    "half-an-event.bin": (
+        files.bin_bytes(ROWS)[:-1],
+        "truncated: the event at byte 25 has 4 of its 5 bytes",
+    ),
+    "only-marks.bin": (bytes([0, 240, 0, 0, 0]) * 3, "holds no events"),
+    "swapped-time.bin": (bytes([1, 1, 0, 1, 0, 2, 2, 0, 0, 2]), r"t\[1\] = 2 is earlier"),
+    "no-header.aedat": (b"\0" * 16, "no AEDAT file: the first line must be"),
+    "half-an-event.aedat": (
+        files.aedat2_bytes(ROWS)[:-3],
+        "truncated: the event at byte 70 has 5 of its 8 bytes",
+    ),
+    "only-a-header.aedat": (HEADER2, "holds no events"),
+    "only-special.aedat": (HEADER2 + bytes([0, 0, 128, 0, 0, 0, 0, 1]), "holds no events"),
+    "little-endian.aedat": (
+        files.aedat2_bytes(ROWS, order="<"),
+        "event 0 at byte 30 has the address 0x.*little-endian",
+    ),
+    "open-header.aedat": (
+        HEADER2 + b"# no end",
+        "truncated: the header line at byte 14 has no end",
+    ),
+    "half-a-header.aedat": (
+        files.AEDAT3_HEADER + b"\1\0\1",
+        "truncated: the packet at byte 105 has no whole header of 28",
+    ),
+    "claims-10^8.aedat": (
+        files.AEDAT3_HEADER + files.aedat3_packet(ROWS[:1], number=10**8) + b"ab",
+        "truncated: the packet at byte 105 claims 100000000 events of 8 bytes, 10 bytes are left",
+    ),
+    "no-packet.aedat": (files.AEDAT3_HEADER + b"\xff" * 40, "no packet at byte 105: type -1"),
+    "big-endian.aedat": (
+        files.AEDAT3_HEADER + b"\0\1\0\1\0\0\0\x08" + b"\0" * 20,
+        "no packet at byte 105: type 256",
+    ),
+    "negative-time.aedat": (
+        files.AEDAT3_HEADER + files.aedat3_packet([(-5, 1, 1, 1)]),
+        r"t\[0\] = -5 must be >= 0",
+    ),
+    "large-camera.aedat": (
+        files.AEDAT3_HEADER + files.aedat3_packet([(5, 200, 1, 1)]),
+        r"x\[0\] = 200 .*Pass sensor=",
+    ),
+    "none-valid.aedat": (
+        files.AEDAT3_HEADER + files.aedat3_packet(ROWS, valid=0),
+        "holds no events",
+    ),
+    "no-zip.npz": (b"PK\3\4 and no more", "no archive of events"),
+    "text.npy": (b"\x93NUMPY\1\0\x10\0{'descr': 1     ", "no array of events"),
+    "claims-10^8.npy": (
+        b"\x93NUMPY\1\0\x76\0"
+        + b"{'descr': '<i8', 'fortran_order': False, 'shape': (100000000, 4), }".ljust(117)
+        + b"\n"
+        + b"0" * 10,
+        "the header claims 3200000000 bytes for int64 .*, 10 are there",
+    ),
+    "no-names.csv": (b"1,2,3,1\n", "the first line must name t, x, y and p"),
+    "no-size.csv": (b"t,x,y,p\n1,2,3,1\n", "does not say how large the camera was"),
+    "a-word.csv": (
+        b"t,x@9,y@9,p\n1,2,3,1\n1,two,3,1\n",
+        "could not convert string 'two'.* at row 1",
+    ),
+    "a-fraction.csv": (b"t,x@9,y@9,p\n1.5,2,3,1\n", "no table of events"),
+    "only-names.csv": (b"t,x@9,y@9,p\n", "holds no events"),
+    "outside.csv": (b"t,x@9,y@9,p\n1,2,9,1\n", r"y\[0\] = 9 must be in 0\.\.8"),
+    "another.aedat4": (b"#!AER-DAT3.1\r\n", "no AEDAT file: the first line must be '#!AER-DAT4.0'"),
+    "half-a-header.aedat4": (
+        b"#!AER-DAT4.0\r\n\xff\xff\xff\xff",
+        "the header at byte 14 is damaged",
+    ),
+    "no-version.raw": (b"% geometry 34x24\n\0\0\0\0", "the header does not say its version"),
+    "no-version.dat": (b"% Width 34\n\x0c\x08", "the header does not say its version"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_refused_with_its_name_and_the_place(name, tmp_path):
+    content, message = BAD[name]
+    path = files.put(tmp_path, name, content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_events(path)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"t": [1], "x": [1]}, "no array y, p; must have t, x, y, p"),
+        ({"t": [1, 2], "x": [1], "y": [1], "p": [1]}, "t has 2 entries and x has 1"),
+        ({"t": [1], "x": [1], "y": [1], "p": [-1]}, r"p\[0\] = -1 does not fit uint8"),
+        ({"t": [1.5], "x": [1], "y": [1], "p": [1]}, r"t\[0\] = 1.5 must be a whole number"),
+        ({"t": [], "x": [], "y": [], "p": []}, "holds no events"),
+        ({"t": ["a"], "x": [1], "y": [1], "p": [1]}, "t must be one column of numbers, got <U1"),
+        ({"t": 1, "x": 1, "y": 1, "p": 1}, "t must be one column of numbers"),
+        ({"t": np.array([None]), "x": [1], "y": [1], "p": [1]}, "holds no numbers"),
+        (
+            {"t": [1], "x": [1], "y": [1], "p": [1], "sensor": [1, 2, 3]},
+            "array sensor must be two whole numbers",
+        ),
+    ],
+)
+def test_a_bad_archive_is_refused_by_name(arrays, message, tmp_path):
+    np.savez(tmp_path / "r.npz", **arrays)
+    with pytest.raises(ValueError, match=rf"r\.npz: .*{message}"):
+        read_events(tmp_path / "r.npz", sensor=None if "sensor" in arrays else (34, 34))
+
+
+def test_an_archive_without_a_size_asks_for_it():
+    with pytest.raises(ValueError, match=r"pass sensor=\(height, width\)"):
+        read_events(FIXTURES / "spikingjelly.npz")
+
+
+def test_an_archive_that_unpacks_to_far_more_than_the_file_is_refused_before_it_is_unpacked(
+    tmp_path,
+):
+    path = tmp_path / "r.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in "txyp":
+            archive.writestr(f"{name}.npy", bytes(5 * 2**20))
+    with pytest.raises(
+        ValueError, match=r"r\.npz: .* bytes that unpack to 20971520 are no recording"
+    ):
+        read_events(path, sensor=(34, 34))
+
+
+def test_an_archive_that_lies_about_the_size_of_an_array_is_refused(tmp_path):
+    path = tmp_path / "r.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in "txyp":
+            archive.writestr(f"{name}.npy", bytes(8_765_432))
+    true, said = (8_765_432).to_bytes(4, "little"), (200).to_bytes(4, "little")
+    content = path.read_bytes()
+    assert content.count(true) == 8  # four arrays, each before its bytes and in the directory
+    with pytest.raises(ValueError, match=r"r\.npz: no archive of events"):
+        read_events(files.put(tmp_path, "r.npz", content.replace(true, said)), sensor=(34, 34))
+
+
+# The real recordings.
+
+
+@pytest.mark.skipif(not DATA, reason="set ANYSTEP_DATA to a folder with NMNIST/{Train,Test}")
+@pytest.mark.parametrize(
+    ("part", "files_there", "events_there"), [("Train", 1000, 4_133_231), ("Test", 100, 385_596)]
+)
+def test_the_real_n_mnist_recordings_decode_to_exactly_the_published_events(
+    part, files_there, events_there
+):
+    paths = sorted(Path(DATA or "", "NMNIST", part).glob("*/*.bin"))
+    recordings = [read_events(path) for path in paths]
+    assert (len(recordings), sum(len(each) for each in recordings)) == (files_there, events_there)
+    for each in recordings:
+        assert each.sensor == (34, 34)
+        assert max(each.x.max(), each.y.max()) < 34
+        assert np.all(np.diff(each.t) >= 0)
+        assert set(np.unique(each.p)) == {0, 1}

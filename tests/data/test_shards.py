@@ -1,0 +1,372 @@
+"""Parquet shards: written as the hub writes them, read where they lie, or refused by file and row."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from shutil import copy
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_trees import (
+    TREES,
+    WORDS,
+    colour,
+    imagenet_rows,
+    imagenet_shards,
+    picture,
+    rows_of,
+    write_part,
+    write_shard,
+)
+
+from anystep import AnystepWarning
+from anystep.data.datasets import load_dataset
+from anystep.data.frames import Direct
+from anystep.data.images import shards as shards_module
+from anystep.data.images.rows import PictureSet
+from anystep.data.images.shards import find_shards, read_shards
+from anystep.data.loader import epoch_order, load_batches
+
+pyarrow = pytest.importorskip("pyarrow", reason="extra images is not installed")
+pytest.importorskip("pyarrow.parquet", reason="extra images is not installed")
+PARTS = ("train", "val", "test")
+
+
+def loaded(root: Path, name: str = "image-folder", **options):
+    return load_dataset(name, binning=Direct(2), root=root, size=14, **options)
+
+
+def seen(data: PictureSet) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Id -> colour and label."""
+    colours = [
+        tuple(int(value) for value in data.raw(index)[:, 7, 7]) for index in range(len(data))
+    ]
+    return dict(
+        zip(data.ids.tolist(), zip(colours, data.labels.tolist(), strict=True), strict=True)
+    )
+
+
+# What is read.
+
+
+def test_imagenet_in_shards_and_in_folders_is_one_set_with_one_split(tmp_path):
+    stored = loaded(imagenet_shards(tmp_path / "hub"), "imagenet-1k")
+    files = loaded(TREES["imagenet-1k"](tmp_path / "files"), "imagenet-1k")
+    (tmp_path / "kaggle" / "ILSVRC/Data").mkdir(parents=True)
+    (tmp_path / "files").rename(tmp_path / "kaggle" / "ILSVRC/Data/CLS-LOC")
+    kaggle = loaded(tmp_path / "kaggle", "imagenet-1k")
+    assert stored.protocol_hash == files.protocol_hash == kaggle.protocol_hash
+    assert stored.protocol == files.protocol == "imagenet-1k/official"
+    assert stored.classes == WORDS
+    for part in PARTS:
+        assert seen(getattr(stored, part)) == seen(getattr(kaggle, part))
+
+
+def test_what_the_hubs_own_library_writes_is_read_with_its_class_names(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="extra images is not installed")
+    features = datasets.Features(
+        {"label": datasets.ClassLabel(names=["circle", "square"]), "image": datasets.Image()}
+    )
+    for test, part in enumerate(("train", "test")):
+        pictures = [
+            {"bytes": picture(colour(k % 2, k // 2, bool(test))), "path": f"{k}.png"}
+            for k in range(20)
+        ]
+        table = datasets.Dataset.from_dict(
+            {"label": [k % 2 for k in range(20)], "image": pictures}, features=features
+        )
+        table.to_parquet(tmp_path / f"{part}-00000-of-00001.parquet", batch_size=6)
+    splits = loaded(tmp_path)
+    assert splits.classes == ("circle", "square")
+    assert [len(getattr(splits, part)) for part in PARTS] == [18, 2, 20]
+    for part, test in (("train", False), ("val", False), ("test", True)):
+        for name, (rgb, label) in seen(getattr(splits, part)).items():
+            number = int(Path(name).stem)
+            assert (rgb, label) == (colour(number % 2, number // 2, test), number % 2)
+
+
+def test_an_item_is_normalised_and_shown_without_a_copy_as_those_of_files_are(tmp_path):
+    stored = loaded(imagenet_shards(tmp_path / "hub"), "imagenet-1k").test
+    files = loaded(TREES["imagenet-1k"](tmp_path / "files"), "imagenet-1k").test
+    frames, label = stored[2]
+    same = files.ids.tolist().index(stored.ids[2])
+    assert np.array_equal(frames, files[same][0])
+    assert label == files[same][1]
+    assert frames.strides[0] == 0
+
+
+def test_the_parts_keep_the_order_of_the_shards(tmp_path):
+    splits = loaded(imagenet_shards(tmp_path), "imagenet-1k")
+    paths = [path.rpartition("_")[0] for _, path, _ in imagenet_rows("validation")]
+    assert [Path(each).stem for each in splits.test.ids] == paths
+
+
+@pytest.mark.parametrize(
+    ("parts", "protocol", "sizes"),
+    [
+        (("train", "test"), "image-folder/official", [36, 4, 40]),
+        (("train", "validation"), "image-folder/official", [36, 4, 40]),
+        (("train", "valid", "test"), "image-folder/given", [40, 40, 40]),
+        (("train",), "image-folder/stratified-70-10-20", [28, 4, 8]),
+        (("some",), "image-folder/stratified-70-10-20", [28, 4, 8]),
+        (("train", "test", "contrast"), "image-folder/official", [36, 4, 40]),
+    ],
+)
+def test_the_names_of_the_shards_say_what_tests_and_what_chooses(parts, protocol, sizes, tmp_path):
+    for part in parts:
+        write_part(tmp_path, part, rows_of(40))
+    splits = loaded(tmp_path)
+    assert (splits.protocol, [len(getattr(splits, part)) for part in PARTS]) == (protocol, sizes)
+
+
+def test_the_shards_of_imagenets_test_set_are_not_opened(tmp_path):
+    expected = loaded(imagenet_shards(tmp_path), "imagenet-1k").protocol_hash
+    (tmp_path / "data" / "test-00000-of-00001.parquet").write_bytes(b"nobody has these labels")
+    assert loaded(tmp_path, "imagenet-1k").protocol_hash == expected
+
+
+def test_another_test_part_without_labels_is_left_out_and_said(tmp_path):
+    for part in ("train", "validation", "test"):
+        rows = [
+            (content, path, -1 if part == "test" else label) for content, path, label in rows_of(40)
+        ]
+        write_part(tmp_path, part, rows, names="abcd")
+    with pytest.warns(
+        AnystepWarning,
+        match="image-folder: the labels of the test shards are all -1: they are left out",
+    ):
+        splits = loaded(tmp_path)
+    assert splits.protocol == "image-folder/official"
+    assert {each.partition("/")[0] for each in splits.test.ids} == {"val"}
+
+
+def test_without_paths_or_with_equal_ones_a_row_number_is_the_id_whatever_the_cut(tmp_path):
+    write_part(tmp_path / "a", "train", rows_of(40, paths=False))
+    twice = [(content, "same.png", label) for content, _, label in rows_of(40)]
+    write_part(tmp_path / "b", "train", twice, shards=3)
+    first, again = loaded(tmp_path / "a"), loaded(tmp_path / "b")
+    assert first.protocol_hash == again.protocol_hash
+    assert seen(first.val) == seen(again.val)
+    assert all(
+        int(each.partition("/")[2]) == colours[1] for each, (colours, _) in seen(first.val).items()
+    )
+
+
+def test_classes_without_names_are_numbers(tmp_path):
+    write_part(tmp_path, "train", rows_of(40))
+    assert loaded(tmp_path).classes == ("0", "1", "2", "3")
+
+
+def test_a_parquet_file_beside_class_folders_is_not_taken_for_the_images(tmp_path):
+    TREES["image-folder"](tmp_path)
+    (tmp_path / "metadata.parquet").write_bytes(b"something else")
+    assert loaded(tmp_path).classes == ("circle", "square")
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda a, b: a.unlink(),
+            r"train-00000-of-00003\.parquet is missing, one of 1 missing shards",
+        ),
+        (lambda a, b: [each.unlink() for each in (a, b)], "one of 2 missing shards"),
+        (
+            lambda a, b: a.rename(f"{a}.incomplete"),
+            r"train-00000-of-00003\.parquet\.incomplete is a download that has not",
+        ),
+        (
+            lambda a, b: a.rename(a.with_name("train.parquet")),
+            "cannot tell which shards belong together",
+        ),
+        (
+            lambda a, b: a.rename(a.with_name("train-00000-of-00004.parquet")),
+            "cannot tell which shards belong together",
+        ),
+        (
+            lambda a, b: copy(b, f"{b.with_suffix('')}-abc.parquet"),
+            "there are 4 shards of 00003, see train-00001-of-00003",
+        ),
+    ],
+)
+def test_shards_that_are_not_all_there_are_refused_by_name(change, message, tmp_path):
+    files = write_part(tmp_path, "train", rows_of(40), shards=3)
+    change(*files[:2])
+    with pytest.raises(ValueError, match=message):
+        loaded(tmp_path)
+
+
+def test_imagenet_without_its_validation_shards_is_refused(tmp_path):
+    write_part(tmp_path / "data", "train", rows_of(8))
+    with pytest.raises(
+        ValueError,
+        match=r"imagenet-1k: .*data must hold validation-\*\.parquet, it has train-00000-of-00002",
+    ):
+        loaded(tmp_path, "imagenet-1k")
+    write_part(tmp_path / "only", "test", rows_of(8))
+    with pytest.raises(
+        ValueError, match=r"only must hold train-\*\.parquet, it has test-00000-of-00002"
+    ):
+        loaded(tmp_path / "only")
+
+
+WHITE = picture((255, 255, 255))
+
+
+@pytest.mark.parametrize(
+    ("row", "names", "message"),
+    [
+        (
+            (WHITE, "x.png", 4),
+            "abcd",
+            r"row 5: a label must be in 0\.\.3, one for each class, got 4",
+        ),
+        (
+            (WHITE, "x.png", -1),
+            "abcd",
+            r"row 5: a label must be in 0\.\.3, one for each class, got -1",
+        ),
+        (
+            (WHITE, "x.png", 10**12),
+            None,
+            r"row 5: a label must be in 0\.\.4, one for each class, got 1000000000000",
+        ),
+        ((WHITE, "x.png", None), "abcd", "row 5 has no label"),
+    ],
+)
+def test_a_wrong_label_is_refused_by_file_and_row(row, names, message, tmp_path):
+    rows = rows_of(24)
+    rows[17] = row
+    write_part(tmp_path, "train", rows, names=names)
+    with pytest.raises(ValueError, match=rf"train-00001-of-00002\.parquet: {message}"):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no image", "row 5 is not a whole image"),
+        (WHITE[:60], "row 5 is not a whole image"),
+        (None, "row 5 holds no bytes"),
+    ],
+)
+def test_a_broken_image_is_refused_by_file_and_row_when_it_is_read(content, message, tmp_path):
+    rows = rows_of(24)
+    rows[17] = (content, "x.png", 1)
+    write_part(tmp_path, "train", rows, group=4)
+    data = loaded(tmp_path)
+    with pytest.raises(ValueError, match=rf"train-00001-of-00002\.parquet: {message}"):
+        [seen(getattr(data, part)) for part in PARTS]
+
+
+def test_shards_of_other_columns_or_other_classes_are_refused(tmp_path):
+    from pyarrow import parquet
+
+    tables = {
+        "label: int64": {"label": [1, 2]},
+        "img: string": {"img": ["a", "b"], "label": [1, 2]},
+        "label: string": {"image": [{"bytes": b"", "path": ""}] * 2, "label": ["cat", "dog"]},
+    }
+    for says, columns in tables.items():
+        parquet.write_table(pyarrow.table(columns), tmp_path / "train-00000-of-00001.parquet")
+        with pytest.raises(
+            ValueError,
+            match=rf"train-0.*must have the columns image .* and label .*, it has .*{says}",
+        ):
+            loaded(tmp_path)
+    write_shard(tmp_path / "train-00000-of-00001.parquet", rows_of(8), names="abcd")
+    write_shard(tmp_path / "test-00000-of-00001.parquet", rows_of(8), names="abdc")
+    with pytest.raises(
+        ValueError, match=r"test-0.*parquet and .*train-0.*parquet must name the same classes"
+    ):
+        loaded(tmp_path)
+
+
+def test_a_shard_that_is_cut_or_empty_or_none_is_refused_by_name(tmp_path):
+    first, _ = write_part(tmp_path, "train", rows_of(24))
+    whole = first.read_bytes()
+    empty = write_shard(tmp_path / "empty", []).read_bytes()
+    for content in (b"", b"PAR1", empty, whole[:-9], whole[: len(whole) // 2], whole[200:]):
+        first.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"train-00000-of-00002\.parquet is no parquet file of images"
+        ):
+            loaded(tmp_path)
+
+
+def test_a_shard_that_is_cut_or_removed_after_it_was_opened_is_refused_by_row_group(tmp_path):
+    first, _ = write_part(tmp_path, "train", rows_of(24), group=4)
+    images = read_shards("image-folder", find_shards(tmp_path)).images
+    _ = images[0]
+    first.write_bytes(first.read_bytes()[:700])
+    with pytest.raises(
+        ValueError,
+        match=r"train-00000-of-00002\.parquet: row group 2, from row 8 on, cannot be read",
+    ):
+        _ = images[9]
+    first.unlink()
+    with pytest.raises(ValueError, match="row group 1, from row 4 on, cannot be read"):
+        _ = images[4]
+    with pytest.raises(IndexError, match=r"an index must be in 0\.\.23, got 24"):
+        _ = images[24]
+
+
+@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_a_shard_with_flipped_bits_is_read_or_refused_by_name(places):
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_shard(
+            Path(folder) / "train-00000-of-00001.parquet", rows_of(24, classes=2), names="ab"
+        )
+        content = bytearray(file.read_bytes())
+        for place in places:
+            bit = int(place * 8 * len(content))
+            content[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(content)
+        refused, shown = "", {}
+        try:
+            splits = loaded(Path(folder))
+            shown = {
+                name: label
+                for part in PARTS
+                for name, (_, label) in seen(getattr(splits, part)).items()
+            }
+        except ValueError as error:
+            refused = str(error)
+        assert file.name in refused or len(shown) == 24
+
+
+# Real shards.
+
+
+def test_the_real_shards_of_cifar10_are_an_image_folder(monkeypatch):
+    if not os.environ.get("ANYSTEP_DATA"):
+        pytest.skip("ANYSTEP_DATA names no folder with published data sets")
+    root = Path(os.environ["ANYSTEP_DATA"]) / "cifar10" / "plain_text"
+    if not root.is_dir():
+        pytest.skip(f"{root} is not there")
+    monkeypatch.setattr(shards_module, "WINDOW_BYTES", 20 * 2**20)
+    splits = load_dataset("image-folder", binning=Direct(2), root=root, size=28)
+    assert [np.bincount(getattr(splits, part).labels).tolist() for part in PARTS] == [
+        [4500] * 10,
+        [500] * 10,
+        [1000] * 10,
+    ]
+    assert splits.classes[:3] == ("airplane", "automobile", "bird")
+    assert splits.protocol == "image-folder/official"
+    assert Counter(each.partition("/")[0] for each in splits.test.ids.tolist()) == {"test": 10_000}
+    blocks = splits.train.blocks
+    assert (len(np.unique(blocks.of)), blocks.window) == (52, 9)
+    batches = epoch_order(len(splits.train), batch_size=64, seed=0, epoch=0, blocks=blocks)[:3]
+    x, y = next(iter(load_batches(splits.train, batches)))
+    assert x.shape == (2, 64, 3, 28, 28)
+    assert y.tolist() == splits.train.labels[batches[0]].tolist()
+    assert len(set(y.tolist())) == 10

@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from anystep.data.camera.simulate import (
+    PATHS,
+    Camera,
+    Trajectory,
+    closed_loop,
+    path_of,
+    saccade,
+    simulate,
+    simulate_many,
+    thresholds_of,
+)
+
+QUIET = Camera(noise_hz=0.0)
+
+
+def still(duration_us: int) -> Trajectory:
+    return Trajectory((0, duration_us), (0.0, 0.0), (0.0, 0.0))
+
+
+def columns(events) -> list[tuple[int, int, int, int]]:
+    return list(
+        zip(events.t.tolist(), events.y.tolist(), events.x.tolist(), events.p.tolist(), strict=True)
+    )
+
+
+def light_at(image: np.ndarray, row: float, column: float) -> float:
+    """The image as a sum of tents, with no canvas and no corner cases."""
+    return sum(
+        image[i, j] * max(0.0, 1 - abs(row - i)) * max(0.0, 1 - abs(column - j))
+        for i in range(image.shape[0])
+        for j in range(image.shape[1])
+    )
+
+
+def slow_camera(
+    image: np.ndarray, path: Trajectory, camera: Camera
+) -> list[tuple[int, int, int, int]]:
+    """One pixel after the other, one sample after the other, from the definition."""
+    height, width = camera.sensor
+    off, on = thresholds_of(camera)
+    samples = [*range(0, path.duration_us, camera.substep_us), path.duration_us]
+    rows, columns = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
+    found = []
+    for y in range(height):
+        for x in range(width):
+            levels = []
+            for t in samples:
+                dx, dy = np.interp(t, path.times_us, path.dx), np.interp(t, path.times_us, path.dy)
+                levels.append(
+                    math.log(light_at(image, y - dy - rows, x - dx - columns) + camera.floor)
+                )
+            reference = levels[0]
+            for k in range(1, len(samples)):
+                while levels[k] - reference >= on[y, x] or reference - levels[k] >= off[y, x]:
+                    rising = levels[k] > reference
+                    reference += on[y, x] if rising else -off[y, x]
+                    share = (reference - levels[k - 1]) / (levels[k] - levels[k - 1])
+                    t = samples[k - 1] + math.floor(share * (samples[k] - samples[k - 1]))
+                    found.append((min(t, samples[k] - 1), y, x, int(rising)))
+    return sorted(found)
+
+
+SIZES = [
+    *((4, 3) for _ in range(6)),
+    (9, 10),
+    (3, 20),
+    (20, 7),
+]  # the last three are larger than the sensor of 6 x 7
+
+
+@pytest.mark.parametrize(("seed", "size"), list(enumerate(SIZES)))
+def test_the_simulator_agrees_with_a_slow_camera_event_for_event(seed, size):
+    rng = np.random.default_rng(seed)
+    image = rng.random(size) * (rng.random(size) < 0.7)
+    times = (0, *sorted(rng.choice(np.arange(1, 20_000), 4, replace=False).tolist()), 20_003)
+    path = Trajectory(
+        times, tuple(rng.normal(0, 2, 6).tolist()), tuple(rng.normal(0, 2, 6).tolist())
+    )
+    camera = Camera(
+        sensor=(6, 7),
+        threshold=0.15,
+        mismatch=0.1,
+        noise_hz=0.0,
+        substep_us=700,
+        floor=0.05,
+        seed=seed,
+    )
+    expected = slow_camera(image, path, camera)
+    assert len(expected) > 100
+    assert columns(simulate(image, path, camera, seed=0)) == expected
+
+
+def test_a_falling_edge_crosses_by_hand():
+    # light 1 -> 0 in one substep of 1000 us: log light falls by log(1.2 / 0.2) = 1.7918 in a
+    # straight line, and 0.5, 1.0 and 1.5 are reached at 279.06, 558.11 and 837.17 us
+    camera = Camera(sensor=(1, 1), threshold=0.5, mismatch=0.0, noise_hz=0.0, floor=0.2)
+    path = Trajectory((0, 1000), (0.0, 1.0), (0.0, 0.0))
+    assert columns(simulate([[1.0]], path, camera, seed=0)) == [
+        (279, 0, 0, 0),
+        (558, 0, 0, 0),
+        (837, 0, 0, 0),
+    ]
+
+
+def test_a_crossing_at_the_very_end_is_still_inside_the_recording():
+    floor = 0.2
+    threshold = math.log(1 + floor) - math.log(floor)
+    camera = Camera(sensor=(1, 1), threshold=threshold, mismatch=0.0, noise_hz=0.0, floor=floor)
+    events = simulate([[1.0]], Trajectory((0, 1000), (0.0, 1.0), (0.0, 0.0)), camera, seed=0)
+    assert columns(events) == [(999, 0, 0, 0)]
+
+
+def test_a_still_image_sends_only_background_events():
+    image = np.random.default_rng(0).random((20, 20))
+    assert len(simulate(image, still(300_000), QUIET, seed=0)) == 0
+    events = simulate(image, still(1_000_000), Camera(noise_hz=5.0), seed=0)
+    mean = 5.0 * 34 * 34
+    assert abs(len(events) - mean) < 5 * math.sqrt(mean)
+    for share in (
+        events.p.mean(),
+        (events.t < 500_000).mean(),
+        (events.x < 17).mean(),
+        (events.y < 17).mean(),
+    ):
+        assert abs(share - 0.5) < 5 * 0.5 / math.sqrt(len(events))
+
+
+def test_an_image_larger_than_the_sensor_by_the_radius_hides_the_background():
+    path = closed_loop(60_000, radius=3.0, loops=2)
+    assert len(simulate(np.ones((34 + 6, 34 + 6)), path, QUIET, seed=0)) == 0
+    assert len(simulate(np.ones((34 + 5, 34 + 5)), path, QUIET, seed=0)) > 0
+
+
+def test_a_long_row_of_events_at_one_pixel_is_exact_to_the_last():
+    # the band that skips logarithms is kept by products: after thousands of crossings it must still
+    # let every one through
+    camera = Camera(sensor=(1, 1), threshold=0.01, mismatch=0.0, noise_hz=0.0, floor=0.001)
+    there_and_back = Trajectory(
+        tuple(range(0, 41_000, 1000)), tuple(float(k % 2) for k in range(41)), (0.0,) * 41
+    )
+    events = simulate([[1.0]], there_and_back, camera, seed=0)
+    expected = slow_camera(np.array([[1.0]]), there_and_back, camera)
+    assert len(expected) > 20_000
+    assert columns(events) == expected
+
+
+def test_a_path_is_named_with_an_underscore_or_a_hyphen():
+    assert path_of("closed-loop") == path_of("closed_loop") == closed_loop()
+
+
+def test_background_events_come_on_top_of_the_same_signal():
+    image = np.random.default_rng(0).random((10, 10))
+    signal = columns(simulate(image, saccade(30_000), QUIET, seed=1))
+    together = columns(simulate(image, saccade(30_000), Camera(noise_hz=20.0), seed=1))
+    assert set(signal) < set(together)
+
+
+def test_one_seed_gives_one_recording_and_another_seed_other_noise():
+    image = np.random.default_rng(0).random((10, 10))
+    one, same, other = (
+        columns(simulate(image, saccade(), Camera(), seed=seed)) for seed in (3, 3, 4)
+    )
+    assert one == same
+    assert one != other
+
+
+def test_events_are_ordered_by_time_then_row_column_and_polarity():
+    events = columns(
+        simulate(np.random.default_rng(0).random((20, 20)), closed_loop(), Camera(), seed=0)
+    )
+    assert events == sorted(events)
+    assert events[0][0] >= 0
+    assert events[-1][0] < 300_000
+
+
+def test_a_camera_is_its_seed_and_has_off_and_on_thresholds_of_their_own():
+    off, on = thresholds_of(Camera(sensor=(60, 60), threshold=0.2, mismatch=0.05))
+    again, other = (
+        thresholds_of(Camera(sensor=(60, 60), mismatch=0.05)),
+        thresholds_of(Camera((60, 60), mismatch=0.05, seed=1)),
+    )
+    assert np.array_equal(again, [off, on])
+    assert not np.array_equal(other, again)
+    for each in (off, on):
+        assert abs(each.mean() - 0.2) < 0.2 * 0.05 * 5 / 60
+        assert abs(each.std() / 0.2 - 0.05) < 0.005
+    assert abs(np.corrcoef(off.ravel(), on.ravel())[0, 1]) < 5 / 60
+
+
+def test_the_two_halves_of_a_closed_loop_see_the_same_motion():
+    path = closed_loop()
+    assert path.duration_us == 300_000
+    times = np.arange(0, 150_001, 250)
+    for first, second in zip(path.at(times), path.at(times + 150_000), strict=True):
+        assert np.array_equal(first, second)
+    assert np.allclose(np.hypot(*path.at(np.arange(0, 300_001, 1000))), 3.0)
+
+
+def test_the_two_halves_of_a_closed_loop_give_the_same_events_once_the_references_have_settled():
+    # without mismatch and noise the second and the third loop start from the same references
+    camera = Camera(mismatch=0.0, noise_hz=0.0)
+    image = np.random.default_rng(0).random((12, 12))
+    events = np.array(columns(simulate(image, closed_loop(450_000, loops=3), camera, seed=0)))
+    first, second, third = (
+        np.sum((events[:, 0] >= a) & (events[:, 0] < a + 150_000)) for a in (0, 150_000, 300_000)
+    )
+    assert abs(second / first - 1) < 0.1
+    assert abs(third / second - 1) < 0.01
+
+
+def test_a_saccade_has_three_legs_and_comes_back():
+    dx, dy = saccade(size=4.0).at(np.array([0, 100_000, 200_000, 300_000]))
+    assert dx.tolist() == [-2, 0, 2, -2]
+    assert dy.tolist() == [-2, 2, -2, -2]
+
+
+def test_many_images_do_not_depend_on_the_workers_or_on_their_company():
+    images = np.random.default_rng(0).random((9, 12, 12))
+    one = [columns(e) for e in simulate_many(images, saccade(60_000), Camera(), seed=5, workers=1)]
+    two = [columns(e) for e in simulate_many(images, saccade(60_000), Camera(), seed=5, workers=2)]
+    some = [
+        columns(e) for e in simulate_many(images, saccade(60_000), Camera(), seed=5, indices=[7, 2])
+    ]
+    assert one == two
+    assert some == [one[7], one[2]]
+    assert one[7] == columns(simulate(images[7], saccade(60_000), Camera(), seed=[5, 7]))
+
+
+def test_a_reader_that_stops_early_stops_the_workers():
+    recordings = simulate_many(np.zeros((500, 4, 4)), still(1000), Camera(), seed=0, workers=2)
+    assert len(next(recordings)) >= 0
+    recordings.close()
+    with pytest.raises(StopIteration):
+        next(recordings)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Camera(threshold=0.0), "Camera: threshold must be > 0, got 0.0"),
+        (lambda: Camera(mismatch=0.5), r"Camera: mismatch must be in 0\.\.0\.3, got 0.5"),
+        (lambda: Camera(noise_hz=-1.0), "Camera: noise_hz must be >= 0, got -1.0"),
+        (lambda: Camera(substep_us=0), "Camera: substep_us must be a whole number >= 1, got 0"),
+        (lambda: Camera(floor=0.0), "Camera: floor must be > 0, got 0.0"),
+        (
+            lambda: Camera(sensor=(0, 4)),
+            r"Camera: sensor must be \(height, width\), each >= 1, got \(0, 4\)",
+        ),
+        (lambda: Trajectory((0,), (0.0,), (0.0,)), "length of at least 2, got 1, 1 and 1"),
+        (lambda: Trajectory((0, 5, 5), (0.0,) * 3, (0.0,) * 3), "must start at 0 and increase"),
+        (lambda: Trajectory((0, 5), (0.0, math.nan), (0.0, 0.0)), "must be finite"),
+        (lambda: closed_loop(loops=0), "closed_loop: loops must be >= 1"),
+        (lambda: saccade(2), "saccade: duration_us must be >= 3"),
+        (lambda: path_of("closed-lop"), "unknown path 'closed_lop'. Did you mean 'closed_loop'"),
+        (
+            lambda: simulate(np.zeros(35), saccade(), Camera(), seed=0),
+            r"image must be \(H0, W0\), each >= 1, got shape \(35,",
+        ),
+        (
+            lambda: simulate(np.zeros((0, 4)), saccade(), Camera(), seed=0),
+            r"each >= 1, got shape \(0, 4\)",
+        ),
+        (lambda: simulate([[1.5]], saccade(), Camera(), seed=0), r"image must lie in \[0, 1\]"),
+        (
+            lambda: simulate([[math.nan]], saccade(), Camera(), seed=0),
+            r"image must lie in \[0, 1\]",
+        ),
+        (
+            lambda: simulate_many(np.zeros((3, 3)), saccade(), Camera(), seed=0),
+            r"images must be \(M, H0, W0\)",
+        ),
+        (
+            lambda: simulate_many(np.zeros((1, 3, 3)), saccade(), Camera(), seed=0, workers=0),
+            "workers must be >= 1",
+        ),
+        (
+            lambda: simulate_many(np.zeros((1, 3, 3)), saccade(), Camera(), seed=0, indices=[1]),
+            r"in 0\.\.0, got 1",
+        ),
+    ],
+)
+def test_bad_settings_are_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_every_path_takes_300_milliseconds():
+    assert {name: make().duration_us for name, make in PATHS.items()} == {
+        "closed_loop": 300_000,
+        "saccade": 300_000,
+    }

@@ -1,0 +1,188 @@
+"""Run folders: read whole or refused by name, and compared key by key."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fake_runs import edit, make_run, rescore
+
+from anystep.evaluation.report.runs import differences, grouped, read_run, read_runs
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"train": {"lr": 0.2}}, "train.lr differs: 0.1 (x); 0.2 (y)"),
+        (
+            {"model": {"neuron": {"name": "plif", "tau": 2.0}}},
+            'model.neuron.name differs: "lif" (x); "plif" (y)',
+        ),
+        ({"data": {"steps": 9}}, "data.steps differs: 3 (x); 9 (y)"),
+        ({"train": {"clip": 1.0}}, "train.clip differs: not set (x); 1.0 (y)"),
+        ({"train": {"steps": 2}}, None),  # a training length stands in every label
+        (
+            {"method": {"name": "ce", "options": {"alpha": 1}}},
+            None,
+        ),  # and so do the options that differ
+        ({"method": {"name": "ce", "options": {}}}, "ce has seed 0 more than once: x, y"),
+        ({"select": "best"}, 'select differs: not set (x); "best" (y)'),
+        ({"data": {"cache": "elsewhere"}, "train": {"workers": 3}}, None),
+        ({"method": {"name": "tet", "options": {"lambda": 1}}, "seed": 7, "name": "other"}, None),
+    ],
+)
+def test_differences_name_the_key_the_values_and_the_runs(tmp_path, changes, sentence):
+    runs = [
+        make_run(tmp_path / name, method=m, samples=6, size=2)
+        for name, m in (("x", "ce"), ("y", "tks"))
+    ]
+    edit(runs[1], **changes)
+    assert differences(read_runs(runs)) == ([sentence] if sentence else [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "name"),
+    [
+        ("protocol_hash", "beef", "protocol hash"),
+        ("prefix", "hindsight bins", "prefix"),
+        ("samples", 7, "test samples"),
+        ("split", "val", "judged on"),
+        ("protocol", "other", "protocol"),
+    ],
+)
+def test_differences_see_another_protocol_prefix_or_test_set(tmp_path, key, value, name):
+    runs = [make_run(tmp_path / m, method=m, samples=6, size=2) for m in ("ce", "tks")]
+    rescore(runs[1], **{key: value})
+    found = differences(read_runs(runs))
+    assert len(found) == 1
+    assert found[0].startswith(f"{name} differs: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        (
+            {"method": {"name": "ce", "options": {"alpha": 1}}},
+            ["ce (alpha by default)", "ce (alpha=1)"],
+        ),
+        ({"teacher": "runs/big"}, ["ce (teacher=None)", "ce (teacher=runs/big)"]),
+        ({"name": "deep"}, ["ce (fake)", "ce (deep)"]),
+        ({"train": {"steps": 2}}, ["ce (trained with T = 2)", "ce (trained with T = 3)"]),
+        ({"train": {"steps": 3}}, ["ce (trained with T = 3)"]),  # all of them, said or not
+        ({"seed": 4, "model": {"name": "other"}}, ["ce"]),
+    ],
+)
+def test_a_label_says_what_tells_a_methods_runs_apart(tmp_path, changes, labels):
+    runs = [make_run(tmp_path / name, samples=6, size=2) for name in "xy"]
+    edit(runs[1], **changes)
+    assert list(grouped(read_runs(runs))) == labels
+
+
+def test_training_lengths_rise_within_a_method_and_methods_keep_their_order(tmp_path):
+    runs = [
+        make_run(tmp_path / f"{m}{t}", method=m, samples=6, size=2)
+        for m in ("tks", "ce")
+        for t in (10, 2)
+    ]
+    for run, steps in zip(runs, (10, 2, 10, 2), strict=True):
+        edit(run, train={"steps": steps})
+    groups = grouped(read_runs(runs))
+    assert list(groups) == [f"{m} (trained with T = {t})" for m in ("tks", "ce") for t in (2, 10)]
+    assert list(grouped(read_runs(runs), by_length=False)) == ["tks", "ce"]
+
+
+def test_options_that_all_runs_of_a_method_share_are_not_in_its_label(tmp_path):
+    runs = [
+        make_run(tmp_path / name, samples=6, size=2, seed=seed) for seed, name in enumerate("xyz")
+    ]
+    for run, distill in zip(runs, ("kd", "skd", "skd"), strict=True):
+        edit(run, method={"name": "hsd", "options": {"distill": distill, "levels": 4}})
+    groups = grouped(read_runs(runs))
+    assert {label: [run.seed for run in group] for label, group in groups.items()} == {
+        "hsd (distill=kd)": [0],
+        "hsd (distill=skd)": [1, 2],
+    }
+
+
+def test_a_run_that_sees_a_later_part_says_so_in_its_label(tmp_path):
+    runs = [make_run(tmp_path / m, method=m, samples=6, size=2) for m in ("ce", "hsd")]
+    rescore(runs[1], frames=[3, 4, 5])
+    whole, late = read_runs(runs)
+    assert list(grouped([whole, late])) == ["ce", "hsd (from frame 4)"]
+    assert (late.first_frame, late.skipped, late.train_steps) == (3, 3, 6)
+    edit(runs[1], data={"frames": [2, 6]})
+    assert read_run(runs[1]).skipped == 1
+
+
+def test_runs_are_grouped_by_method_in_the_order_given_and_sorted_by_seed(tmp_path):
+    pairs = [(method, seed) for method in ("tks", "ce") for seed in (1, 0)]
+    folders = [
+        make_run(tmp_path / f"{m}{s}", method=m, seed=s, samples=4, size=2) for m, s in pairs
+    ]
+    groups = grouped(read_runs(folders))
+    assert {method: [run.seed for run in group] for method, group in groups.items()} == {
+        "tks": [0, 1],
+        "ce": [0, 1],
+    }
+    assert list(groups) == ["tks", "ce"]
+
+
+def test_folders_of_one_name_are_told_apart_by_their_parents(tmp_path):
+    runs = [make_run(tmp_path / m / "0", method=m, samples=4, size=2) for m in ("ce", "tks")]
+    assert [record.label for record in read_runs(runs)] == ["ce/0", "tks/0"]
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("config.yaml", "is not a run folder: it has no config.yaml"),
+        (
+            "scores.json",
+            r"is an unfinished run: it has no scores.json. Finish it: anystep train --resume .*x",
+        ),
+        ("env.json", "env.json is missing"),
+        ("log.jsonl", "log.jsonl is missing"),
+        ("outputs.npz", "outputs.npz is missing"),
+    ],
+)
+def test_a_folder_without_a_file_is_refused_by_name(tmp_path, file, message):
+    run = make_run(tmp_path / "x", samples=4, size=2)
+    (run / file).unlink()
+    with pytest.raises(ValueError, match=message):
+        read_run(run)
+
+
+@pytest.mark.parametrize("file", ["scores.json", "env.json", "log.jsonl", "outputs.npz"])
+def test_a_truncated_file_is_named(tmp_path, file):
+    run = make_run(tmp_path / "x", samples=4, size=2)
+    whole = (run / file).read_bytes()
+    (run / file).write_bytes(whole[: len(whole) - len(whole) // 3])
+    with pytest.raises(ValueError, match=rf"{file}.* is truncated or not"):
+        read_run(run)
+
+
+def test_scores_and_outputs_that_contradict_each_other_are_refused(tmp_path):
+    run = make_run(tmp_path / "x", samples=4, size=2)
+    rescore(run, step_top1=[1.0])
+    with pytest.raises(
+        ValueError, match=r"scores.json: step_top1 must have shape \(3,\), got \(1,\)"
+    ):
+        read_run(run)
+    other = make_run(tmp_path / "y", samples=4, size=2, steps=2)
+    (other / "outputs.npz").write_bytes((run / "outputs.npz").read_bytes())
+    with pytest.raises(ValueError, match=r"outputs.npz: logits must be \(2, M, 4\)"):
+        read_run(other)
+
+
+def test_a_missing_score_is_named(tmp_path):
+    run = make_run(tmp_path / "x", samples=4, size=2)
+    (run / "scores.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"scores.json lacks protocol, protocol_hash"):
+        read_run(run)
+
+
+def test_an_example_that_is_not_in_the_outputs_is_refused(tmp_path):
+    run = make_run(tmp_path / "x", samples=4, size=2)
+    arrays = dict(np.load(run / "outputs.npz"))
+    np.savez(run / "outputs.npz", **(arrays | {"example_index": 4}))
+    with pytest.raises(ValueError, match=r"example_index must be in 0..3, got 4"):
+        read_run(run)

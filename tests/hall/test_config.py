@@ -1,0 +1,295 @@
+"""Recipes, overrides and the record that they make."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anystep.config import (
+    Record,
+    load_recipe,
+    merge,
+    overrides_from,
+    parse_value,
+    record_from,
+    record_parser,
+    to_yaml,
+)
+from anystep.training.schedule import Plan
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text, name="recipe.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_an_empty_recipe_is_all_defaults():
+    assert record_from({}) == Record()
+
+
+def test_a_record_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        Record().seed = 1
+
+
+def test_a_recipe_and_its_overrides_make_a_record(recipe):
+    path = recipe("name: x\ntrain: {epochs: 7, lr: 2e-3}\nmodel: {neuron: {name: lif, tau: 3.0}}")
+    record = record_from(
+        merge(load_recipe(path), overrides_from(["--train.epochs", "9", "--method.name=tks"]))
+    )
+    assert (record.name, record.train.epochs, record.train.lr) == ("x", 9, 0.002)
+    assert record.model.neuron == {"name": "lif", "tau": 3.0}
+    assert record.method.name == "tks"
+    assert record.train.batch_size == Plan().batch_size
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "+1e-3", ".1e-2"])
+def test_a_learning_rate_in_any_spelling_is_a_number(text):
+    assert parse_value(text) == pytest.approx(1e-3)
+    assert isinstance(parse_value(text), float)
+
+
+def test_a_word_that_only_looks_like_a_number_stays_a_word():
+    assert [parse_value(text) for text in ("e5", "1e", "v1e-3", "12abc")] == [
+        "e5",
+        "1e",
+        "v1e-3",
+        "12abc",
+    ]
+
+
+def test_a_recipe_lies_over_its_base(recipe, tmp_path):
+    (tmp_path / "deep").mkdir()
+    recipe("train: {epochs: 3, lr: 0.1}\nseed: 4", "base.yaml")
+    tree = load_recipe(recipe("base: ../base.yaml\ntrain: {lr: 0.2}", "deep/child.yaml"))
+    assert tree == {"train": {"epochs": 3, "lr": 0.2}, "seed": 4}
+
+
+def test_a_base_may_have_no_base(recipe):
+    recipe("seed: 1", "a.yaml")
+    recipe("base: a.yaml", "b.yaml")
+    with pytest.raises(
+        ValueError, match=r"b\.yaml has a base of its own: a recipe may stand on one level only"
+    ):
+        load_recipe(recipe("base: b.yaml", "c.yaml"))
+
+
+def test_a_section_that_changes_its_name_starts_afresh():
+    below = {"method": {"name": "tks", "options": {"alpha": 0.3}}, "train": {"epochs": 3}}
+    assert merge(below, {"method": {"name": "ce"}}) == {
+        "method": {"name": "ce"},
+        "train": {"epochs": 3},
+    }
+    kept = merge(below, {"method": {"name": "tks", "options": {"temperature": 2}}})
+    assert kept["method"]["options"] == {"alpha": 0.3, "temperature": 2}
+
+
+def test_merging_changes_neither_side():
+    below, above = {"a": {"b": 1}}, {"a": {"c": 2}}
+    merge(below, above)
+    assert (below, above) == ({"a": {"b": 1}}, {"a": {"c": 2}})
+
+
+TREES = st.recursive(
+    st.integers(),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+).filter(lambda tree: isinstance(tree, dict))
+
+
+@given(TREES)
+def test_merging_with_nothing_or_with_itself_changes_nothing(tree):
+    assert merge(tree, {}) == merge({}, tree) == merge(tree, tree) == tree
+
+
+def test_overrides_read_every_kind_of_value():
+    arguments = [
+        "--train.grad_clip",
+        "null",
+        "--train.lr=-1",
+        "--model.options.widths",
+        "[[4], [8]]",
+        "--name",
+        "a=b",
+    ]
+    assert overrides_from(arguments) == {
+        "train": {"grad_clip": None, "lr": -1},
+        "model": {"options": {"widths": [[4], [8]]}},
+        "name": "a=b",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["epochs", "3"], "expected an override like --train.epochs 3, got 'epochs'"),
+        (["--train.epochs"], "--train.epochs needs a value"),
+        (["--seed", "1", "--seed.x", "2"], "--seed.x: 'seed' has been given a value of its own"),
+        (["--seed", "[1"], r"--seed: '\[1' is not a YAML value: line 1: expected ',' or '\]'"),
+        (
+            ["--seed", "!!python/object:os.system x"],
+            "--seed: .* is not a YAML value: line 1: could not determine a constructor",
+        ),
+    ],
+)
+def test_a_bad_override_is_refused_with_its_flag(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        overrides_from(arguments)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (
+            {"trian": {}},
+            r"unknown key 'trian' in the recipe\. Did you mean 'train'\? Known: name, seed, data",
+        ),
+        (
+            {"train": {"epoch": 3}},
+            r"unknown key 'epoch' in train\. Did you mean 'epochs'\? Known: epochs, batch_size",
+        ),
+        ({"engine": {"device": 2}}, r"unknown key 'device' in engine\. Did you mean 'devices'\?"),
+        ({"data": {"bining": {}}}, r"unknown key 'bining' in data\. Did you mean 'binning'\?"),
+        ({"base": "x.yaml"}, "unknown key 'base' in the recipe"),
+        ({1: 2}, "unknown key 1 in the recipe"),
+    ],
+)
+def test_an_unknown_key_at_any_depth_is_refused_with_the_nearest(tree, message):
+    with pytest.raises(ValueError, match=message):
+        record_from(tree)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"train": {"epochs": "many"}}, "train.epochs: expected int, got many"),
+        ({"train": {"epochs": 2.5}}, r"train.epochs: expected int, got 2\.5"),
+        ({"train": {"lr": True}}, "train.lr: expected float, got True"),
+        ({"train": {"grad_clip": "hard"}}, "train.grad_clip: expected float or null, got hard"),
+        ({"train": 3}, "train must be a mapping, got 3"),
+        ({"train": None}, "train must be a mapping, got None"),
+        ({"seed": "zero"}, "seed: expected int, got zero"),
+        ({"name": 3}, "name: expected str, got 3"),
+        ({"select": "worst"}, r"select: expected Literal\['last', 'best'\], got worst"),
+        (
+            {"data": {"binning": "fixed_duration"}},
+            "data.binning: expected dict, got fixed_duration",
+        ),
+        ({"data": {"cache": 5}}, "data.cache: expected str or null, got 5"),
+        ({"model": {"neuron": 3}}, r"model.neuron: expected str or dict\[str, Any\], got 3"),
+        ({"model": {"options": [1]}}, r"model.options: expected dict, got \[1\]"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_with_its_key(tree, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        record_from(tree)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"epochs": 0}, "train: epochs must be >= 1, got 0"),
+        ({"batch_size": -1}, "train: batch_size must be >= 1, got -1"),
+        ({"lr": 0.0}, "train: lr must be > 0, got 0"),
+        ({"lr": float("nan")}, "train: lr must be > 0, got nan"),
+        ({"grad_clip": 0.0}, "train: grad_clip must be > 0 or null, got 0"),
+        ({"workers": -2}, "train: workers must be >= 0, got -2"),
+    ],
+)
+def test_a_plan_out_of_range_is_refused_with_its_key(tree, message):
+    with pytest.raises(ValueError, match=message):
+        record_from({"train": tree})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "train: {epochs: 3\nseed: 2",
+            r"recipe\.yaml is not a YAML recipe: line 2: expected ',' or '}'",
+        ),
+        ("- 1\n- 2", r"recipe\.yaml is not a YAML recipe: it must be a mapping, got list"),
+        ("", r"it must be a mapping, got NoneType"),
+        ("seed: !!python/object:os.system x", "line 1: could not determine a constructor"),
+        ("seed: 1\ntrain: {lr: 1}\nseed: 2", "is not a YAML recipe: line 3: 'seed' is there twice"),
+        ("base: [a]", r"base must be the name of a recipe, got \['a'\]"),
+        ("base: nowhere.yaml", r"there is no recipe .*nowhere\.yaml"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_on_one_line(recipe, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_recipe(recipe(text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no recipe"):
+        load_recipe(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match=r"cannot read the recipe .*: Is a directory"):
+        load_recipe(tmp_path)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ValueError, match="binary is not a YAML recipe: 'utf-8' codec"):
+        load_recipe(tmp_path / "binary")
+
+
+def test_anchors_and_merge_keys_of_yaml_work(recipe):
+    tree = load_recipe(recipe("train: &plan {epochs: 3, lr: 0.1}\nother: {<<: *plan, lr: 0.2}"))
+    assert tree["other"] == {"epochs": 3, "lr": 0.2}
+
+
+def test_text_in_quotes_stays_text(recipe):
+    tree = load_recipe(
+        recipe(
+            "model: {options: {a: '1', b: 'null', c: {d: '[1]'}}, neuron: {name: lif, backend: '1'}}"
+        )
+    )
+    before = repr(tree)
+    model = record_from(tree).model
+    assert model.options == {"a": "1", "b": "null", "c": {"d": "[1]"}}
+    assert model.neuron == {"name": "lif", "backend": "1"}
+    assert repr(tree) == before
+
+
+@settings(max_examples=40)
+@given(
+    name=st.text(min_size=1),
+    seed=st.integers(0, 2**31),
+    lr=st.floats(1e-9, 10, allow_nan=False),
+    clip=st.none() | st.floats(1e-6, 1e6),
+    options=st.dictionaries(
+        st.text(min_size=1),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.text()
+        | st.sampled_from(["1", "1e-3", "null", "True", "[1]", "a: 1"]),
+        max_size=3,
+    ),
+)
+def test_a_record_comes_back_from_its_yaml(tmp_path_factory, name, seed, lr, clip, options):
+    record = Record(name=name, seed=seed, train=Plan(lr=lr, grad_clip=clip))
+    record = replace(
+        record, model=replace(record.model, options=options), select="best", tensorboard=False
+    )
+    path = tmp_path_factory.mktemp("yaml") / "config.yaml"
+    path.write_text(to_yaml(record), encoding="utf-8")
+    assert record_from(load_recipe(path)) == record
+
+
+def test_the_yaml_of_a_record_names_every_key():
+    def leaves(tree, prefix=""):
+        for key, value in tree.items():
+            inner = isinstance(value, dict) and key not in ("options", "binning")
+            yield from leaves(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}"]
+
+    written = set(leaves(yaml.safe_load(to_yaml(Record()))))
+    assert written == set(record_parser().get_defaults().keys(branches=False))

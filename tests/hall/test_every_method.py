@@ -1,0 +1,63 @@
+"""Every row of METHODS from a record to its page: trained, stopped and resumed, judged again,
+reported.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from moving_light import WIDTHS, moving_light
+
+import anystep
+from anystep.data.datasets import DATASETS
+from anystep.run import Keeper
+from anystep.training.methods import METHODS
+
+NEURON = {"hsd": "qcfs_if", "qcfs": "qcfs_if"}  # the methods that cannot train a LIF
+
+
+def record_of(name):
+    return anystep.record_from(
+        {
+            "data": {"name": "moving-light"},
+            "model": {"neuron": NEURON.get(name, "lif"), "options": {"widths": WIDTHS}},
+            "method": {"name": name},
+            "train": {"epochs": 2, "batch_size": 32, "lr": 5e-3},
+            "tensorboard": False,
+        }
+    )
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_trains_from_a_record_resumes_to_the_same_weights_is_judged_again_and_reported(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(DATASETS, "moving-light", moving_light)
+    scores = anystep.run_record(record_of(name), tmp_path / "whole")
+    rows = [
+        json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()
+    ]
+    assert len(rows) == 2
+    assert rows[-1]["train_loss"] != rows[0]["train_loss"]
+
+    after_an_epoch = Keeper.on_epoch
+
+    def stop(self, state, row):
+        after_an_epoch(self, state, row)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Keeper, "on_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            anystep.run_record(record_of(name), tmp_path / "stopped")
+    assert anystep.run_record(record_of(name), tmp_path / "stopped", resume=True) == scores
+    whole, resumed = (
+        anystep.load_model(tmp_path / run).state_dict() for run in ("whole", "stopped")
+    )
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+    assert anystep.evaluate_run(tmp_path / "whole") == scores
+    page = anystep.write_report([tmp_path / "whole"], tmp_path / "report.html")
+    assert name in page.read_text(encoding="utf-8")

@@ -1,0 +1,129 @@
+"""Several processes: the same result as one, and a way on when one of them dies or is interrupted."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import drivers
+import pytest
+import torch
+
+from anystep.cli import main
+from anystep.nn.models.base import StepModel
+from anystep.nn.weights import load_model, load_training
+from anystep.training.fit import make_fabric
+
+
+def largest_difference(one, other):
+    assert one.keys() == other.keys()
+    return max(float((one[key].double() - other[key].double()).abs().max()) for key in one)
+
+
+def test_two_processes_train_what_one_trains(tmp_path):
+    """A network with batch norm, TKS, gradient clipping and 12 updates: so statistics, loss and
+    gradients are all shared.
+    """
+    drivers.fit_tiny(make_fabric(accelerator="cpu"), tmp_path / "one.pt")
+    make_fabric(accelerator="cpu", devices=2).launch(drivers.fit_tiny, tmp_path / "two.pt")
+    one, two = (torch.load(tmp_path / name) for name in ("one.pt", "two.pt"))
+    assert largest_difference(one["model"], two["model"]) < 1e-5
+    for ours, theirs in zip(one["history"], two["history"], strict=True):
+        keys = ("train_loss", "train_acc", "val_loss", "val_acc")
+        assert [ours[key] for key in keys] == pytest.approx([theirs[key] for key in keys], abs=1e-5)
+
+
+def fit_tiny_again(fabric, path):
+    """`fit_tiny` in a process of its own, whose networks all recompute their blocks."""
+    StepModel.recompute = True
+    drivers.fit_tiny(fabric, path)
+
+
+@pytest.mark.slow
+def test_two_processes_that_recompute_train_what_one_trains_that_does_not(tmp_path):
+    """The second run of a block has its own sums over the processes, amid those of the gradients."""
+    drivers.fit_tiny(make_fabric(accelerator="cpu"), tmp_path / "one.pt")
+    make_fabric(accelerator="cpu", devices=2).launch(fit_tiny_again, tmp_path / "two.pt")
+    one, two = (torch.load(tmp_path / name)["model"] for name in ("one.pt", "two.pt"))
+    assert largest_difference(one, two) < 1e-5
+    counts = [value for key, value in two.items() if key.endswith("num_batches_tracked")]
+    assert counts == [12, 12]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_other_and_the_run_goes_on(tmp_path, tiny_rows, capsys):
+    train = {"epochs": 4, "batch_size": 16, "lr": 0.01}
+    method = {"name": "dying", "options": {"marker": str(tmp_path / "has-died")}}
+    recipe = drivers.write_recipe(tmp_path, train=train, method=method)
+    folder = tmp_path / "run"
+    arguments = ["train", str(recipe), "--out", str(folder), "--engine.devices", "2"]
+
+    assert main(arguments) == 1
+    message = capsys.readouterr().err
+    assert "anystep train: a worker " in message
+    assert f"go on with: anystep train --resume {folder}" in message
+    assert "Traceback" not in message, message
+    assert "SIGKILL" in message or "closed" in message, message
+    assert not multiprocessing.active_children()
+    assert load_training(folder / "checkpoints" / "last.pt")["epoch"] == 2
+
+    assert main(["train", "--resume", str(folder)]) == 0
+    assert (
+        main(["train", str(recipe), "--out", str(tmp_path / "one")]) == 0
+    )  # one process, never killed
+    weights = [load_model(place).state_dict() for place in (folder, tmp_path / "one")]
+    assert largest_difference(*weights) < 1e-5
+
+
+def assert_can_go_on(folder, last_line, epochs):
+    """The last words say how; the checkpoint is there; and the run comes to its end."""
+    assert last_line == f"anystep train: interrupted; go on with: anystep train --resume {folder}"
+    assert 2 <= load_training(folder / "checkpoints" / "last.pt")["epoch"] < epochs
+    assert main(["train", "--resume", str(folder)]) == 0
+    assert len((folder / "log.jsonl").read_text().splitlines()) == epochs
+    assert (folder / "scores.json").exists()
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on_and_says_how(tmp_path, tiny_rows):
+    recipe = drivers.write_recipe(tmp_path, train={"epochs": 60, "batch_size": 16, "lr": 0.01})
+    folder, output = tmp_path / "run", tmp_path / "output.txt"
+    output.touch()
+    process = drivers.Command("train", recipe, "--out", folder, output=output)
+    process.start()
+    while process.is_alive() and "epoch 2/" not in output.read_text():
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130, output.read_text()
+    assert "Traceback" not in output.read_text()
+    assert_can_go_on(folder, output.read_text().splitlines()[-1], 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["all", "first"])
+def test_ctrl_c_stops_two_processes_together(tmp_path, tiny_rows, whom):
+    """A terminal interrupts all processes; `kill -INT` only the first, which then has to stop the
+    others.
+    """
+    recipe = drivers.write_recipe(
+        tmp_path,
+        train={"epochs": 200, "batch_size": 16, "lr": 0.01},
+        engine={"accelerator": "cpu", "devices": 2},
+    )
+    folder = tmp_path / "run"
+    command = [sys.executable, drivers.__file__, "train", str(recipe), "--out", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        assert any("epoch 2/" in line for line in iter(process.stderr.readline, ""))
+        (os.killpg if whom == "all" else os.kill)(process.pid, signal.SIGINT)
+        rest = process.stderr.read()  # ends when the last process that could write there has ended
+        assert process.wait(60) == 130, rest
+    assert f"go on with: anystep train --resume {folder}" in rest
+    assert not (folder / "scores.json").exists()  # the workers did not train on to the end

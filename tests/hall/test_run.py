@@ -1,0 +1,410 @@
+"""`run_record`: what a run folder holds, what is read when, and what is refused before any work."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import drivers
+import numpy as np
+import pytest
+import torch
+
+from anystep import run
+from anystep.config import load_recipe, record_from
+from anystep.data.datasets import DATASETS
+from anystep.data.frames import FixedDuration
+from anystep.nn.weights import load_model, load_training
+from anystep.run import build, check, evaluate_run, load_splits, open_folder, run_record
+from anystep.training import fit as train
+
+
+@pytest.fixture
+def record(tmp_path, tiny_rows):
+    return record_from(load_recipe(drivers.write_recipe(tmp_path)))
+
+
+def other(record, section, **changes):
+    """The record with other values in one section, or at the top for an empty section."""
+    if not section:
+        return replace(record, **changes)
+    return replace(record, **{section: replace(getattr(record, section), **changes)})
+
+
+class Recording:
+    """A data set that remembers which of its items were read; `moments` is shared with the other
+    splits.
+    """
+
+    def __init__(self, inner, name, moments):
+        self.inner, self.name, self.moments = inner, name, moments
+        self.ids = inner.ids
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, index):
+        self.moments.append((self.name, index))
+        return self.inner[index]
+
+
+def test_a_run_folder_holds_all_of_a_run(tmp_path, record):
+    folder = tmp_path / "run"
+    scores = run_record(replace(record, tensorboard=True, seed=3), folder)
+    files = {path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        *(
+            "config.yaml",
+            "env.json",
+            "log.jsonl",
+            "scores.json",
+            "outputs.npz",
+            "model.safetensors",
+        ),
+        *("checkpoints", "tensorboard"),
+    }
+    assert record_from(load_recipe(folder / "config.yaml")) == replace(
+        record, tensorboard=True, seed=3
+    )
+    assert json.loads((folder / "scores.json").read_text()) == scores
+    environment = json.loads((folder / "env.json").read_text())
+    assert set(environment) == {
+        "commit",
+        "dirty",
+        "versions",
+        "device",
+        "cores",
+        "threads",
+        "seed",
+        "command",
+        "precision",
+    }
+    assert environment["seed"] == 3
+    assert environment["versions"]["torch"] == torch.__version__
+
+
+def test_the_log_has_a_row_an_epoch(tmp_path, record):
+    run_record(record, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [(row["phase"], row["epoch"]) for row in rows] == [
+        ("train", 1),
+        ("train", 2),
+        ("train", 3),
+    ]
+    assert {
+        "train_loss",
+        "train_acc",
+        "parts",
+        "val_loss",
+        "val_acc",
+        "val_acc_first",
+        "lr",
+    } <= set(rows[0])
+
+
+def test_scores_say_what_they_were_measured_on(tmp_path, record):
+    scores = run_record(record, tmp_path / "run")
+    head = {
+        key: scores[key]
+        for key in ("protocol", "protocol_hash", "classes", "prefix", "samples", "steps")
+    }
+    assert head == {
+        "protocol": "tiny/made-up",
+        "protocol_hash": "0" * 16,
+        "classes": ["class 0", "class 1", "class 2", "class 3"],
+        "prefix": "live",
+        "samples": 24,
+        "steps": 3,
+    }
+    assert scores["binning"] == FixedDuration(3, 1000).describe()
+    assert all(
+        len(scores[key]) == 3
+        for key in ("prefix_top1", "prefix_top5", "step_top1", "aurc_softmax", "ece")
+    )
+
+
+def test_frames_of_whole_recordings_give_prefixes_in_hindsight(tmp_path, record):
+    scores = run_record(
+        other(record, "data", binning={"name": "equal_time", "steps": 2}), tmp_path / "run"
+    )
+    assert (scores["prefix"], scores["steps"]) == ("hindsight bins", 2)
+
+
+def test_the_outputs_on_disk_have_the_scores_in_them(tmp_path, record):
+    scores = run_record(record, tmp_path / "run")
+    with np.load(tmp_path / "run" / "outputs.npz") as file:
+        outputs = {key: file[key] for key in file.files}
+    prefix = np.cumsum(outputs["logits"], axis=0) / np.arange(1, 4)[:, None, None]
+    accuracy = 100 * (prefix.argmax(-1) == outputs["labels"]).mean(1)
+    assert accuracy == pytest.approx(scores["prefix_top1"])
+    assert outputs["features"].shape == (24, load_model(tmp_path / "run").classifier.in_features)
+    assert np.array_equal(outputs["example_frames"], drivers.tiny_set(24, 3)[0][0])
+    assert np.array_equal(outputs["ids"], np.arange(24))
+
+
+def test_tensorboard_has_every_number_of_every_epoch(tmp_path, record):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_record(replace(record, tensorboard=True), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    for tag, values in {
+        "train/val_acc": [row["val_acc"] for row in rows],
+        "train/lr": [row["lr"] for row in rows],
+        "train/parts/tks": [row["parts"]["tks"] for row in rows],
+    }.items():
+        assert [each.value for each in events.Scalars(tag)] == pytest.approx(values)
+        assert [each.step for each in events.Scalars(tag)] == [0, 1, 2]
+
+
+def test_the_test_split_is_read_once_and_only_after_training(tmp_path, record, monkeypatch):
+    moments = []
+
+    def recorded(*, binning, cache=None, workers=None):
+        splits = drivers.tiny(binning=binning)
+        return replace(
+            splits,
+            **{
+                name: Recording(getattr(splits, name), name, moments)
+                for name in ("train", "val", "test")
+            },
+        )
+
+    monkeypatch.setitem(DATASETS, "tiny", recorded)
+    run_record(replace(record, select="best"), tmp_path / "run")
+    first = next(place for place, (name, _) in enumerate(moments) if name == "test")
+    assert {name for name, _ in moments[first:]} == {"test"}
+    assert [index for _, index in moments[first : first + 24]] == list(range(24))
+    assert moments[first + 24 :] == [("test", 0)]  # the example of the report
+    assert (
+        sum(name == "train" for name, _ in moments) == 3 + 3 * 64
+    )  # one rehearses, two are asked for their shape
+    assert sum(name == "val" for name, _ in moments) == 3 * 24
+
+
+@pytest.mark.parametrize(("select", "chosen"), [("last", 2), ("best", 1)])
+def test_the_last_epoch_is_kept_unless_the_best_on_validation_is_asked_for(
+    tmp_path, record, monkeypatch, select, chosen
+):
+    accuracies, seen = iter([10.0, 90.0, 20.0]), []
+
+    def scripted(model, dataset, **options):
+        seen.append(model.classifier.weight.detach().clone())
+        return {"val_loss": 1.0, "val_acc": next(accuracies), "val_acc_first": 0.0}
+
+    monkeypatch.setattr(train, "validate", scripted)
+    run_record(replace(record, select=select), tmp_path / "run")
+    kept = load_model(tmp_path / "run").classifier.weight
+    assert [torch.equal(weight, kept) for weight in seen] == [epoch == chosen for epoch in range(3)]
+
+
+def test_of_equally_good_epochs_the_first_is_kept(tmp_path, record, monkeypatch):
+    seen = []
+
+    def scripted(model, dataset, **options):
+        seen.append(model.classifier.weight.detach().clone())
+        return {"val_loss": 1.0, "val_acc": 50.0, "val_acc_first": 0.0}
+
+    monkeypatch.setattr(train, "validate", scripted)
+    run_record(replace(record, select="best"), tmp_path / "run")
+    assert torch.equal(load_model(tmp_path / "run").classifier.weight, seen[0])
+
+
+def test_a_run_judged_again_has_its_scores(tmp_path, record):
+    scores = run_record(record, tmp_path / "run")
+    assert evaluate_run(tmp_path / "run") == scores
+
+
+def test_equal_records_give_equal_runs_and_another_seed_another(tmp_path, record):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run_record(replace(record, seed=seed), tmp_path / name)
+    weights = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in "abc"}
+    assert weights["a"] == weights["b"] != weights["c"]
+
+
+def test_the_same_finished_run_is_not_trained_again(tmp_path, record, monkeypatch):
+    scores = run_record(record, tmp_path / "run")
+    monkeypatch.setattr(run, "fit", None)
+    assert run_record(record, tmp_path / "run") == scores
+
+
+def test_a_folder_with_another_run_is_refused_and_left_alone(tmp_path, record):
+    folder = tmp_path / "run"
+    run_record(record, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for resume in (False, True):
+        with pytest.raises(
+            ValueError,
+            match=r"run holds another run \(its config.yaml differs\): choose another folder",
+        ):
+            run_record(replace(record, seed=9), folder, resume=resume)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_with_this_run_unfinished_says_how_to_go_on(tmp_path, record):
+    open_folder(record, tmp_path / "run", device=torch.device("cpu"), precision="32-true")
+    with pytest.raises(
+        ValueError, match=r"holds this run, unfinished: go on with: anystep train --resume .*run$"
+    ):
+        run_record(record, tmp_path / "run")
+
+
+def test_a_folder_with_other_things_is_refused_and_left_alone(tmp_path, record):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(
+        ValueError, match=r"mine is not empty and not a run folder: choose another with --out"
+    ):
+        run_record(record, tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/anystep"])
+def test_a_run_folder_that_cannot_be_written_is_refused(tmp_path, record, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ValueError,
+        match=r"cannot write the run folder .*: (Not a directory|File exists|No such file)",
+    ):
+        run_record(record, tmp_path / place)
+
+
+def test_a_folder_left_half_begun_can_be_used(tmp_path, record):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "env.json").write_text("{}")
+    (folder / ".config.yaml.x.part").write_text("na")
+    assert run_record(record, folder)["samples"] == 24
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("method", {"name": "tsk"}, r"unknown method 'tsk'\. Did you mean 'tks'\?"),
+        (
+            "method",
+            {"options": {"alfa": 1.0}},
+            r"unknown argument 'alfa' in method tks\. Did you mean 'alpha'\?",
+        ),
+        ("model", {"name": "vgg_sn"}, r"unknown model 'vgg_sn'\. Did you mean 'vgg_snn'\?"),
+        ("model", {"neuron": "liff"}, r"unknown neuron 'liff'\. Did you mean 'lif'\?"),
+        (
+            "model",
+            {"neuron": {"name": "lif", "tau": 0.5}},
+            r"LIF: tau is in time steps and must be >= 1, got 0\.5",
+        ),
+        ("model", {"norm": "bnn"}, r"unknown norm 'bnn'\. Did you mean 'bn'\?"),
+        (
+            "model",
+            {"options": {"width": [[4]]}},
+            r"unknown argument 'width' in model vgg_snn\. Did you mean 'widths'\?",
+        ),
+        ("data", {"name": "tinny"}, r"unknown dataset 'tinny'\. Did you mean 'tiny'\?"),
+        (
+            "data",
+            {"options": {"flow": ""}},
+            r"unknown argument 'flow' in dataset tiny\. Did you mean 'flaw'\?",
+        ),
+        (
+            "data",
+            {"binning": {"name": "fixed", "steps": 3}},
+            r"unknown binning 'fixed'\. Did you mean 'fixed_\w+'\?",
+        ),
+        (
+            "data",
+            {"binning": {"name": "equal_time", "steps": 0}},
+            r"equal_time: steps must be a whole number >= 1, got 0",
+        ),
+        ("data", {"binning": {"name": "equal_time"}}, r"binning equal_time: steps is required"),
+        ("data", {"binning": {"steps": 3}}, r"unknown binning ''"),
+        (
+            "engine",
+            {"devices": 3},
+            "engine.devices must be >= 1 and share a batch of 16 equally, got 3",
+        ),
+        ("engine", {"accelerator": "abacus"}, "engine: "),
+        (
+            "engine",
+            {"devices": 0},
+            "engine.devices must be >= 1 and share a batch of 16 equally, got 0",
+        ),
+    ],
+)
+def test_a_record_that_cannot_work_is_refused_before_training(
+    tmp_path, record, monkeypatch, section, changes, message
+):
+    monkeypatch.setattr(run, "fit", None)
+    with pytest.raises(ValueError, match=message):
+        run_record(other(record, section, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # or the corrected record would find another run there
+
+
+@pytest.mark.parametrize(
+    ("flaw", "message"),
+    [
+        ("labels", r"labels must be in 0\.\.3, got 7\.\.10 in a batch"),
+        ("planes", r"a sample must be frames \(T, P, H, W\), the first one is \(2, 12, 12\)"),
+        ("width", r"frames must be \(T, N, 2, 12, 12\) with T >= 1, got \(3, 1, 2, 12, 14\)"),
+        ("empty", "fixed_duration: an empty event stream has no frames"),
+    ],
+)
+def test_flawed_data_are_refused_by_name(tmp_path, record, flaw, message):
+    with pytest.raises(ValueError, match=message):
+        run_record(other(record, "data", options={"flaw": flaw}), tmp_path / "run")
+
+
+def test_a_truncated_checkpoint_is_refused_and_deleting_it_starts_afresh(
+    tmp_path, record, monkeypatch
+):
+    run_record(record, tmp_path / "whole")
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "save_model", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_record(record, folder)
+    last = folder / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(
+        ValueError,
+        match=r"last\.pt is truncated or not a checkpoint: delete it, and --resume starts at",
+    ):
+        run_record(record, folder, resume=True)
+    last.unlink()
+    run_record(record, folder, resume=True)
+    assert (folder / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_lost_network_is_written_again_without_training(tmp_path, record, monkeypatch):
+    """The way out that `load_model` offers."""
+    folder = tmp_path / "run"
+    run_record(record, folder)
+    before = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    (folder / "scores.json").unlink()
+    monkeypatch.setattr(run, "fit", None)
+    run_record(record, folder, resume=True)
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_drawing_the_weights_leaves_the_global_generator_alone(record):
+    splits, before = load_splits(record), torch.get_rng_state()
+    phase = check(record).phases()[0]
+    first, second = (build(record, phase, splits)[0].classifier.weight for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_finished_checkpoint_holds_the_network_of_every_phase(tmp_path, record):
+    run_record(other(other(record, "method", name="pair"), "train", epochs=2), tmp_path / "run")
+    saved = load_training(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert (saved["phase"], set(saved["networks"])) == (2, {"ann", "snn"})
+
+
+def test_a_run_that_is_taken_up_again_says_with_what(tmp_path, record):
+    for _ in range(3):
+        open_folder(record, tmp_path / "run", device=torch.device("cpu"), precision="32-true")
+    environment = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert len(environment["resumed"]) == 2
+    assert {each["device"] for each in environment["resumed"]} == {environment["device"]}

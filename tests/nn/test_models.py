@@ -1,0 +1,229 @@
+"""create_model, the VGGs and how weights are drawn: what is built, and what is refused by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from anystep.nn.activations import ReLU
+from anystep.nn.models import create_model, name_and_options
+from anystep.nn.models.base import StepModel
+from anystep.nn.neurons import LIF, PLIF
+from anystep.nn.norms import BatchNorm
+
+
+def small(**options):
+    return create_model(
+        "vgg_snn", **{"num_classes": 3, "input_size": 8, "widths": [[4], [6]], **options}
+    )
+
+
+def test_the_published_network_is_eight_convolutions_four_pools_and_one_linear_layer():
+    with torch.device("meta"):
+        model = create_model("vgg_snn", num_classes=10, input_size=48)
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels) for m in convolutions] == [
+        (2, 64), (64, 128), (128, 256), (256, 256), (256, 512), (512, 512), (512, 512), (512, 512),
+    ]  # fmt: skip
+    assert all(
+        (m.kernel_size, m.padding, m.stride, m.bias) == ((3, 3), (1, 1), (1, 1), None)
+        for m in convolutions
+    )
+    assert (model.classifier.in_features, model.classifier.out_features) == (512 * 3 * 3, 10)
+    sizes = [(m.shape[0], m.shape[1]) for m in model.modules() if isinstance(m, LIF)]
+    assert sizes == [
+        (64, 48),
+        (128, 48),
+        (256, 24),
+        (256, 24),
+        (512, 12),
+        (512, 12),
+        (512, 6),
+        (512, 6),
+    ]
+
+
+def test_one_step_of_a_network_by_hand():
+    model = small(widths=[[1]], in_planes=1, input_size=2, num_classes=1, norm="bn").eval()
+    with torch.no_grad():
+        block = model.stages[0][0]
+        block.conv.weight.zero_()
+        block.conv.weight[0, 0, 1, 1] = 1.0  # the identity
+        model.classifier.weight.fill_(3.0)
+        model.classifier.bias.fill_(0.5)
+    # untrained norm: x / sqrt(1 + 1e-5); tau 2: h = x / 2 fires above 0.5, so 2 and 3 fire and 1
+    # and 0 do not
+    frames = torch.tensor([[2.0, 1.0], [3.0, 0.0]]).reshape(1, 1, 1, 2, 2)
+    logits, (membrane,) = model.advance(frames, model.rest(1))
+    assert logits.item() == pytest.approx(
+        3.0 * (2 / 4) + 0.5
+    )  # the pool averages two spikes of four
+    torch.testing.assert_close(
+        membrane[0, 0], torch.tensor([[0.0, 0.5], [0.0, 0.0]]), rtol=1e-4, atol=0
+    )
+
+
+def test_the_neuron_and_the_norm_get_their_own_arguments():
+    model = small(
+        neuron={"name": "plif", "tau": 4.0, "v_threshold": 1.0},
+        norm={"name": "bn", "momentum": 0.3},
+    )
+    neurons = [m for m in model.modules() if isinstance(m, PLIF)]
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
+    assert [(m.tau, m.v_threshold) for m in neurons] == [(4.0, 1.0)] * 2
+    assert [m.momentum for m in norms] == [0.3] * 2
+    assert neurons[0].w is not neurons[1].w
+
+
+def test_an_ann_twin_takes_the_weights_of_its_spiking_network():
+    spiking, twin = small(), small(neuron="relu")
+    twin.load_state_dict(spiking.state_dict())
+    assert sum(isinstance(m, ReLU) for m in twin.modules()) == 2
+    assert not any(isinstance(m, LIF) for m in twin.modules())
+
+
+def test_equal_seeds_give_equal_weights_and_other_seeds_do_not():
+    def weights(seed):
+        torch.manual_seed(seed)
+        return torch.cat([p.flatten() for p in small().parameters()])
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+def test_a_spec_is_a_name_or_a_mapping_with_one_and_stays_as_it_was():
+    spec = {"name": "lif", "tau": 2.0}
+    assert name_and_options("lif") == ("lif", {})
+    assert name_and_options(spec) == ("lif", {"tau": 2.0})
+    assert spec == {"name": "lif", "tau": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": [[4]]}, r"unknown argument 'width' in model vgg_snn. Did you mean 'widths'"),
+        ({"conv_bias": 1}, r"model vgg_snn: conv_bias must be bool, got 1"),
+        ({"neuron": "lff"}, r"unknown neuron 'lff'. Did you mean 'lif'\? Known: if, lif, plif, "),
+        (
+            {"neuron": {"name": "lif", "tua": 2.0}},
+            r"unknown argument 'tua' in neuron lif. Did you mean 'tau'",
+        ),
+        (
+            {"neuron": {"name": "lif", "tau": 0.5}},
+            r"LIF: tau is in time steps and must be >= 1, got 0.5",
+        ),
+        ({"neuron": {"tau": 2.0}}, r"unknown neuron ''"),
+        ({"norm": "bm"}, r"unknown norm 'bm'. Did you mean 'bn'"),
+        (
+            {"norm": {"name": "bn", "momentun": 0.1}},
+            r"unknown argument 'momentun' in norm bn. Did you mean 'momentum'",
+        ),
+        (
+            {"init": "kaimin"},
+            r"unknown init 'kaimin'. Did you mean 'kaiming'\? Known: torch, kaiming, hsd",
+        ),
+        ({"num_classes": 0}, r"VGGSNN: num_classes must be >= 1, got 0"),
+        ({"in_planes": 0}, r"VGGSNN: in_planes must be >= 1, got 0"),
+        ({"input_size": -3}, r"VGGSNN: input_size must be >= 1, got -3"),
+        ({"input_size": 3}, r"VGGSNN: input_size 3 is too small to be halved 2 times"),
+        (
+            {"widths": [4, 6]},
+            r"VGGSNN: widths must be one list of channel counts a stage, .* got \[4, 6\]",
+        ),
+        ({"widths": []}, r"VGGSNN: widths must be .* got \[\]"),
+        ({"widths": [[4], []]}, r"VGGSNN: widths must be .* got \[\[4\], \[\]\]"),
+        ({"widths": [[4], [0]]}, r"VGGSNN: widths must be .* got \[\[4\], \[0\]\]"),
+        ({"widths": [[4], [2.5]]}, r"VGGSNN: widths must be .* got \[\[4\], \[2.5\]\]"),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_name(options, message):
+    if "input_size" in options and options["input_size"] == 3:
+        options = {**options, "widths": [[4], [6]]}
+    with pytest.raises(ValueError, match=message):
+        small(**options)
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_name():
+    with pytest.raises(
+        ValueError,
+        match=r"unknown model 'vggsnn'. Did you mean 'vgg_snn'\? Known: vgg_snn, vgg9, resnet19, ",
+    ):
+        create_model("vggsnn", num_classes=2, input_size=8)
+
+
+def test_vgg9_is_read_as_nine_layers_with_weights_and_a_pool_after_each_stage():
+    with torch.device("meta"):
+        model = create_model("vgg9", num_classes=10, input_size=48)
+    weighted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert [m.weight.shape[0] for m in weighted] == [64, 128, 256, 256, 512, 512, 512, 512, 10]
+    assert model.classifier.in_features == 512 * 3 * 3
+
+
+def test_vgg9_pools_by_average_or_maximum():
+    torch.manual_seed(0)
+    average = create_model("vgg9", num_classes=2, input_size=4, widths=[[3]], neuron="relu").eval()
+    largest = create_model(
+        "vgg9", num_classes=2, input_size=4, widths=[[3]], neuron="relu", pool="max"
+    ).eval()
+    largest.load_state_dict(average.state_dict())
+    frames = torch.rand(2, 3, 2, 4, 4)
+    with torch.no_grad():
+        before = average.stages[0][0](frames, lambda layer, x: layer(x)).reshape(
+            2, 3, 3, 2, 2, 2, 2
+        )
+        for model, pooled in ((average, before.mean((4, 6))), (largest, before.amax((4, 6)))):
+            torch.testing.assert_close(model(frames), model.classifier(pooled.flatten(2)))
+    with pytest.raises(ValueError, match=r"unknown pool 'mean'. .*Known: average, max"):
+        create_model("vgg9", num_classes=2, input_size=4, pool="mean")
+
+
+def test_the_init_torch_is_that_of_the_layers_alone():
+    torch.manual_seed(3)
+    model = small(init="torch")
+    torch.manual_seed(3)
+    layers = [
+        nn.Conv2d(2, 4, 3, bias=False),
+        nn.Conv2d(4, 6, 3, bias=False),
+        nn.Linear(6 * 2 * 2, 3),
+    ]
+    mine = [model.stages[0][0].conv, model.stages[1][0].conv, model.classifier]
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(mine, layers, strict=True))
+    assert torch.equal(model.classifier.bias, layers[-1].bias)
+
+
+@pytest.mark.parametrize("init", ["kaiming", "hsd"])
+def test_the_init_kaiming_draws_convolutions_by_their_fan_out(init):
+    torch.manual_seed(0)
+    model = small(widths=[[64], [16]], init=init)
+    for stage, fan_out in zip(model.stages, (64 * 9, 16 * 9), strict=True):
+        weight, norm = stage[0].conv.weight, stage[0].norm.weight
+        assert weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.06)
+        assert weight.abs().max() > 2.5 * weight.std()  # a normal has tails, a uniform ends at 1.7
+        assert torch.equal(norm, torch.ones_like(norm))
+    assert (model.classifier.bias.abs().max() == 0) == (init == "hsd")
+
+
+def test_the_features_of_a_channels_last_network_are_in_the_order_of_a_plain_one():
+    model, plain = (small(widths=[[4, 5]]).double().eval() for _ in range(2))
+    plain.load_state_dict(model.state_dict())
+    for weight in plain.parameters():
+        weight.data = weight.data.contiguous()
+    assert model.stages[0][0].conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not plain.stages[0][0].conv.weight.is_contiguous(memory_format=torch.channels_last)
+    frames, seen = torch.poisson(torch.full((4, 2, 2, 8, 8), 2.0)).double(), []
+    for each in (model, plain):
+        each.classifier.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+        each(frames)
+    assert 0 < seen[0].mean() < 1
+    torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=1e-12)
+
+
+def test_a_model_without_a_topology_says_so():
+    class Empty(StepModel):
+        def __init__(self):
+            super().__init__(in_planes=1, input_size=2, num_classes=1)
+            self.classifier = nn.Linear(4, 1)
+
+    with pytest.raises(TypeError, match=r"Empty defines no network\(frames, carry\)"):
+        Empty()(torch.zeros(1, 1, 1, 2, 2))

@@ -1,0 +1,416 @@
+"""QCFS and the neuron it becomes: gradients, rates, and where a spike's worth goes."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anystep.nn.activations import QCFS
+from anystep.nn.fuse import fold_scales_, fuse_model
+from anystep.nn.models import create_model
+from anystep.nn.models.base import StepModel
+from anystep.nn.neurons import BACKENDS, IF, ClippedIF, neuron_factory
+
+every_gradient = pytest.mark.parametrize("gradient", ["floor_first", "clip_first"])
+every_backend = pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "triton"])
+
+
+def qcfs(clip=8.0, **options):
+    return QCFS(clip_init=clip, **options).double()
+
+
+def straight_through(x, clip, levels, gradient):
+    """The activation in plain operations, the floor passed by what it takes away as a constant: as
+    both codes write it.
+    """
+
+    def floor(y):
+        return y + (torch.floor(y) - y).detach()
+
+    share = x / clip
+    if gradient == "clip_first":
+        return clip * floor(levels * share.clamp(0, 1) + 0.5) / levels
+    return clip * (floor(levels * share + 0.5) / levels).clamp(0, 1)
+
+
+def frames(steps=5, samples=3, *, seed=0):
+    return 2.0 * torch.rand(
+        steps, samples, 2, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+
+
+def network(neuron, *, clips=(0.75, 1.5, 3.0), **options):
+    """A small network in eval mode whose norms have seen data and whose clips differ, if it has
+    any.
+    """
+    torch.manual_seed(0)
+    model = create_model(
+        "vgg_snn", num_classes=5, input_size=8, widths=[[4, 6], [8]], neuron=neuron, **options
+    ).double()
+    layers = [layer for layer in model.modules() if hasattr(layer, "clip")]
+    with torch.no_grad():
+        for layer, clip in zip(layers, clips, strict=False):
+            layer.clip.fill_(clip)
+        for key, parameter in model.named_parameters():
+            if key.endswith("norm.bias"):
+                parameter.fill_(0.4)
+        for seed in range(3):
+            model.train()(frames(seed=seed))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        (-1.0, 0),
+        (0.9, 0),
+        (1.0, 2),
+        (2.0, 2),
+        (2.9, 2),
+        (3.0, 4),
+        (4.5, 4),
+        (5.0, 6),
+        (7.0, 8),
+        (8.0, 8),
+        (100.0, 8),
+    ],
+)
+@every_gradient
+def test_values_by_hand(x, expected, gradient):
+    # 4 levels of 2: 4 x / 8 + 1/2 is a whole number at 1, 3, 5 and 7
+    assert qcfs(gradient=gradient)(torch.tensor(x, dtype=torch.float64)).item() == expected
+
+
+@pytest.mark.parametrize(
+    ("gradient", "x", "d_x", "d_clip"),
+    [
+        ("floor_first", -1.1, 0, 0),  # the floor is -1: clipped
+        ("floor_first", -1.0, 1, 0.125),  # it is 0, and the gradient of clip (0 - x / clip)
+        ("floor_first", 2.5, 1, 0.25 - 0.3125),
+        ("floor_first", 8.9, 1, 1 - 8.9 / 8),
+        ("floor_first", 9.0, 0, 1),  # the floor is 5 of 4
+        ("clip_first", -0.1, 0, 0),
+        ("clip_first", 0.0, 1, 0),
+        ("clip_first", 2.5, 1, 0.25 - 0.3125),
+        ("clip_first", 8.0, 1, 0),
+        ("clip_first", 8.1, 0, 1),
+    ],
+)
+def test_gradients_by_hand_at_the_edges(gradient, x, d_x, d_clip):
+    layer = qcfs(gradient=gradient)
+    at = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    layer(at).backward()
+    assert at.grad.item() == d_x
+    assert layer.clip.grad.item() == pytest.approx(d_clip, abs=1e-12)
+
+
+@every_gradient
+@pytest.mark.parametrize("levels", [1, 4, 16])
+@pytest.mark.parametrize("clip", [8.0, 0.3])
+def test_values_and_gradients_are_those_of_plain_operations(gradient, levels, clip):
+    layer, generator = (
+        qcfs(clip, levels=levels, gradient=gradient),
+        torch.Generator().manual_seed(0),
+    )
+    x = clip * (3 * torch.rand(4, 5, 7, generator=generator, dtype=torch.float64) - 1)
+    weights = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    x, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    other_clip = layer.clip.detach().clone().requires_grad_()
+    y, expected = layer(x), straight_through(other, other_clip, levels, gradient)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+    (y * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(x.grad, other.grad, rtol=0, atol=1e-12)
+    torch.testing.assert_close(layer.clip.grad, other_clip.grad, rtol=1e-12, atol=1e-12)
+    assert x.grad.any()
+    assert not x.grad.all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_dtype_of_x_is_kept_and_the_clip_learns_in_its_own(dtype):
+    layer, x = QCFS(), torch.linspace(-1, 9, 50).to(dtype).requires_grad_()
+    y = layer(x)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == dtype
+    assert layer.clip.grad.dtype == torch.float32
+    assert layer.clip.grad.any()
+
+
+def test_it_compiles_and_exports():
+    layer, x = QCFS(clip_init=2.0), torch.linspace(-1, 3, 50)
+    torch.compiler.reset()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), layer(x))
+    assert torch.equal(torch.export.export(layer, (x,)).module()(x + 1), layer(x + 1))
+
+
+@every_backend
+@pytest.mark.parametrize("fire_at_threshold", [False, True])
+@given(
+    levels=st.integers(1, 16),
+    clip=st.floats(0.05, 50),
+    shares=st.lists(st.floats(-2, 3), min_size=1, max_size=20),
+)
+def test_it_is_the_rate_of_its_neuron_in_as_many_steps_as_it_has_levels(
+    backend, fire_at_threshold, levels, clip, shares
+):
+    """For any constant input, outside [0, clip] too, away from the ties."""
+    apart = [
+        share
+        for share in shares
+        if abs((levels * share + 0.5) - round(levels * share + 0.5)) > 1e-9
+    ]
+    x = clip * torch.tensor(apart, dtype=torch.float64)
+    neuron = ClippedIF(
+        clip_init=clip, backend=backend, fire_at_threshold=fire_at_threshold
+    ).double()
+    neuron.clip.fill_(clip)  # in float64
+    twin = qcfs(clip, levels=levels)
+    twin.clip.data.fill_(clip)
+    output, _ = neuron(x.expand(levels, 1, len(x)))
+    torch.testing.assert_close(output.mean(0)[0], twin(x), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4, 8])
+def test_on_exact_ties_only_a_neuron_that_fires_at_the_threshold_has_its_rate(levels):
+    x = (
+        (torch.arange(1, levels + 1, dtype=torch.float64) - 0.5) * 8 / levels
+    )  # all these numbers are exact
+    neurons = (ClippedIF(fire_at_threshold=fires).double() for fires in (False, True))
+    strict, at = (neuron(x.expand(levels, 1, levels))[0].mean(0)[0] for neuron in neurons)
+    assert torch.equal(at, qcfs(levels=levels)(x))
+    assert torch.equal(
+        at - strict, torch.full_like(x, 8 / levels)
+    )  # one spike fewer, at each of them
+
+
+@every_backend
+def test_it_is_the_textbook_neuron_in_units_of_the_clip(backend):
+    x = (
+        3 * torch.randn(9, 4, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        + 2
+    )
+    neuron = ClippedIF(clip_init=4.0, backend=backend).double()
+    textbook = IF(v_threshold=4.0, v_init=2.0, v_reset=None)
+    spikes, v = neuron(x)
+    expected, u = textbook(x)
+    assert torch.equal(spikes, 4 * expected)
+    torch.testing.assert_close(4 * v, u, rtol=0, atol=1e-12)
+    assert 0.1 < expected.mean() < 0.9
+
+
+@every_backend
+@pytest.mark.parametrize("scale", ["output", "folded"])
+def test_the_slope_of_a_spike_is_the_triangle_of_hsd(backend, scale):
+    clip = 3.0
+    x = torch.linspace(-10, 10, 81, dtype=torch.float64)[None].requires_grad_()
+    neuron = ClippedIF(clip_init=clip, backend=backend, scale=scale).double()
+    gradient = torch.autograd.grad(neuron(x)[0].sum(), x)[0][0].tolist()
+    worth = clip if scale == "output" else 1
+    for at, slope in zip(x[0].tolist(), gradient, strict=True):
+        v = clip / 2 + at
+        assert slope == pytest.approx(worth * max(0, 1 - abs(v - clip) / clip) / clip, abs=1e-12)
+
+
+@every_backend
+def test_the_gradient_through_a_soft_reset_that_is_not_detached(backend):
+    x = torch.tensor([[1.2], [1.0]], dtype=torch.float64, requires_grad=True)
+    spikes, _ = ClippedIF(clip_init=2.0, scale="folded", backend=backend).double()(x)
+    # h = 1.1 fires, v = 0.1; h = 0.6. Slopes 0.9 and 0.6; ds_2/dx_1 = 0.6 (1 - 0.9) / 2
+    assert spikes[:, 0].tolist() == [1, 0]
+    assert torch.autograd.grad(spikes[1].sum(), x)[0][:, 0].tolist() == pytest.approx(
+        [0.03, 0.3], abs=1e-12
+    )
+
+
+def test_the_clip_of_the_neuron_is_a_buffer_that_takes_the_value_of_its_twin():
+    neuron = ClippedIF()
+    assert not list(neuron.parameters())
+    assert neuron.clip.item() == 8
+    neuron.load_state_dict(QCFS(clip_init=2.5).state_dict())
+    assert neuron.clip.item() == 2.5
+    assert not neuron.folded
+    x = torch.rand(4, 3, 2, requires_grad=True)
+    neuron(x)[0].sum().backward()
+    assert neuron.clip.grad is None
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, math.nan])
+def test_a_clip_that_training_drove_to_0_is_refused_where_it_is_converted(clip):
+    twin = create_model("vgg_snn", num_classes=2, input_size=4, widths=[[2], [3]], neuron="qcfs")
+    twin.stages[1][0].neuron.clip.data.fill_(clip)
+    snn = create_model("vgg_snn", num_classes=2, input_size=4, widths=[[2], [3]], neuron="qcfs_if")
+    with pytest.raises(
+        ValueError, match=rf"ClippedIF: stages.1.0.neuron.clip must be > 0, got {clip}"
+    ):
+        snn.load_state_dict(twin.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: QCFS(levels=0), "QCFS: levels must be >= 1, got 0"),
+        (lambda: QCFS(clip_init=0.0), "QCFS: clip_init must be > 0 and finite, got 0.0"),
+        (lambda: QCFS(clip_init=math.inf), "QCFS: clip_init must be > 0 and finite, got inf"),
+        (lambda: QCFS(gradient="floor"), "unknown gradient 'floor'. Did you mean 'floor_first'?"),
+        (
+            lambda: neuron_factory("qcfs", level=3),
+            "unknown argument 'level' in neuron qcfs. Did you mean 'levels'?",
+        ),
+        (lambda: neuron_factory("qcfs", levels=3.5), "neuron qcfs: levels must be int, got 3.5"),
+        (
+            lambda: ClippedIF(clip_init=-1.0),
+            "ClippedIF: clip_init must be > 0 and finite, got -1.0",
+        ),
+        (lambda: ClippedIF(scale="out"), "unknown scale 'out'. Did you mean 'output'?"),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=r".") as error:
+        make()
+    assert message in str(error.value)
+
+
+def test_a_network_of_qcfs_is_the_mean_of_its_converted_network_over_its_levels_up_to_the_first_layer():
+    """The first layer sees a constant current, and its rates are exact; deeper ones see the order
+    of the spikes.
+    """
+    twin = network("qcfs")
+    snn = network("qcfs_if")
+    snn.load_state_dict(twin.state_dict())
+    x, seen = frames(1).expand(4, -1, -1, -1, -1), []
+    for model in (twin, snn):
+        model.stages[0][0].register_forward_hook(lambda layer, inputs, output: seen.append(output))
+        model(x)
+    torch.testing.assert_close(seen[1].mean(0), seen[0][0], rtol=0, atol=1e-12)
+    assert seen[0].unique().tolist() == [0.75 * k / 4 for k in range(5)]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("conv_bias", [False, True])
+def test_a_network_with_its_scales_folded_says_what_it_said(training, conv_bias):
+    model = network("qcfs_if", conv_bias=conv_bias)
+    folded = network({"name": "qcfs_if", "scale": "folded"}, conv_bias=conv_bias)
+    folded.load_state_dict(model.state_dict())
+    names = [f"stages.{place}.neuron" for place in ("0.0", "0.1", "1.0")]
+    assert fold_scales_(folded) == names
+    x = frames(seed=9)
+    torch.testing.assert_close(
+        folded.train(training)(x), model.train(training)(x), rtol=0, atol=1e-11
+    )
+    for key, value in model.state_dict().items():
+        mine = folded.state_dict()[key]
+        clip = {
+            "stages.0.1.conv.weight": 0.75,
+            "stages.1.0.conv.weight": 1.5,
+            "classifier.weight": 3.0,
+        }.get(key, 1)
+        if not key.endswith("folded"):
+            torch.testing.assert_close(mine, clip * value, rtol=1e-12, atol=1e-11)
+    assert all(folded.get_submodule(name).folded for name in names)
+
+
+def test_without_the_fold_a_norm_in_training_hides_the_lost_factor_and_carried_statistics_do_not():
+    model = network("qcfs_if", clips=(8.0, 8.0, 1.0))
+    lost = network({"name": "qcfs_if", "scale": "folded"})
+    lost.load_state_dict(model.state_dict())
+    x = frames(seed=9)
+    for norm in (
+        m for m in (*model.modules(), *lost.modules()) if isinstance(m, torch.nn.BatchNorm2d)
+    ):
+        norm.eps = 1e-30
+    assert (lost(x) - model(x)).abs().max() > 0.01
+    torch.testing.assert_close(lost.train()(x), model.train()(x), rtol=0, atol=1e-9)
+
+
+def test_a_clip_is_folded_once_also_after_the_weights_were_saved_and_loaded():
+    model = network({"name": "qcfs_if", "scale": "folded"})
+    fold_scales_(model)
+    kept = copy.deepcopy(model.state_dict())
+    again = network({"name": "qcfs_if", "scale": "folded"})
+    again.load_state_dict(kept)
+    for each in (model, again):
+        assert fold_scales_(each) == []
+        assert all(torch.equal(value, kept[key]) for key, value in each.state_dict().items())
+
+
+def test_the_weights_of_a_twin_can_be_folded_again():
+    model, twin = network({"name": "qcfs_if", "scale": "folded"}), network("qcfs")
+    fold_scales_(model)
+    model.load_state_dict(twin.state_dict())
+    assert len(fold_scales_(model)) == 3
+    torch.testing.assert_close(
+        model.classifier.weight, 3 * twin.classifier.weight, rtol=1e-12, atol=0
+    )
+
+
+def test_weights_that_hold_the_clip_are_refused_by_a_neuron_that_would_apply_it_again():
+    folded, model = network({"name": "qcfs_if", "scale": "folded"}), network("qcfs_if")
+    fold_scales_(folded)
+    with pytest.raises(
+        ValueError,
+        match=r"weights after 'stages.0.0.neuron' hold its clip: make it with scale='folded'",
+    ):
+        model.load_state_dict(folded.state_dict())
+
+
+@pytest.mark.parametrize("neuron", ["lif", "qcfs", "qcfs_if"])
+def test_other_neurons_are_left_alone(neuron):
+    model = network(neuron)
+    kept = copy.deepcopy(model.state_dict())
+    assert fold_scales_(model) == []
+    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+
+
+def test_nothing_is_changed_where_one_clip_cannot_be_folded(monkeypatch):
+    model = network({"name": "qcfs_if", "scale": "folded"})
+    pairs, kept = model.weighted_after(), copy.deepcopy(model.state_dict())
+    wrong = {
+        "VGGSNN does not say which weights alone see": None,
+        "does not say which weights see the spikes of 'stages.1.0.neuron'": pairs[:2],
+        "'classifier' sees the spikes of several neurons": [
+            *pairs,
+            ("stages.0.0.neuron", "classifier"),
+        ],
+    }
+    for message, answer in wrong.items():
+        if answer is None:
+            monkeypatch.setattr(type(model), "weighted_after", StepModel.weighted_after)
+        else:
+            monkeypatch.setattr(type(model), "weighted_after", lambda self, answer=answer: answer)
+        with pytest.raises(ValueError, match=message):
+            fold_scales_(model)
+    monkeypatch.setattr(type(model), "weighted_after", lambda self: pairs)
+    model.stages[1][0].neuron.clip.fill_(0.0)
+    with pytest.raises(ValueError, match=r"stages.1.0.neuron.clip must be > 0, got 0.0"):
+        fold_scales_(model)
+    assert torch.equal(model.stages[0][1].conv.weight, kept["stages.0.1.conv.weight"])
+
+
+def test_a_fused_chain_has_its_scales_folded_and_the_original_keeps_its_own():
+    model = network("qcfs_if")
+    fused, x = fuse_model(model), frames(seed=9)
+    torch.testing.assert_close(fused(x), model(x), rtol=0, atol=1e-12)
+    assert {layer.scale for layer in fused.modules() if isinstance(layer, ClippedIF)} == {"folded"}
+    assert {layer.scale for layer in model.modules() if isinstance(layer, ClippedIF)} == {"output"}
+    assert fuse_model(fused).fusion_difference == 0
+
+
+def test_fusing_leaves_a_folded_network_to_its_weights():
+    model = network({"name": "qcfs_if", "scale": "folded"})
+    fused = fuse_model(model)
+    assert torch.equal(fused.classifier.weight, model.classifier.weight)
+    torch.testing.assert_close(fused(frames()), model(frames()), rtol=0, atol=1e-12)
+
+
+def test_fusing_a_network_that_is_no_chain_leaves_the_scale_on_the_output(monkeypatch):
+    model = network("qcfs_if")
+    monkeypatch.setattr(type(model), "weighted_after", StepModel.weighted_after)
+    fused = fuse_model(model)
+    assert {layer.scale for layer in fused.modules() if isinstance(layer, ClippedIF)} == {"output"}
+    torch.testing.assert_close(fused(frames()), model(frames()), rtol=0, atol=1e-12)

@@ -1,0 +1,376 @@
+"""ResNet-19 and the SEW-ResNets: topology, sizes, and a plain loop over their layers that says the
+same.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import pytest
+import torch
+from test_static import COPIES, Operators
+from torch import nn
+from torch.nn import functional
+
+from anystep.evaluation.energy import firing_rates
+from anystep.nn.fuse import fuse_model
+from anystep.nn.layers import direct_encoding
+from anystep.nn.models import create_model
+from anystep.nn.models.resnet import NormOnly
+from anystep.nn.neurons import LIF
+
+RESIDUAL = {
+    "resnet19": {"stem": 4, "stages": [[4, 2], [6, 1]]},
+    "resnet19 of TET": {"stem": 3, "stages": [[4, 2], [6, 1]]},
+    "sew_resnet18": {"stages": [[4, 2], [6, 1]]},
+    "sew_resnet19": {"stem": 3, "stages": [[4, 2], [6, 1]]},
+    "sew_resnet50": {"stages": [[2, 2], [3, 1]]},
+}
+every_kind = pytest.mark.parametrize("kind", RESIDUAL)
+
+
+def small(kind, *, size=9, **options):
+    """A small network in eval mode, in float64, whose norms have seen data and let most layers
+    fire.
+    """
+    torch.manual_seed(0)
+    options = {"num_classes": 3, "input_size": size, **RESIDUAL[kind], **options}
+    model = create_model(kind.split()[0], **options).double()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith("norm.bias"):
+                parameter.fill_(0.6)
+        for _ in range(20):
+            model.train()(counts(size))
+        if hasattr(model, "hidden"):
+            centre(model.eval(), counts(size))
+    return model.eval()
+
+
+def centre(model, x):
+    """Shift and scale the hidden layer, which has no norm, so that its neurons see values around
+    their threshold.
+    """
+    linear, seen = model.hidden.linear, []
+    handle = linear.register_forward_hook(lambda layer, inputs, y: seen.append(y))
+    model(x)
+    handle.remove()
+    width, middle = seen[0].std((0, 1)) + 1e-3, seen[0].mean((0, 1))
+    linear.bias.copy_((linear.bias - middle) / width + 0.5)
+    linear.weight.div_(width[:, None])
+
+
+def counts(size, *, steps=5, samples=3):
+    generator = torch.Generator().manual_seed(1)
+    return torch.poisson(
+        torch.full((steps, samples, 2, size, size), 1.5), generator=generator
+    ).double()
+
+
+def on_meta(name, **options):
+    with torch.device("meta"):
+        return create_model(name, **{"num_classes": 10, "in_planes": 3, **options})
+
+
+# --- a plain loop over the layers, which knows only the state dict and where the strides are ---
+
+
+def conv_norm(weights, name, x, stride=1):
+    """Convolution and eval-mode norm of a list of steps."""
+    kernel = weights[f"{name}.conv.weight"]
+    return [
+        norm(
+            weights,
+            name,
+            functional.conv2d(step, kernel, stride=stride, padding=kernel.shape[-1] // 2),
+        )
+        for step in x
+    ]
+
+
+def norm(weights, name, x):
+    mean, var, scale, shift = (
+        weights[f"{name}.norm.{key}"] for key in ("running_mean", "running_var", "weight", "bias")
+    )
+    return functional.batch_norm(x, mean, var, scale, shift)
+
+
+def lif(x):
+    """tau 2, threshold 0.5, hard reset to 0."""
+    v, spikes = torch.zeros_like(x[0]), []
+    for step in x:
+        h = v + (step - v) / 2
+        spikes.append((h > 0.5).to(h.dtype))
+        v = torch.where(h > 0.5, torch.zeros_like(h), h)
+    return spikes
+
+
+def plus(x, y):
+    return [a + b for a, b in zip(x, y, strict=True)]
+
+
+def plain_residual(weights, x, strides):
+    x = lif(conv_norm(weights, "stem", x))
+    for number, stride in enumerate(strides):
+        block = f"blocks.{number}"
+        y = conv_norm(
+            weights, f"{block}.second", lif(conv_norm(weights, f"{block}.first", x, stride))
+        )
+        if f"{block}.shortcut.conv.weight" in weights:
+            x = conv_norm(weights, f"{block}.shortcut", x, stride)
+        elif f"{block}.shortcut.norm.weight" in weights:
+            x = [norm(weights, f"{block}.shortcut", step) for step in x]
+        x = lif(plus(y, x))
+    return x
+
+
+def plain_sew(weights, x, strides, *, large):
+    x = lif(conv_norm(weights, "stem", x, 2 if large else 1))
+    if large:
+        x = [functional.max_pool2d(step, 3, stride=2, padding=1) for step in x]
+    for number, stride in enumerate(strides):
+        block = f"blocks.{number}"
+        layers = sum(
+            key.startswith(f"{block}.body.") and key.endswith("conv.weight") for key in weights
+        )
+        y = x
+        for layer in range(layers):
+            strided = layer == (1 if layers == 3 else 0)
+            y = lif(conv_norm(weights, f"{block}.body.{layer}", y, stride if strided else 1))
+        if f"{block}.shortcut.conv.weight" in weights:
+            x = lif(conv_norm(weights, f"{block}.shortcut", x, stride))
+        x = plus(y, x)
+    return x
+
+
+@every_kind
+def test_a_network_is_what_a_plain_loop_over_its_layers_says(kind):
+    model, x, strides = small(kind), list(counts(9)), (1, 1, 2)
+    weights = model.state_dict()
+    large = kind in ("sew_resnet18", "sew_resnet50")
+    last = (
+        plain_sew(weights, x, strides, large=large)
+        if "sew" in kind
+        else plain_residual(weights, x, strides)
+    )
+    features = [step.mean((2, 3)) for step in last]
+    if not large:
+        features = lif(
+            [
+                step @ weights["hidden.linear.weight"].T + weights["hidden.linear.bias"]
+                for step in features
+            ]
+        )
+    expected = [
+        step @ weights["classifier.weight"].T + weights["classifier.bias"] for step in features
+    ]
+    assert torch.stack(features).std() > 0.05
+    with torch.no_grad():
+        torch.testing.assert_close(model(counts(9)), torch.stack(expected), rtol=0, atol=1e-12)
+
+
+# --- topology ---
+
+
+@pytest.mark.parametrize("stem", [64, 128])
+def test_resnet19_is_seventeen_convolutions_two_linear_layers_and_its_shortcuts(stem):
+    model = on_meta("resnet19", input_size=32, stem=stem)
+    main = {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Conv2d) and "shortcut" not in name
+    }
+    widths = [stem] + [128] * 6 + [256] * 6 + [512] * 4
+    assert [m.out_channels for m in main.values()] == widths
+    assert [name for name, m in main.items() if m.stride != (1, 1)] == [
+        "blocks.3.first.conv",
+        "blocks.6.first.conv",
+    ]
+    shortcuts = [type(block.shortcut).__name__ for block in model.blocks]
+    first = "NormOnly" if stem == 128 else "ConvNorm"
+    assert shortcuts == [
+        first,
+        "Identity",
+        "Identity",
+        "ConvNorm",
+        "Identity",
+        "Identity",
+        "ConvNorm",
+        "Identity",
+    ]
+    assert (
+        model.hidden.linear.in_features,
+        model.hidden.linear.out_features,
+        model.classifier.in_features,
+    ) == (512, 256, 256)
+
+
+# (layers of neurons, their side), by hand: the stem; blocks times their layers, and a shortcut
+# where the shape changes. The first layer of a bottleneck comes before the stride, so it has the
+# side of the stage before.
+SIDES = [
+    ("resnet19", 32, [(7, 32), (6, 16), (4, 8)]),
+    ("resnet19", 49, [(7, 49), (6, 25), (4, 13)]),
+    ("sew_resnet19", 33, [(1 + 6 + 1, 33), (6 + 1, 17), (4 + 1, 9)]),
+    ("sew_resnet18", 224, [(1, 112), (4, 56), (4 + 1, 28), (4 + 1, 14), (4 + 1, 7)]),
+    ("sew_resnet34", 225, [(1, 113), (6, 57), (8 + 1, 29), (12 + 1, 15), (6 + 1, 8)]),
+    ("sew_resnet50", 224, [(1, 112), (9 + 1 + 1, 56), (12 + 1, 28), (18 + 1, 14), (9, 7)]),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "expected"), SIDES, ids=str)
+def test_neurons_have_the_sides_of_the_published_network(name, size, expected):
+    layers = [m.shape for m in on_meta(name, input_size=size).modules() if isinstance(m, LIF)]
+    sides = [height for _, height, _ in (shape for shape in layers if len(shape) == 3)]
+    assert [(len(list(same)), side) for side, same in groupby(sides)] == expected
+
+
+# --- what is added ---
+
+
+@every_kind
+def test_spikes_are_zero_or_one_and_rates_stay_between_though_sew_blocks_add_up_to_more(kind):
+    model, largest = small(kind), []
+    for block in model.blocks:
+        block.register_forward_hook(lambda layer, inputs, y: largest.append(y.max().item()))
+    with torch.no_grad(), firing_rates(model) as rates:
+        model(counts(9))
+    assert all(0 < rate < 1 for rate in rates.mean().values())
+    assert len(rates.mean()) == sum(isinstance(m, LIF) for m in model.modules())
+    assert largest == ([2.0, 3.0, 2.0] if "sew" in kind else [1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(("name", "stem"), [("resnet19", 4), ("resnet19", 3), ("sew_resnet19", 4)])
+def test_norms_know_whether_they_stand_before_an_addition(name, stem):
+    model = create_model(
+        name,
+        num_classes=3,
+        input_size=8,
+        stem=stem,
+        stages=[[4, 2], [6, 1]],
+        norm={"name": "tdbn", "v_threshold": 1.0},
+    )
+    smaller = {
+        key
+        for key, m in model.named_modules()
+        if isinstance(m, nn.BatchNorm2d) and m.weight[0] < 0.9
+    }
+    second = {f"blocks.{number}.second.norm" for number in range(3)}
+    shortcuts = {"blocks.0.shortcut.norm", "blocks.2.shortcut.norm"}
+    expected = (
+        set()
+        if name == "sew_resnet19"
+        else second | shortcuts | ({"stem.norm"} if stem == 4 else set())
+    )
+    assert smaller == expected
+
+
+def test_braincogs_first_shortcut_is_a_norm_alone():
+    model = create_model("resnet19", num_classes=3, input_size=8, stem=4, stages=[[4, 1]])
+    assert isinstance(model.blocks[0].shortcut, NormOnly)
+    assert [key for key, _ in model.blocks[0].shortcut.named_parameters()] == [
+        "norm.weight",
+        "norm.bias",
+    ]
+
+
+# --- sizes, layout, inference ---
+
+
+@every_kind
+@pytest.mark.parametrize("size", [1, 2, 5, 8, 11])
+def test_any_side_will_do_and_neurons_know_theirs(kind, size):
+    model, shapes = small(kind, size=size), {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, LIF):
+            layer.register_forward_hook(
+                lambda layer, inputs, y, name=name: shapes.__setitem__(name, tuple(y[0].shape[2:]))
+            )
+    with torch.no_grad():
+        model(counts(size))
+    assert shapes == {
+        name: layer.shape for name, layer in model.named_modules() if isinstance(layer, LIF)
+    }
+
+
+@every_kind
+@pytest.mark.parametrize("neuron", ["lif", "relu"])
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+def test_activations_and_gradients_stay_channels_last_without_a_copy(kind, neuron):
+    model, layouts = small(kind, neuron=neuron).train(), []
+
+    def look(*tensors):
+        layouts.append([each.is_contiguous(memory_format=torch.channels_last) for each in tensors])
+
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    for layer in convolutions:
+        layer.register_forward_hook(lambda layer, inputs, y: look(inputs[0], y))
+        layer.register_full_backward_hook(lambda layer, into, out: look(out[0]))
+    x = counts(9).flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (5, 3))
+    with Operators() as ran:
+        logits = model(x)
+    assert not COPIES & set(ran.names)
+    with Operators() as ran:
+        logits.square().sum().backward()
+    assert (
+        sum(name in COPIES for name in ran.names) <= 2
+    )  # that of the spatial mean, where it meets the last neurons
+    assert len(layouts) == 2 * len(convolutions)
+    assert all(all(each) for each in layouts)
+
+
+@every_kind
+@pytest.mark.parametrize("training", [False, True])
+def test_a_static_image_goes_through_the_stem_once_and_says_the_same(kind, training):
+    model, dense = small(kind).train(training), small(kind).train(training)
+    batches = []
+    for layer in (m for m in model.modules() if isinstance(m, nn.Conv2d)):
+        layer.register_forward_pre_hook(lambda layer, inputs: batches.append(len(inputs[0])))
+    x = direct_encoding(counts(9)[0], 4)
+    torch.testing.assert_close(model(x), dense(x.contiguous()), rtol=0, atol=1e-12)
+    assert batches == [3] + [4 * 3] * (len(batches) - 1)
+
+
+@every_kind
+def test_a_network_is_fused_for_inference(kind):
+    fused = fuse_model(small(kind))
+    assert fused.fusion_difference < 1e-12
+    assert not [
+        name
+        for name, m in fused.named_modules()
+        if isinstance(m, nn.BatchNorm2d) and "shortcut" not in name
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "resnet19",
+            {"stages": [4, 6]},
+            r"ResNet19: stages must be one \[channels, blocks\] a stage, .* got \[4, 6\]",
+        ),
+        ("resnet19", {"stages": []}, r"ResNet19: stages must be .* got \[\]"),
+        ("resnet19", {"stages": [[4, 0]]}, r"ResNet19: stages must be .* got \[\[4, 0\]\]"),
+        ("resnet19", {"stem": 0}, r"ResNet19: stem must be >= 1, got 0"),
+        ("resnet19", {"stem": "wide"}, r"model resnet19: stem must be int, got 'wide'"),
+        ("resnet19", {"init": "zeros"}, r"unknown init 'zeros'.* Known: torch, kaiming, hsd"),
+        (
+            "resnet19",
+            {"stages_": []},
+            r"unknown argument 'stages_' in model resnet19. Did you mean 'stages'",
+        ),
+        ("sew_resnet19", {"stem": -1}, r"SEWResNet19: stem must be >= 1, got -1"),
+        (
+            "sew_resnet19",
+            {"stages": [[4, 2.5]]},
+            r"SEWResNet19: stages must be .* got \[\[4, 2.5\]\]",
+        ),
+        ("sew_resnet34", {"stages": [[4]]}, r"SEWResNet: stages must be .* got \[\[4\]\]"),
+        ("sew_resnet50", {"bottleneck": 1}, r"model sew_resnet50: bottleneck must be bool, got 1"),
+        ("sew_resnet18", {"num_classes": 0}, r"SEWResNet: num_classes must be >= 1, got 0"),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_name(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        create_model(name, **{"num_classes": 3, "input_size": 8, **options})

@@ -1,0 +1,311 @@
+"""A static image shown for T steps: its first convolution and norm run once, nothing else changes.
+Folds are views.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from anystep.evaluation.evaluate import collect
+from anystep.nn import norms
+from anystep.nn.layers import direct_encoding, fold, is_static
+from anystep.nn.models import create_model
+from anystep.nn.neurons import ACTIVATIONS, NEURONS
+from anystep.nn.norms import BatchNorm
+from anystep.training.fit import fit, make_fabric, start
+from anystep.training.methods import create_method
+from anystep.training.schedule import Plan
+
+T, N = 5, 4
+TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+
+def images(samples=N, channels=2, size=8, *, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return (2.0 * torch.rand(samples, channels, size, size, generator=generator)).to(dtype)
+
+
+def network(neuron="lif", *, dtype=torch.float64):
+    torch.manual_seed(0)
+    model = create_model(
+        "vgg_snn", num_classes=3, input_size=8, widths=[[4, 6], [8]], neuron=neuron
+    ).to(dtype)
+    for key, parameter in model.named_parameters():
+        if key.endswith("norm.bias"):
+            nn.init.constant_(parameter, 0.4)
+    return model
+
+
+def batches(model):
+    """The batch that each convolution and each norm without time is given, in order."""
+    seen = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(lambda layer, inputs: seen.append(len(inputs[0])))
+    return seen
+
+
+class Operators(TorchDispatchMode):
+    """The names of the operators that run inside the block."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+COPIES = {"clone", "copy_", "_to_copy", "contiguous", "cat", "stack", "expand_copy"}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_first_convolution_sees_an_image_once_and_the_others_see_every_step(training):
+    model = network().train(training)
+    seen = batches(model)
+    model(direct_encoding(images(), T))
+    assert seen == [N, T * N, T * N]
+
+
+def test_a_chunk_of_a_stream_of_a_static_image_is_convolved_once_too():
+    model, x = network().eval(), direct_encoding(images(), 6)
+    with torch.no_grad():
+        whole = model(x.contiguous())
+        seen, state, said = batches(model), model.rest(N), []
+        for chunk in x.split([3, 1, 2]):
+            logits, state = model.advance(chunk, state)
+            said.append(logits)
+    torch.testing.assert_close(torch.cat(said), whole, rtol=0, atol=1e-12)
+    assert seen[::3] == [N, N, N]
+    assert seen[1::3] == [3 * N, N, 2 * N]
+
+
+@pytest.mark.parametrize("neuron", [*NEURONS, *ACTIVATIONS])
+def test_a_training_step_on_static_images_is_that_on_their_copies(neuron):
+    once, dense = network(neuron), network(neuron)
+    for seed in range(3):
+        x, y = (images(seed=seed).requires_grad_(True) for _ in range(2))
+        weights = torch.randn(T, N, 3, dtype=x.dtype, generator=torch.Generator().manual_seed(seed))
+        for model, batch in (
+            (once, direct_encoding(x, T)),
+            (dense, direct_encoding(y, T).contiguous()),
+        ):
+            model.zero_grad()
+            (model(batch) * weights).sum().backward()
+        torch.testing.assert_close(x.grad, y.grad, rtol=1e-10, atol=1e-12)
+        for (key, mine), theirs in zip(once.named_parameters(), dense.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-10, atol=1e-11, msg=key)
+    for key, value in dense.state_dict().items():
+        torch.testing.assert_close(once.state_dict()[key], value, rtol=1e-12, atol=1e-14, msg=key)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_the_statistics_of_a_static_batch_are_those_of_all_its_copies(dtype):
+    once, dense = BatchNorm(2, momentum=0.3).to(dtype), nn.BatchNorm2d(2, momentum=0.3).to(dtype)
+    for seed in range(4):
+        x = images(samples=2, size=2, seed=seed, dtype=dtype)
+        said = once(direct_encoding(x, T))
+        assert is_static(said)
+        expected = dense(x.repeat(T, 1, 1, 1)).unflatten(0, (T, 2))
+        torch.testing.assert_close(said, expected, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype])
+    for key, value in dense.state_dict().items():
+        torch.testing.assert_close(
+            once.state_dict()[key], value, rtol=TOLERANCES[dtype], atol=0, msg=key
+        )
+
+
+def test_the_kept_variance_of_a_static_batch_by_hand():
+    norm = BatchNorm(1, momentum=1.0).double()
+    norm(direct_encoding(torch.tensor([1.0, 3.0], dtype=torch.float64).reshape(2, 1, 1, 1), 3))
+    # mean 2, six values with a squared distance of 1: 6 / (6 - 1), where two values alone would
+    # give 2 / (2 - 1)
+    assert norm.running_mean.item() == 2.0
+    assert norm.running_var.item() == pytest.approx(6 / 5, rel=1e-15)
+    assert norm.num_batches_tracked == 1
+
+
+def test_the_statistics_of_static_images_spread_over_two_processes(monkeypatch):
+    """The other process has the same images, so that a sum over the two is twice the own one."""
+    monkeypatch.setattr(norms.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(norms.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(norms, "_sum_over_processes", lambda x: 2 * x)
+    once, dense, x = BatchNorm(2).double(), nn.BatchNorm2d(2).double(), images(samples=2, size=2)
+    said, expected = once(direct_encoding(x, T)), dense(x.repeat(2 * T, 1, 1, 1))
+    torch.testing.assert_close(said[0], expected[:2], rtol=1e-12, atol=1e-12)
+    for key, value in dense.state_dict().items():
+        torch.testing.assert_close(once.state_dict()[key], value, rtol=1e-12, atol=0, msg=key)
+
+
+def test_what_is_static():
+    x = images()
+    assert is_static(direct_encoding(x, 2))
+    assert is_static(direct_encoding(x, 6)[2:4])
+    assert is_static(direct_encoding(x.requires_grad_(True), 2))
+    assert not is_static(direct_encoding(x, 1))
+    assert not is_static(direct_encoding(x, 3).contiguous())
+    assert not is_static(torch.empty(3, 0, 2, 8, 8))
+
+
+def test_static_frames_that_ask_for_a_gradient_get_one_for_each_step():
+    convolution, weights = (
+        nn.Conv2d(2, 3, 3).double(),
+        torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64),
+    )
+    x = direct_encoding(images(), 3).detach().requires_grad_(True)
+    y = x.detach().contiguous().requires_grad_(True)
+    for leaf in (x, y):
+        (fold(convolution, leaf) * weights.reshape(3, 1, 1, 1, 1)).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+    assert x.grad[2].abs().max() > x.grad[0].abs().max()
+
+
+def test_first_and_second_derivatives_through_a_static_fold_are_right():
+    convolution = nn.Conv2d(1, 2, 2).double()
+    x = images(samples=1, channels=1, size=3).requires_grad_(True)
+
+    def cubed(x):
+        y = fold(convolution, direct_encoding(x, 3))
+        return fold(torch.tanh, y) ** 3 * torch.arange(1.0, 4.0, dtype=x.dtype).reshape(
+            3, 1, 1, 1, 1
+        )
+
+    assert torch.autograd.gradcheck(cubed, (x,))
+    assert torch.autograd.gradgradcheck(cubed, (x,))
+    assert torch.autograd.gradcheck(
+        lambda x: cubed(x).sum(), (x,)
+    )  # a gradient that is itself the same at every step
+
+
+def test_torch_func_goes_through_a_static_fold():
+    convolution, x = nn.Conv2d(2, 3, 3).double(), images(size=4)
+
+    def once(x):
+        return fold(torch.tanh, fold(convolution, direct_encoding(x, 3))).square()
+
+    def dense(x):
+        return (
+            torch.tanh(functional.conv2d(x, convolution.weight, convolution.bias))
+            .square()
+            .expand(3, -1, -1, -1, -1)
+        )
+
+    torch.testing.assert_close(
+        torch.func.grad(lambda x: once(x).sum())(x), torch.func.grad(lambda x: dense(x).sum())(x)
+    )
+    torch.testing.assert_close(torch.func.jacrev(once)(x[:1]), torch.func.jacrev(dense)(x[:1]))
+    torch.testing.assert_close(
+        torch.func.vmap(once)(x[:, None]), torch.func.vmap(dense)(x[:, None])
+    )
+
+
+def test_the_gradient_of_a_static_fold_is_laid_out_like_that_of_its_steps():
+    x = images().to(memory_format=torch.channels_last).requires_grad_(True)
+    seen = []
+    middle = torch.tanh(x)
+    middle.register_hook(lambda gradient: seen.append(gradient))
+    y = fold(lambda each: middle * 2, direct_encoding(x, T))
+    torch.autograd.grad(
+        y,
+        x,
+        torch.empty_like(y.contiguous())
+        .flatten(0, 1)
+        .contiguous(memory_format=torch.channels_last)
+        .unflatten(0, (T, N)),
+    )
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_compiled_network_and_an_exported_one_take_static_images():
+    model, x = network(dtype=torch.float32), direct_encoding(images(dtype=torch.float32), 3)
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled(x).square().sum().backward()
+    mine = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    model(x).square().sum().backward()
+    for gradient, p in zip(mine, model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-5)
+    model.eval()
+    exported = torch.export.export(model, (x,)).module()
+    torch.testing.assert_close(exported(x), model(x.contiguous()), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_over_folded_time_copies_nothing(layout, training):
+    x = images(T * N).contiguous(memory_format=layout).unflatten(0, (T, N)).requires_grad_(True)
+    gradient = torch.ones_like(x)
+    assert fold(lambda each: each, x).data_ptr() == x.data_ptr()
+    norm = BatchNorm(2).double().train(training)
+    with Operators() as ran:
+        y = norm(x)
+        y.backward(gradient)
+    assert "native_batch_norm_backward" in ran.names
+    assert not COPIES & set(ran.names)
+    assert y.flatten(0, 1).is_contiguous(memory_format=layout)
+    assert x.grad.flatten(0, 1).is_contiguous(memory_format=layout)
+
+
+def test_a_copy_would_be_noticed():
+    with Operators() as ran:
+        fold(lambda each: each, images().unflatten(0, (2, 2)).transpose(0, 1))
+    assert COPIES & set(ran.names)
+
+
+class Pictures:
+    """Eight images of three classes, each shown for T steps without a copy, or as T copies."""
+
+    def __init__(self, *, copies=False):
+        self.images, self.copies = images(8, dtype=torch.float32).numpy(), copies
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        shown = np.broadcast_to(self.images[index], (T, 2, 8, 8))
+        return shown.copy() if self.copies else shown, index % 3
+
+
+def fitted(data, model, **options):
+    plan = Plan(epochs=2, batch_size=N, lr=1e-3, warmup_epochs=0)
+    fabric = make_fabric(accelerator="cpu")
+    return fit(
+        start(model, plan), data, method=create_method("tks"), plan=plan, fabric=fabric, **options
+    )
+
+
+def test_training_on_images_convolves_each_once_an_update():
+    model = network(dtype=torch.float32)
+    seen = batches(model)
+    fitted(Pictures(), model, validation=Pictures())
+    first, others = seen[::3], seen[1::3] + seen[2::3]
+    assert set(first) == {N}
+    assert len(first) == 2 * (2 + 2)  # epochs x (updates + batches of validation)
+    assert set(others) == {T * N}
+
+
+def test_training_and_judging_images_is_that_of_their_copies():
+    once, dense = network(dtype=torch.float32), network(dtype=torch.float32)
+    history, expected = (
+        fitted(Pictures(), once).history,
+        fitted(Pictures(copies=True), dense).history,
+    )
+    assert [row["train_loss"] for row in history] == pytest.approx(
+        [row["train_loss"] for row in expected], rel=1e-4
+    )
+    told, theirs = collect(once, Pictures()), collect(once, Pictures(copies=True))
+    np.testing.assert_allclose(told.logits, theirs.logits, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(told.labels, theirs.labels)
+
+
+def test_judging_images_in_another_dtype_convolves_each_once():
+    model = network()
+    seen = batches(model)
+    collect(model, Pictures(), batch_size=N)
+    assert seen == [N, T * N, T * N] * 2

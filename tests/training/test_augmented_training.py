@@ -1,0 +1,118 @@
+"""Augmentation on the way into training: from the record to the batches, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from moving_light import WIDTHS, moving_light
+
+import anystep
+from anystep.data.augmentation import augment as augment_module
+from anystep.data.datasets import DATASETS
+from anystep.data.sets import Augmented
+from anystep.training.methods import METHODS
+
+
+def record_of(augment, *, method="ce", neuron="lif", epochs=1, **options):
+    return anystep.record_from(
+        {
+            "data": {"name": "moving-light", "augment": augment},
+            "model": {"neuron": neuron, "options": {"widths": WIDTHS}},
+            "method": {"name": method, "options": options},
+            "train": {"epochs": epochs, "batch_size": 16, "lr": 5e-3},
+            "tensorboard": False,
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch):
+    monkeypatch.setitem(DATASETS, "moving-light", moving_light)
+
+
+def weights(folder):
+    return anystep.load_model(folder).state_dict()
+
+
+def equal(first, second):
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_training_batches_are_changed_and_no_others(tmp_path, monkeypatch):
+    seen = []
+    plain = augment_module.Augmentation.__call__
+
+    def watched(self, x, y, generator):
+        seen.append((tuple(x.shape), int(generator.initial_seed())))
+        return plain(self, x, y, generator)
+
+    monkeypatch.setattr(augment_module.Augmentation, "__call__", watched)
+    anystep.run_record(
+        record_of(["flip", {"name": "roll", "pixels": 2}], epochs=2), tmp_path / "run"
+    )
+    assert [shape for shape, _ in seen] == [
+        (10, 16, 2, 8, 8)
+    ] * 8  # 4 updates an epoch; validation and test are left alone
+    assert len({seed for _, seed in seen}) == 8
+
+
+def test_the_same_seed_draws_the_same_augmentation_with_any_number_of_workers(tmp_path):
+    record = record_of(["flip", {"name": "roll", "pixels": 2}])
+    anystep.run_record(record, tmp_path / "one")
+    anystep.run_record(replace(record, train=replace(record.train, workers=2)), tmp_path / "two")
+    anystep.run_record(record_of([]), tmp_path / "plain")
+    assert equal(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    assert not equal(weights(tmp_path / "one"), weights(tmp_path / "plain"))
+
+
+def test_mixed_labels_train_what_can_take_them(tmp_path):
+    anystep.run_record(record_of(["mixup"]), tmp_path / "run")
+    row = json.loads((tmp_path / "run" / "log.jsonl").read_text())
+    assert 0 <= row["train_acc"] <= 100
+    assert row["train_loss"] > 0
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_mixed_labels_are_refused_by_name_before_training_where_a_method_needs_classes(
+    method, tmp_path
+):
+    neuron = "qcfs_if" if method in ("hsd", "qcfs") else "lif"
+    record = record_of(["mixup"], method=method, neuron=neuron, epochs=2)
+    if method in ("tks", "full_range"):
+        with pytest.raises(
+            ValueError, match=f"labels of several classes, and method {method}: this loss needs"
+        ):
+            anystep.run_record(record, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    else:
+        anystep.preflight.check(record)
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        (["flp"], "unknown augmentation 'flp'. Did you mean 'flip'"),
+        ([{"name": "roll", "pixel": 1}], "Did you mean 'pixels'"),
+    ],
+)
+def test_what_does_not_exist_is_refused_by_name(augment, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        anystep.run_record(record_of(augment), tmp_path / "run")
+
+
+def test_a_set_of_ones_own_may_augment_itself():
+    data = moving_light(binning=None).train
+    changed = Augmented(data, lambda x, y, generator: (torch.zeros_like(x), y))
+    assert len(changed) == len(data)
+    assert changed.labels is data.labels
+    plan = anystep.Plan(epochs=1, batch_size=16, weight_decay=0.0)
+    torch.manual_seed(0)
+    model = anystep.create_model("vgg_snn", num_classes=2, input_size=8, widths=WIDTHS)
+    before = model.stages[0][0].conv.weight.detach().clone()
+    state = anystep.start(model, plan)
+    with pytest.warns(anystep.AnystepWarning, match="is silent"):
+        anystep.fit(state, changed, method=anystep.create_method("ce"), plan=plan)
+    assert torch.equal(model.stages[0][0].conv.weight, before)  # frames of nothing teach nothing

@@ -1,0 +1,476 @@
+"""Distillation from another network (kd, skd) and between steps (full_range, strong_weak, the
+variants of tks).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import oracles
+import pytest
+import slow_distillation
+import torch
+from contracts import promises
+from contracts import test_distillation_contract as contract
+
+from anystep.training import distillation, losses
+from anystep.training.distillation import DISTILLATIONS
+
+SIZES = [
+    (steps, samples, classes)
+    for steps in (1, 2, 5)
+    for samples in (1, 3)
+    for classes in (2, 10, 101)
+]
+every_size = pytest.mark.parametrize("size", SIZES, ids=str)
+every_distillation = pytest.mark.parametrize("name", sorted(DISTILLATIONS))
+every_reduction = pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+every_direction = pytest.mark.parametrize("direction", ["s2w", "w2s"])
+POOLS = ["sum_correct", "mean_correct", "mean_all", "label"]
+
+
+def random_case(size, *, seed=0):
+    """Step logits, labels, about half of the steps right, and the logits of a teacher."""
+    steps, samples, classes = size
+    generator = torch.Generator().manual_seed(1000 * seed + 100 * steps + 10 * samples + classes)
+    logits = 1.5 * torch.randn(size, generator=generator, dtype=torch.float64)
+    labels = torch.randint(classes, (samples,), generator=generator)
+    lift = 4.0 * torch.randint(2, (steps, samples, 1), generator=generator)
+    teacher = 2.0 * torch.randn(samples, classes, generator=generator, dtype=torch.float64)
+    return logits + lift * torch.nn.functional.one_hot(labels, classes), labels, teacher
+
+
+def log_rows(*rows):
+    """Logits (T, 1, C) whose step t is the logarithm of row t: softmax gives the row over its sum."""
+    return torch.tensor(rows, dtype=torch.float64).log().unsqueeze(1)
+
+
+def gradient(function, logits, *args, **options):
+    leaf = logits.detach().clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(function(leaf, *args, **options), leaf)
+    return slope
+
+
+# kd and skd
+
+
+@every_size
+@every_reduction
+@every_distillation
+def test_distillation_at_any_temperature_agrees_with_its_slow_loop(name, reduction, size):
+    logits, _, teacher = random_case(size)
+    for temperature in (0.5, 2.0, 10.0):
+        options = {"temperature": temperature, "reduction": reduction}
+        expected = getattr(slow_distillation, name)(logits.numpy(), teacher.numpy(), **options)
+        assert DISTILLATIONS[name](logits, teacher, **options).item() == pytest.approx(
+            expected, rel=1e-10
+        )
+
+
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
+@every_reduction
+def test_distillation_is_the_mean_of_torchs_own_divergence(reduction):
+    logits, _, teacher = random_case((5, 3, 10))
+    divergence = torch.nn.KLDivLoss(reduction=reduction)
+    target = torch.softmax(teacher / 4.0, dim=1)
+
+    def one(student):
+        return 16.0 * divergence(torch.log_softmax(student / 4.0, dim=1), target)
+
+    options = {"temperature": 4.0, "reduction": reduction}
+    expected = torch.stack([one(step) for step in logits]).mean()
+    torch.testing.assert_close(
+        distillation.skd(logits, teacher, **options), expected, rtol=1e-12, atol=0
+    )
+    torch.testing.assert_close(
+        distillation.kd(logits, teacher, **options), one(logits.mean(0)), rtol=1e-12, atol=0
+    )
+
+
+def test_skd_and_kd_by_hand():
+    # teacher (3/4, 1/4) at temperature 1; steps (1/2, 1/2) and (1/4, 3/4)
+    logits, teacher = log_rows((1, 1), (1, 3)), log_rows((3, 1))[0]
+    steps = [
+        0.75 * math.log(1.5) + 0.25 * math.log(0.5),
+        0.75 * math.log(3) + 0.25 * math.log(1 / 3),
+    ]
+    value = distillation.skd(logits, teacher, temperature=1.0, reduction="batchmean").item()
+    assert value == pytest.approx(sum(steps) / 2)
+    # time mean (0, ln 3 / 2): odds 1 to sqrt 3
+    one, other = 1 / (1 + math.sqrt(3)), math.sqrt(3) / (1 + math.sqrt(3))
+    mean = 0.75 * math.log(0.75 / one) + 0.25 * math.log(0.25 / other)
+    assert distillation.kd(
+        logits, teacher, temperature=1.0, reduction="batchmean"
+    ).item() == pytest.approx(mean)
+
+
+def test_the_temperature_softens_both_sides_and_its_square_multiplies():
+    # logits of ln 16 and ln 81 at temperature 4 have the odds 2 and 3: 16 KL((3/4, 1/4) || (2/3,
+    # 1/3))
+    value = distillation.skd(
+        log_rows((16, 1)), log_rows((81, 1))[0], temperature=4.0, reduction="batchmean"
+    ).item()
+    assert value == pytest.approx(16 * (0.75 * math.log(9 / 8) + 0.25 * math.log(3 / 4)))
+
+
+@pytest.mark.parametrize("classes", [2, 8, 10, 101])
+@every_distillation
+def test_batchmean_is_exactly_classes_times_mean(name, classes):
+    logits, _, teacher = random_case((4, 3, classes), seed=1)
+    mean, batchmean = (
+        DISTILLATIONS[name](logits, teacher, reduction=each) for each in ("mean", "batchmean")
+    )
+    torch.testing.assert_close(batchmean, classes * mean, rtol=1e-14, atol=0)
+    slopes = [
+        gradient(DISTILLATIONS[name], logits, teacher, reduction=each)
+        for each in ("mean", "batchmean")
+    ]
+    torch.testing.assert_close(slopes[1], classes * slopes[0], rtol=1e-12, atol=1e-16)
+
+
+@every_distillation
+def test_the_defaults_are_temperature_ten_and_a_mean_over_classes_too(name):
+    logits, _, teacher = random_case((4, 3, 10), seed=2)
+    spelt_out = DISTILLATIONS[name](logits, teacher, temperature=10.0, reduction="mean")
+    assert torch.equal(DISTILLATIONS[name](logits, teacher), spelt_out)
+
+
+def test_the_gradient_of_skd_is_temperature_over_steps_times_student_minus_teacher():
+    logits, _, teacher = random_case((4, 3, 10), seed=3)
+    found = gradient(distillation.skd, logits, teacher, temperature=5.0, reduction="batchmean")
+    expected = 5.0 / (4 * 3) * (torch.softmax(logits / 5.0, -1) - torch.softmax(teacher / 5.0, -1))
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-16)
+
+
+def test_kd_gives_every_step_the_same_gradient():
+    logits, _, teacher = random_case((4, 3, 10), seed=4)
+    found = gradient(distillation.kd, logits, teacher, temperature=5.0)
+    torch.testing.assert_close(found, found[:1].expand_as(found), rtol=0, atol=0)
+
+
+def test_kd_and_skd_are_one_for_one_step_and_skd_is_larger_for_steps_that_differ():
+    logits, _, teacher = random_case((4, 3, 10), seed=5)
+    assert torch.equal(distillation.kd(logits[:1], teacher), distillation.skd(logits[:1], teacher))
+    for temperature in (1.0, 2.0, 10.0):
+        of_mean, of_steps = (
+            loss(logits, teacher, temperature=temperature)
+            for loss in (distillation.kd, distillation.skd)
+        )
+        assert of_mean < of_steps
+
+
+def test_kd_is_done_when_the_time_mean_is_the_teachers_and_skd_is_not():
+    logits, _, _ = random_case((4, 3, 10), seed=6)
+    assert abs(distillation.kd(logits, logits.mean(0))) < 1e-14
+    assert gradient(distillation.kd, logits, logits.mean(0)).abs().max() < 1e-15
+    assert distillation.skd(logits, logits.mean(0)) > 1e-3
+
+
+@every_distillation
+def test_an_unknown_reduction_is_refused_with_the_nearest_name(name):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown reduction 'batch_mean'. Did you mean 'batchmean'\? Known: mean, batchmean",
+    ):
+        DISTILLATIONS[name](torch.zeros(4, 3, 10), torch.zeros(3, 10), reduction="batch_mean")
+
+
+BROKEN = {
+    "test_a_batch_shown_twice_changes_nothing": lambda o, z: len(z) * distillation.skd(o, z),
+    "test_the_order_of_the_batch_is_irrelevant": lambda o, z: (
+        distillation.skd(o[:, :1], z[:1]) + distillation.skd(o, z)
+    ),
+    "test_the_gradient_is_that_of_the_value": lambda o, z: distillation.skd(2 * o.detach() - o, z),
+    "test_the_teacher_gets_no_gradient": lambda o, z: distillation.skd(o, z) + z.square().sum(),
+    "test_a_student_that_says_what_the_teacher_says_is_done": lambda o, z: losses.tks_soft(
+        o, z.softmax(-1), temperature=1.0
+    ),
+    "test_a_constant_added_to_the_logits_of_a_row_changes_nothing": lambda o, z: (
+        (o - z.detach()).square().mean()
+    ),
+    "test_a_teacher_that_would_only_broadcast_is_refused_by_name": lambda o, z: (
+        (o - z.detach()).square().mean()
+    ),
+    "test_a_distillation_keeps_the_dtype_and_single_agrees_with_double": lambda o, z: (
+        distillation.skd(o.double(), z.double())
+    ),
+}
+
+
+@pytest.mark.parametrize("finding", BROKEN)
+def test_the_contract_finds_a_broken_row(finding, monkeypatch):
+    monkeypatch.setitem(DISTILLATIONS, "newcomer", BROKEN[finding])
+    with pytest.raises((AssertionError, RuntimeError, pytest.fail.Exception)):
+        promises(contract)[finding]("newcomer")
+
+
+def test_the_contract_accepts_a_new_row(monkeypatch):
+    def reverse(logits, teacher, *, temperature: float = 2.0):
+        """Step-wise distillation whose temperature is not squared.
+
+            skd / temperature^2
+
+        logits (T, N, C), teacher (N, C) logits -> scalar. Mean over T, N and C.
+        """
+        return distillation.skd(logits, teacher, temperature=temperature) / temperature**2
+
+    monkeypatch.setitem(DISTILLATIONS, "newcomer", reverse)
+    for test in promises(contract).values():
+        test("newcomer")
+
+
+# The variants of TKS
+
+
+@every_size
+def test_a_label_teacher_is_the_label_at_every_temperature(size):
+    logits, labels, _ = random_case(size, seed=7)
+    expected = torch.nn.functional.one_hot(labels, size[2]).double()
+    for temperature in (0.1, 1.0, 5.0):
+        assert torch.equal(
+            losses.tks_teacher(logits, labels, temperature=temperature, pool="label"), expected
+        )
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_with_a_label_teacher_the_soft_part_of_tks_is_step_ce_times_the_squared_temperature(detach):
+    logits, labels, _ = random_case((4, 3, 10), seed=8)
+    options = {"alpha": 0.3, "temperature": 5.0, "pool": "label", "detach": detach}
+    expected = 0.7 * losses.ce(logits, labels) + 0.3 * 25.0 * losses.step_ce(logits, labels)
+    torch.testing.assert_close(losses.tks(logits, labels, **options), expected, rtol=1e-13, atol=0)
+
+
+def test_with_a_label_teacher_the_divergence_softens_the_student_alone():
+    # step (ln 9, 0), temperature 2: odds 3, so -ln 3/4 for label 0, times 4
+    value = losses.tks(
+        log_rows((9, 1)),
+        torch.tensor([0]),
+        alpha=1.0,
+        temperature=2.0,
+        pool="label",
+        divergence="kl",
+    ).item()
+    assert value == pytest.approx(4 * math.log(4 / 3))
+
+
+@every_size
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_divergence_of_tks_agrees_with_its_slow_loop(pool, size):
+    logits, labels, _ = random_case(size, seed=9)
+    teacher = losses.tks_teacher(logits, labels, temperature=2.5, pool=pool)
+    expected = slow_distillation.tks_soft(logits.numpy(), teacher.numpy(), temperature=2.5)
+    value = losses.tks_soft(logits, teacher, temperature=2.5, divergence="kl").item()
+    assert value == pytest.approx(expected, rel=1e-10, abs=1e-13)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_gradient_of_tks_with_a_divergence_agrees_with_finite_differences(pool):
+    logits, labels, _ = random_case((4, 3, 5), seed=10)
+
+    def slow(x):
+        hot = np.array([oracles.one_hot(label, 5) for label in labels.tolist()])
+        own = (
+            hot
+            if pool == "label"
+            else oracles.tks_teacher(x, labels.numpy(), temperature=2.5, pool=pool)
+        )
+        return 0.4 * slow_distillation.tks_soft(
+            x, own, temperature=2.5
+        ) + 0.6 * oracles.smoothed_ce(x, labels.numpy())
+
+    found = gradient(
+        losses.tks, logits, labels, alpha=0.4, temperature=2.5, pool=pool, divergence="kl"
+    )
+    np.testing.assert_allclose(
+        found.numpy(), oracles.central_differences(slow, logits.numpy()), atol=1e-8
+    )
+
+
+def test_a_divergence_is_zero_where_the_steps_agree_with_their_mean_and_a_cross_entropy_is_not():
+    labels = torch.tensor([1, 0, 2])
+    logits = random_case((1, 3, 5), seed=11)[0].expand(4, 3, 5)
+    own = losses.tks_teacher(logits, labels, temperature=3.0, pool="mean_all")
+    assert abs(losses.tks_soft(logits, own, temperature=3.0, divergence="kl")) < 1e-13
+    assert losses.tks_soft(logits, own, temperature=3.0) > 1
+
+
+@pytest.mark.parametrize("divergence", ["ce", "kl"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_huge_logits_give_finite_values_and_gradients_in_every_variant_of_tks(pool, divergence):
+    logits, labels, _ = random_case((4, 3, 10), seed=12)
+    options = {"alpha": 0.5, "temperature": 2.0, "pool": pool, "divergence": divergence}
+    huge = 1e4 * logits.float()
+    assert losses.tks(huge, labels, **options).isfinite()
+    assert gradient(losses.tks, huge, labels, **options).isfinite().all()
+
+
+def test_an_unknown_divergence_is_refused_with_the_known_ones():
+    logits, labels, _ = random_case((4, 3, 10))
+    with pytest.raises(ValueError, match=r"unknown divergence 'k1'.*Known: ce, kl"):
+        losses.tks(logits, labels, alpha=0.5, temperature=2.0, divergence="k1")
+
+
+# Full-range distillation
+
+
+@every_size
+@pytest.mark.parametrize("pool", ["mean_correct", "mean_all"])
+def test_full_range_agrees_with_its_slow_loop(pool, size):
+    logits, labels, _ = random_case(size, seed=13)
+    options = {"beta": 0.7, "temperature": 2.5}
+    only_right = pool == "mean_correct"
+    expected = slow_distillation.full_range(
+        logits.numpy(), labels.numpy(), only_right=only_right, **options
+    )
+    assert losses.full_range(logits, labels, pool=pool, **options).item() == pytest.approx(
+        expected, rel=1e-10
+    )
+
+
+def test_full_range_by_hand_with_one_right_step_and_with_none():
+    # steps with odds 9 and 1/4 at temperature 2: (3/4, 1/4) and (1/3, 2/3); label 0, so the first
+    # step teaches
+    logits = log_rows((9, 1), (1, 4))
+    pulled = 0.75 * math.log(9 / 4) + 0.25 * math.log(3 / 8)
+    value = losses.full_range(logits, torch.tensor([0]), beta=0.5, temperature=2.0).item()
+    assert value == pytest.approx((math.log(10 / 9) + math.log(5)) / 2 + 0.5 * 4 * pulled / 2)
+    # both steps wrong: uniform, for (9, 1) at temperature 2 KL((1/2, 1/2) || (3/4, 1/4)) = ln(4/3)
+    # / 2
+    value = losses.full_range(
+        log_rows((9, 1), (9, 1)), torch.tensor([1]), beta=0.5, temperature=2.0
+    ).item()
+    assert value == pytest.approx(math.log(10) + 0.5 * 4 * math.log(4 / 3) / 2)
+
+
+def test_the_gradient_of_full_range_is_that_of_a_fixed_teacher_unless_it_is_let_go():
+    logits, labels, _ = random_case((4, 3, 5), seed=14)
+    fixed = [slow_distillation.own_teacher(logits.numpy(), labels.numpy(), n) for n in range(3)]
+    for detach, teacher in ((True, fixed), (False, None)):
+        expected = oracles.central_differences(
+            lambda x, rows=teacher: slow_distillation.full_range(x, labels.numpy(), teacher=rows),
+            logits.numpy(),
+        )
+        np.testing.assert_allclose(
+            gradient(losses.full_range, logits, labels, detach=detach).numpy(), expected, atol=1e-8
+        )
+
+
+def test_the_parts_of_full_range_are_its_two_terms_and_a_teacher_adds_skd():
+    logits, labels, teacher = random_case((4, 3, 10), seed=15)
+    parts = losses.full_range_parts(logits, labels)
+    assert list(parts) == ["step_ce", "self"]
+    assert torch.equal(parts["step_ce"], losses.step_ce(logits, labels))
+    assert torch.equal(parts["step_ce"] + parts["self"], losses.full_range(logits, labels))
+    taught = losses.full_range_parts(logits, labels, teacher, alpha=0.4, temperature=2.0)
+    assert list(taught) == ["step_ce", "self", "teacher"]
+    expected = slow_distillation.skd(
+        logits.numpy(), teacher.numpy(), temperature=2.0, reduction="batchmean"
+    )
+    assert taught["teacher"].item() == pytest.approx(0.4 * expected, rel=1e-11)
+
+
+def test_full_range_has_the_published_defaults_and_without_beta_it_is_step_ce():
+    logits, labels, teacher = random_case((4, 3, 10), seed=16)
+    parts = losses.full_range_parts(logits, labels, teacher)
+    spelt_out = losses.full_range_parts(
+        logits, labels, teacher, alpha=0.2, beta=0.5, temperature=3.0
+    )
+    assert parts == spelt_out
+    assert torch.equal(losses.full_range(logits, labels, beta=0.0), losses.step_ce(logits, labels))
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+@pytest.mark.parametrize("value", [-0.1, math.nan])
+def test_a_negative_weight_of_full_range_is_refused_by_name(name, value):
+    logits, labels, _ = random_case((4, 3, 10))
+    with pytest.raises(ValueError, match=f"{name} must be >= 0, got {value}"):
+        losses.full_range_parts(logits, labels, **{name: value})
+
+
+# Strong and weak
+
+
+@every_size
+@every_direction
+def test_strong_weak_agrees_with_its_slow_loop(direction, size):
+    logits, labels, _ = random_case(size, seed=17)
+    options = {"weight": 0.7, "temperature": 1.5, "direction": direction}
+    expected = slow_distillation.strong_weak(logits.numpy(), labels.numpy(), **options)
+    assert losses.strong_weak(logits, labels, **options).item() == pytest.approx(
+        expected, rel=1e-10
+    )
+
+
+def test_strong_weak_by_hand():
+    # confidences 1/2, 9/10, 3/4: step 1 is strong, step 0 weak; at temperature 2 (3/4, 1/4) and
+    # (1/2, 1/2)
+    logits, labels = log_rows((1, 1), (9, 1), (1, 3)), torch.tensor([1])
+    label = losses.ce(logits, labels).item()
+    down = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    up = 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
+    assert losses.strong_weak(logits, labels).item() == pytest.approx(label + down)
+    assert losses.strong_weak(logits, labels, direction="w2s", weight=3.0).item() == pytest.approx(
+        label + 3 * up
+    )
+
+
+def test_the_strong_step_is_chosen_for_the_batch_and_not_for_a_sample():
+    # sample 0 is surest at step 0 (.9, .5), sample 1 at step 1 (.6, .9): mean .75 and .7, so step 0
+    # teaches both
+    logits = torch.cat([log_rows((9, 1), (1, 1)), log_rows((6, 4), (1, 9))], dim=1)
+    torch.testing.assert_close(
+        losses.step_confidence(logits), torch.tensor([0.75, 0.7], dtype=torch.float64)
+    )
+    labels = torch.tensor([0, 1])
+    slope = gradient(losses.strong_weak, logits, labels) - gradient(losses.ce, logits, labels)
+    assert slope[0].abs().max() == 0
+    assert (slope[1].abs().amax(-1) > 1e-3).all()
+
+
+@every_direction
+def test_of_equally_sure_steps_the_earliest_is_taken(direction):
+    # steps 1 and 3 are equally sure, 0 and 2 equally unsure
+    logits, labels = log_rows((1, 1), (9, 1), (1, 1), (1, 9)), torch.tensor([0])
+    slope = gradient(losses.strong_weak, logits, labels, direction=direction) - gradient(
+        losses.ce, logits, labels
+    )
+    pulled = 0 if direction == "s2w" else 1
+    assert (slope.abs().amax((1, 2)) > 1e-9).tolist() == [step == pulled for step in range(4)]
+
+
+@every_direction
+def test_the_gradient_of_strong_weak_is_that_of_a_fixed_teacher_unless_it_is_let_go(direction):
+    logits, labels, _ = random_case((4, 3, 5), seed=18)
+    strong, weak = slow_distillation.strong_and_weak(logits.numpy())
+    fixed = logits[strong if direction == "s2w" else weak].numpy()
+    options = {"direction": direction}
+    for detach, teacher in ((True, fixed), (False, None)):
+        expected = oracles.central_differences(
+            lambda x, rows=teacher: slow_distillation.strong_weak(
+                x, labels.numpy(), teacher=rows, **options
+            ),
+            logits.numpy(),
+        )
+        found = gradient(losses.strong_weak, logits, labels, detach=detach, **options)
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-8)
+
+
+@every_direction
+def test_one_step_or_equal_steps_have_nothing_to_teach(direction):
+    logits, labels, _ = random_case((1, 3, 10), seed=19)
+    for same in (logits, logits.expand(4, 3, 10)):
+        value = losses.strong_weak(same, labels, direction=direction)
+        torch.testing.assert_close(value, losses.ce(same, labels), rtol=1e-14, atol=0)
+
+
+def test_strong_weak_refuses_a_wrong_direction_weight_and_temperature_by_name():
+    logits, labels, _ = random_case((4, 3, 10))
+    with pytest.raises(
+        ValueError, match=r"unknown direction 's2v'. Did you mean 's2w'\? Known: s2w, w2s"
+    ):
+        losses.strong_weak(logits, labels, direction="s2v")
+    with pytest.raises(ValueError, match="weight must be >= 0, got -1"):
+        losses.strong_weak(logits, labels, weight=-1.0)
+    with pytest.raises(ValueError, match="temperature must be > 0 and finite, got 0"):
+        losses.strong_weak(logits, labels, temperature=0.0)

@@ -1,0 +1,236 @@
+"""The interface of a method, proven by two that the package does not have: a random prefix and a
+scheme of two phases.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+import torch
+from contracts import promises
+from contracts import test_method_contract as method_contract
+from moving_light import WIDTHS, moving_light, recordings, small_model, trained
+
+import anystep
+from anystep.data.datasets import DATASETS
+from anystep.data.sets import FrameSet
+from anystep.training import losses
+from anystep.training.fit import start
+from anystep.training.methods import METHODS, Method, Phase
+
+# A random prefix: chance in the views
+
+
+class RandomPrefix(Method):
+    """Each batch is cut to a random number of steps."""
+
+    def __init__(self):
+        self.seen = []
+
+    def views(self, x, phase, generator):
+        steps = int(torch.randint(1, len(x) + 1, (), generator=generator))
+        self.seen.append(steps)
+        return {"student": x[:steps]}
+
+    def loss(self, outputs, labels, progress):
+        assert len(outputs["student"]) == self.seen[-1]
+        return {"ce": losses.ce(outputs["student"], labels)}
+
+
+def test_a_random_prefix_method_trains_on_the_prefixes_it_draws():
+    method = RandomPrefix()
+    state = trained(method, data=recordings(96))
+    assert len(method.seen) == 6
+    assert len(set(method.seen)) > 2
+    assert state.epoch == 1
+
+
+def test_a_random_prefix_is_drawn_anew_each_epoch_and_alike_in_each_run():
+    first, second = RandomPrefix(), RandomPrefix()
+    states = [trained(method, data=recordings(96), epochs=2) for method in (first, second)]
+    assert first.seen == second.seen
+    assert first.seen[:6] != first.seen[6:]
+    weights = [dict(state.model.state_dict()) for state in states]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+# Two phases: an ANN twin on the first half of the recording, then a spiking network started from it
+# and taught by it
+
+
+@dataclass
+class TwoPhase(Method):
+    """The teacher's logits pull the student's, besides the labels."""
+
+    weight: float = 0.5
+
+    def phases(self):
+        first, second = slice(0, 5), slice(5, None)
+        ann = Phase(name="ann", neuron="relu", share=0.5, frames=first)
+        snn = Phase(
+            name="snn",
+            start_from="ann",
+            teacher="ann",
+            share=0.5,
+            frames=second,
+            teacher_frames=first,
+        )
+        return ann, snn
+
+    def loss(self, outputs, labels, progress):
+        parts = {"ce": losses.ce(outputs["student"], labels)}
+        if "teacher" in outputs:
+            gap = outputs["student"].mean(0) - outputs["teacher"].mean(0)
+            parts["pull"] = self.weight * gap.square().mean()
+        return parts
+
+
+class Watched(TwoPhase):
+    """Keeps the views of each phase."""
+
+    def __init__(self):
+        super().__init__()
+        self.views_of = {"ann": [], "snn": []}
+
+    def views(self, x, phase, generator):
+        views = super().views(x, phase, generator)
+        self.views_of[phase.name].append(views)
+        return views
+
+
+def both_phases(method, data, *, epochs=2):
+    """The two phases by hand, as `run` does them: (ANN, state of the SNN's training)."""
+    plan = anystep.Plan(epochs=epochs, batch_size=16, lr=5e-3)
+    ann_phase, snn_phase = method.phases()
+    ann = small_model("relu")
+    anystep.fit(start(ann, plan, phase=ann_phase), data, method=method, plan=plan)
+    snn = small_model("lif", seed=1)
+    snn.load_state_dict(ann.state_dict())
+    state = start(snn, plan, phase=snn_phase, teacher=ann)
+    return ann, anystep.fit(state, data, method=method, plan=plan)
+
+
+def addresses(model):
+    return {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+
+
+def test_a_two_phase_method_keeps_its_contract(monkeypatch):
+    monkeypatch.setitem(METHODS, "two_phase", TwoPhase)
+    tests = promises(method_contract)
+    assert len(tests) >= 5
+    for test in tests.values():
+        test("two_phase")
+
+
+def test_a_teacher_is_a_frozen_copy_that_shares_no_tensor_and_stays_in_eval_mode():
+    ann, state = both_phases(TwoPhase(), recordings())
+    teacher = state.teacher
+    assert not addresses(teacher) & addresses(state.model)
+    assert not addresses(teacher) & addresses(ann)
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    for (
+        key,
+        value,
+    ) in ann.state_dict().items():  # norm statistics too: the copy neither learns nor drifts
+        assert torch.equal(teacher.state_dict()[key], value), key
+    for key, value in state.model.named_parameters():
+        assert not torch.equal(value, ann.state_dict()[key]), key
+
+
+def test_the_source_of_a_teacher_stays_in_the_mode_it_was_in():
+    model = small_model("relu").train()
+    state = start(small_model(), anystep.Plan(), teacher=model)
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad():
+        model.classifier.weight.add_(1.0)
+    assert not torch.equal(state.teacher.classifier.weight, model.classifier.weight)
+
+
+def test_each_network_of_a_two_phase_method_sees_its_own_half_of_the_recording():
+    method, data = Watched(), recordings()
+    both_phases(method, data)
+    for views in method.views_of["ann"]:
+        assert set(views) == {"student"}
+        assert views["student"].shape[:2] == (5, 16)
+    for views in method.views_of["snn"]:
+        assert views["student"].shape == views["teacher"].shape
+        halves = {half.tobytes() for frames, _ in data for half in (frames[:5].astype("float32"),)}
+        assert all(sample.numpy().tobytes() in halves for sample in views["teacher"].unbind(1))
+        assert not any(sample.numpy().tobytes() in halves for sample in views["student"].unbind(1))
+
+
+def test_the_second_half_of_the_recording_never_reaches_the_training_of_the_teacher():
+    data = recordings()
+    frames, labels = data.take(range(len(data)))
+    other = frames.copy()
+    other[:, 5:] = 255 - other[:, 5:]
+    changed = FrameSet(other, labels)
+    (ann, snn), (same_ann, other_snn) = (both_phases(TwoPhase(), each) for each in (data, changed))
+    for key, value in ann.state_dict().items():
+        assert torch.equal(same_ann.state_dict()[key], value), key
+    assert not torch.equal(other_snn.model.classifier.weight, snn.model.classifier.weight)
+
+
+def record_of(method, *, epochs):
+    tree = {
+        "data": {"name": "moving-light"},
+        "model": {"options": {"widths": WIDTHS}},
+        "method": {"name": method},
+        "train": {"epochs": epochs, "batch_size": 16, "lr": 5e-3},
+        "tensorboard": False,
+    }
+    return anystep.record_from(tree)
+
+
+def test_a_two_phase_method_runs_from_its_record_to_its_scores(tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "moving-light", moving_light)
+    monkeypatch.setitem(METHODS, "two_phase", TwoPhase)
+    scores = anystep.run_record(record_of("two_phase", epochs=4), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [(row["phase"], row["epoch"]) for row in rows] == [
+        ("ann", 1),
+        ("ann", 2),
+        ("snn", 1),
+        ("snn", 2),
+    ]
+    assert [sorted(row["parts"]) for row in rows] == [["ce"]] * 2 + [["ce", "pull"]] * 2
+    assert scores["frames"] == [5, 6, 7, 8, 9]
+    assert scores["prefix"].endswith(
+        ", from frame 6"
+    )  # what a device has seen by t = 1 is six frames
+    assert scores["steps"] == 5  # the last phase's frames are what the network is judged on
+    assert scores["prefix_top1"][-1] > 80
+    assert any(
+        type(module).__name__ == "LIF" for module in anystep.load_model(tmp_path / "run").modules()
+    )
+
+
+def test_a_two_phase_run_killed_in_its_second_phase_goes_on_to_the_same_weights(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(DATASETS, "moving-light", moving_light)
+    monkeypatch.setitem(METHODS, "two_phase", TwoPhase)
+    record = record_of("two_phase", epochs=4)
+    anystep.run_record(record, tmp_path / "whole")
+    plain, calls = TwoPhase.loss, []
+
+    def stops(self, outputs, labels, progress):
+        calls.append(progress)
+        if len(calls) == 14:  # 4 updates an epoch, 2 epochs a phase: in the second epoch of the SNN
+            raise KeyboardInterrupt
+        return plain(self, outputs, labels, progress)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(TwoPhase, "loss", stops)
+        with pytest.raises(KeyboardInterrupt):
+            anystep.run_record(record, tmp_path / "stopped")
+    anystep.run_record(record, tmp_path / "stopped", resume=True)
+    whole, resumed = (
+        anystep.load_model(tmp_path / name).state_dict() for name in ("whole", "stopped")
+    )
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)

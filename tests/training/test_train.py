@@ -1,0 +1,493 @@
+"""`fit` and `start`: what is learnt, at what rate, and what is left alone."""
+
+from __future__ import annotations
+
+import copy
+import random
+import warnings
+from dataclasses import replace
+from itertools import pairwise
+from typing import ClassVar
+
+import drivers
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from anystep import AnystepWarning
+from anystep.nn.models import create_model
+from anystep.training.fit import choose_precision, fit, make_fabric, phase_epochs, start, validate
+from anystep.training.methods import Method, Phase, create_method
+from anystep.training.schedule import Plan
+
+PLAN = Plan(epochs=3, batch_size=16, lr=0.01)
+DATA = drivers.tiny_set(64, 1)
+
+
+def network(**options):
+    torch.manual_seed(0)
+    given = {"neuron": drivers.TINY_MODEL["neuron"], "widths": [[4], [8]], **options}
+    return create_model("vgg_snn", num_classes=drivers.CLASSES, input_size=drivers.SIZE, **given)
+
+
+def trained(plan=PLAN, *, model=None, data=DATA, **options):
+    options = {"method": create_method("ce"), "fabric": make_fabric(accelerator="cpu"), **options}
+    return fit(
+        start(model or network(), plan, phase=options.pop("phase", None)),
+        data,
+        plan=plan,
+        **options,
+    )
+
+
+class Recorder(Method):
+    """Cross-entropy of `weight * logits`; remembers what it was asked."""
+
+    def __init__(self, weight=1.0):
+        self.weight, self.progress, self.modes, self.generators = weight, [], [], []
+
+    def views(self, x, phase, generator):
+        self.generators.append(int(torch.randint(2**31, (), generator=generator)))
+        return super().views(x, phase, generator)
+
+    def loss(self, outputs, labels, progress):
+        self.progress.append(progress)
+        return {"ce": self.weight * nn.functional.cross_entropy(outputs["student"].mean(0), labels)}
+
+
+def test_training_learns_the_training_set():
+    rows = trained(
+        Plan(epochs=6, batch_size=16, lr=0.01), validation=drivers.tiny_set(24, 2)
+    ).history
+    assert rows[-1]["train_acc"] > 90 > 60 > rows[0]["train_acc"]
+    assert rows[-1]["val_acc"] > 90
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2
+
+
+def test_a_history_row_says_all_of_an_epoch():
+    rows = trained(validation=drivers.tiny_set(24, 2), method=create_method("tks")).history
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert set(rows[0]) == {
+        *(
+            "phase",
+            "epoch",
+            "train_loss",
+            "train_acc",
+            "parts",
+            "val_loss",
+            "val_acc",
+            "val_acc_first",
+        ),
+        *("lr", "seconds", "samples_per_s", "mem_mib"),
+    }
+    assert set(rows[0]["parts"]) == {"ce", "tks"}
+    assert rows[1]["train_loss"] == pytest.approx(sum(rows[1]["parts"].values()))
+
+
+def test_equal_seeds_give_equal_bits_and_another_seed_gives_others():
+    first, second, other = (trained(seed=seed).model.state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+
+
+def test_training_leaves_the_global_generators_as_they_were():
+    torch.manual_seed(5)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002 - the global one is meant
+    trained(
+        Plan(epochs=1, batch_size=16),
+        validation=drivers.tiny_set(24, 2),
+        model=network_without_seed(),
+    )
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def network_without_seed():
+    with torch.random.fork_rng():
+        return network()
+
+
+def test_the_state_of_the_global_generator_changes_nothing():
+    weights = []
+    for seed in (1, 2):
+        model = network()
+        torch.manual_seed(seed)
+        weights.append(trained(Plan(epochs=1, batch_size=16), model=model).model.classifier.weight)
+    assert torch.equal(*weights)
+
+
+def test_weight_decay_spares_biases_norms_and_learnt_time_constants():
+    model = network(neuron="plif", conv_bias=True)
+    state = start(model, Plan(weight_decay=0.3))
+    decay = {
+        p: group["weight_decay"] for group in state.optimizer.param_groups for p in group["params"]
+    }
+    by_name = {name: decay[p] for name, p in model.named_parameters()}
+    assert len(by_name) == len(decay)
+    kept = {name for name, value in by_name.items() if value == 0}
+    assert {name for name, value in by_name.items() if value == 0.3} == {
+        *("stages.0.0.conv.weight", "stages.1.0.conv.weight", "classifier.weight")
+    }
+    assert {
+        "stages.0.0.conv.bias",
+        "stages.0.0.norm.weight",
+        "stages.0.0.neuron.w",
+        "classifier.bias",
+    } <= kept
+
+
+def test_weight_decay_shrinks_only_what_is_decayed():
+    """With no gradient, an update of AdamW multiplies a decayed weight by 1 - lr * decay, and
+    nothing else moves.
+    """
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    plan = Plan(epochs=1, batch_size=64, lr=0.1, weight_decay=0.5)
+    trained(plan, model=model, method=Recorder(weight=0.0))
+    torch.testing.assert_close(model.classifier.weight, before["classifier.weight"] * 0.95)
+    assert torch.equal(model.classifier.bias, before["classifier.bias"])
+
+
+def test_the_learning_rate_is_that_of_the_plan_in_every_epoch():
+    plan = Plan(epochs=5, batch_size=32, lr=0.02, min_lr=0.001, warmup_epochs=2, warmup_lr=0.004)
+    used = []
+    fit_state = start(network(), plan)
+    fabric = make_fabric(accelerator="cpu")
+    method = create_method("ce")
+    fit(
+        fit_state,
+        DATA,
+        method=method,
+        plan=plan,
+        fabric=fabric,
+        on_epoch=lambda state, row: used.append(
+            (row["lr"], {g["lr"] for g in state.optimizer.param_groups})
+        ),
+    )
+    expected = [0.004, 0.012, *(0.001 + 0.019 * (1 + np.cos(np.pi * e / 5)) / 2 for e in (2, 3, 4))]
+    assert [row for row, _ in used] == pytest.approx(expected)
+    assert all(groups == {row} for row, groups in used)
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3])
+def test_gradients_are_clipped_to_the_plan_s_norm(monkeypatch, clip):
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def recording(self, *arguments, **options):
+        gradients = [p.grad.flatten() for group in self.param_groups for p in group["params"]]
+        norms.append(float(torch.cat(gradients).norm()))
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recording)
+    trained(Plan(epochs=1, batch_size=16, grad_clip=clip))
+    assert len(norms) == 4
+    assert all(norm == pytest.approx(1e-3, rel=1e-3) if clip else norm > 1e-2 for norm in norms)
+
+
+def test_progress_is_the_share_of_epochs_done_and_constant_in_an_epoch():
+    method = Recorder()
+    trained(Plan(epochs=4, batch_size=32), method=method)
+    assert method.progress == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
+    assert len(set(method.generators)) == 8  # every batch of every epoch has a chance of its own
+
+
+def test_a_phase_has_its_share_of_the_epochs_and_its_frames():
+    seen = []
+
+    class Watching(Recorder):
+        def loss(self, outputs, labels, progress):
+            seen.append(tuple(outputs["student"].shape))
+            return super().loss(outputs, labels, progress)
+
+    phase = Phase(name="short", share=0.5, frames=slice(1, 3))
+    state = trained(Plan(epochs=4, batch_size=64), method=Watching(), phase=phase)
+    assert [row["phase"] for row in state.history] == ["short", "short"]
+    assert seen == [(2, 64, drivers.CLASSES)] * 2
+    assert phase_epochs(Phase(share=0.01), Plan(epochs=4)) == 1
+
+
+def test_a_teacher_is_a_frozen_copy_that_training_does_not_move():
+    given = network()
+    given.train()
+    plan = Plan(epochs=2, batch_size=16, lr=0.05)
+    state = start(given, plan, phase=Phase(teacher="before"), teacher=given)
+    before = copy.deepcopy(state.teacher.state_dict())
+    fit(state, DATA, method=drivers.Pair(), plan=plan, fabric=make_fabric(accelerator="cpu"))
+    assert all(torch.equal(before[key], value) for key, value in state.teacher.state_dict().items())
+    assert not torch.equal(state.model.classifier.weight, before["classifier.weight"])
+    assert not state.teacher.training
+    assert not any(p.requires_grad for p in state.teacher.parameters())
+    theirs = {p.data_ptr() for p in state.teacher.parameters()}
+    assert not theirs & {p.data_ptr() for p in state.model.parameters()}
+
+
+def test_a_loss_that_is_no_longer_finite_stops_with_its_parts_and_a_way_out():
+    message = r"no longer finite \(\{'ce': (inf|nan)\}\): lower train.lr or set train.grad_clip"
+    with pytest.raises(FloatingPointError, match=message):
+        trained(method=Recorder(weight=float("inf")))
+
+
+@pytest.mark.parametrize(("threshold", "word"), [(1e6, "silent"), (1e-6, "saturated")])
+def test_a_layer_that_never_or_always_fires_is_named(threshold, word):
+    neuron = {"name": "if", "v_threshold": threshold, "v_init": 0.0}
+    bright = drivers.FrameSet(np.full((32, 3, 2, 12, 12), 9, np.uint8), np.arange(32) % 4)
+    model = network(neuron=neuron)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("norm.bias"):
+                p.fill_(1.0 if word == "silent" else 50.0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trained(Plan(epochs=1, batch_size=16, lr=1e-6), model=model, data=bright)
+    texts = [str(each.message) for each in caught if each.category is AnystepWarning]
+    assert any(
+        text.startswith(f"layer 'stages.0.0.neuron' is {word}: it fires at a rate of ")
+        for text in texts
+    ), texts
+
+
+def test_a_healthy_network_is_not_warned_about():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AnystepWarning)
+        trained()
+
+
+def test_the_epochs_see_the_data_in_different_orders_and_every_sample_once():
+    class Watched:
+        def __init__(self):
+            self.order = []
+
+        def __len__(self):
+            return 64
+
+        def __getitem__(self, index):
+            self.order.append(index)
+            return DATA[index]
+
+    data = Watched()
+    trained(data=data)
+    epochs = [data.order[i : i + 64] for i in (0, 64, 128)]
+    assert [sorted(each) for each in epochs] == [list(range(64))] * 3
+    assert all(one != other for one, other in pairwise(epochs))
+
+
+def test_validation_agrees_with_a_slow_loop():
+    model, data = network(), drivers.tiny_set(10, 4)
+    model.train()
+    got = validate(model, data, frames=slice(1, None), plan=Plan(batch_size=4))
+    assert model.training
+    model.eval()
+    with torch.no_grad():
+        steps = [model(torch.tensor(frames[1:, None]).float())[:, 0] for frames, _ in data]
+    labels = [label for _, label in data]
+    losses = [
+        nn.functional.cross_entropy(s.mean(0), torch.tensor(y))
+        for s, y in zip(steps, labels, strict=True)
+    ]
+    assert got["val_loss"] == pytest.approx(float(torch.stack(losses).mean()), abs=1e-6)
+    assert got["val_acc"] == 100 * np.mean(
+        [int(s.mean(0).argmax()) == y for s, y in zip(steps, labels, strict=True)]
+    )
+    assert got["val_acc_first"] == 100 * np.mean(
+        [int(s[0].argmax()) == y for s, y in zip(steps, labels, strict=True)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"plan": Plan(batch_size=65)},
+            "the training set has 64 samples, fewer than one batch of 65",
+        ),
+        (
+            {"data": drivers.FrameSet(DATA.frames, DATA.labels + 1)},
+            r"labels must be in 0\.\.3, got 1\.\.4 in a batch",
+        ),
+        (
+            {"data": drivers.FrameSet(DATA.frames, DATA.labels - 1)},
+            r"labels must be in 0\.\.3, got -1\.\.2 in a batch",
+        ),
+        (
+            {"data": [(f[0], y) for f, y in DATA]},
+            r"a sample must be frames \(T, P, H, W\), all alike in a batch",
+        ),
+        (
+            {"data": drivers.tiny_set(64, 1, width=14)},
+            r"frames must be \(T, N, 2, 12, 12\).*got \(3, 16, 2, 12, 14\)",
+        ),
+        ({"validation": []}, "the data set to evaluate is empty"),
+        (
+            {"validation": drivers.FrameSet(DATA.frames, DATA.labels + 1)},
+            r"labels must be in 0\.\.3, got ",
+        ),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        trained(**{"plan": Plan(epochs=1, batch_size=16), **change})
+
+
+def test_an_engine_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="engine: "):
+        make_fabric(accelerator="abacus")
+    with pytest.raises(ValueError, match="engine: "):
+        make_fabric(accelerator="cpu", precision="7-wide")
+
+
+def test_a_state_goes_on_from_where_it_was_saved():
+    """Through the two state dicts alone; leaving out the optimiser's would be seen."""
+    whole = trained().model.state_dict()
+    states = {}
+
+    def keep(state, row):
+        if row["epoch"] == 2:
+            states.update(
+                model=copy.deepcopy(state.model.state_dict()),
+                optimizer=copy.deepcopy(state.optimizer.state_dict()),
+            )
+
+    trained(on_epoch=keep)
+    ends = []
+    for with_optimizer in (True, False):
+        state = start(network(), PLAN)
+        state.model.load_state_dict(states["model"])
+        if with_optimizer:
+            state.optimizer.load_state_dict(states["optimizer"])
+        state.epoch = 2
+        fit(
+            state,
+            DATA,
+            method=create_method("ce"),
+            plan=PLAN,
+            fabric=make_fabric(accelerator="cpu"),
+        )
+        ends.append(state.model.state_dict())
+    assert all(torch.equal(whole[key], ends[0][key]) for key in whole)
+    assert not torch.equal(whole["classifier.weight"], ends[1]["classifier.weight"])
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "halves", "chosen"),
+    [("gpu", True, "bf16-mixed"), ("gpu", False, "32-true"), ("cpu", True, "32-true")],
+)
+def test_a_gpu_that_computes_in_bfloat16_trains_in_it_unless_told_otherwise(
+    monkeypatch, accelerator, halves, chosen
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: halves)
+    assert choose_precision(accelerator) == chosen
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_sixteen_bits_on_a_cpu_are_said_to_be_slow_and_train_all_the_same(precision):
+    with pytest.warns(AnystepWarning, match="slower than 32-true"):
+        fabric = make_fabric(accelerator="cpu", precision=precision)
+    plan = Plan(epochs=4, batch_size=16, lr=0.01)
+    rows = trained(plan, fabric=fabric, validation=drivers.tiny_set(24, 2)).history
+    assert rows[-1]["train_loss"] < 0.8 * rows[0]["train_loss"]
+    assert np.isfinite(rows[-1]["val_loss"])
+
+
+def test_a_bar_gives_the_terminal_back_when_training_fails():
+    class Bar:
+        said: ClassVar = []
+
+        def on_epoch_start(self, **what):
+            self.said.append("start")
+
+        def on_epoch_end(self):
+            self.said.append("end")
+
+    class Failing(Recorder):
+        def loss(self, outputs, labels, progress):
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        trained(method=Failing(), fabric=make_fabric(accelerator="cpu", callbacks=[Bar()]))
+    assert Bar.said == ["start", "end"]
+
+
+# Optimisers and sampling that recipes name
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)],
+)
+def test_the_plan_names_the_optimiser_and_what_it_decays(name, kind):
+    model = network()
+    plan = Plan(optimizer=name, lr=0.1, weight_decay=0.3, momentum=0.7)
+    state = start(model, plan)
+    assert type(state.optimizer) is kind
+    decays = {
+        id(p): group["weight_decay"]
+        for group in state.optimizer.param_groups
+        for p in group["params"]
+    }
+    assert {decays[id(p)] for p in model.parameters() if p.dim() <= 1} == {0.0}
+    assert {decays[id(p)] for p in model.parameters() if p.dim() > 1} == {0.3}
+    if name == "sgd":
+        assert {group["momentum"] for group in state.optimizer.param_groups} == {0.7}
+    all_of_it = start(model, replace(plan, decay_all=True)).optimizer.param_groups
+    assert [group["weight_decay"] for group in all_of_it] == [0.3]
+
+
+def test_a_phase_may_have_its_own_part_of_the_plan():
+    phase = Phase(name="own", plan={"lr": 1e-4, "optimizer": "sgd"})
+    state = start(network(), PLAN, phase=phase)
+    assert type(state.optimizer) is torch.optim.SGD
+    state = fit(
+        state,
+        drivers.tiny_set(32, 0),
+        method=create_method("ce"),
+        plan=PLAN,
+        fabric=make_fabric(accelerator="cpu"),
+    )
+    assert state.history[0]["lr"] == 1e-4
+
+
+@pytest.mark.parametrize("key", ["epochs", "steps", "workers", "lrr"])
+def test_what_is_the_whole_runs_is_no_phases_own(key):
+    with pytest.raises(ValueError, match=f"unknown key '{key}' in the plan of phase 'own'"):
+        start(network(), PLAN, phase=Phase(name="own", plan={key: 1}))
+
+
+def test_a_phase_that_trains_nothing_leaves_the_network_alone():
+    model = network()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = fit(
+        start(model, PLAN, phase=Phase(share=0.0)),
+        drivers.tiny_set(32, 0),
+        method=create_method("ce"),
+        plan=PLAN,
+    )
+    assert state.history == []
+    assert all(torch.equal(before[key], value) for key, value in state.model.state_dict().items())
+
+
+def test_balanced_epochs_need_labels_to_balance():
+    class Bare:
+        def __init__(self, data):
+            self.data = data
+
+        def __len__(self):
+            return len(self.data)
+
+        def __getitem__(self, index):
+            return self.data[index]
+
+    plan = replace(PLAN, balanced=True)
+    with pytest.raises(
+        ValueError,
+        match=r"train.balanced needs a data set that has its labels as .labels, Bare has none",
+    ):
+        fit(
+            start(network(), plan),
+            Bare(drivers.tiny_set(32, 0)),
+            method=create_method("ce"),
+            plan=plan,
+        )
