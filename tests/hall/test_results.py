@@ -255,7 +255,7 @@ def test_the_changelog_quotes_the_speed_of_the_demo():
         f"{min(each['samples_per_s'][1:]):.0f} to {max(each['samples_per_s'][1:]):.0f}"
         for each in (fused, reference)
     ]
-    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    text = " ".join((ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split())
     assert (
         f"{spans[0]} samples a second with the fused neurons and at {spans[1]} with the reference"
         in text
