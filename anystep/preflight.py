@@ -25,7 +25,6 @@ def check(record: Record) -> Method:
     """
     method = create_method(record.method.name, **record.method.options)
     data, devices = record.data, record.engine.devices
-    make_binning(data.binning)
     if data.frames is not None and len(data.frames) != 2:
         raise UsageError(f"data.frames must be [first, stop] or null, got {data.frames}")
     _refuse(data.options, ("binning", "cache", "workers"), "data.options")
@@ -37,7 +36,8 @@ def check(record: Record) -> Method:
     check_arguments(choose(DATASETS, data.name, "dataset"), data.options, f"dataset {data.name}")
     _check_method(record, method)
     _check_labels(record, method)
-    _check_lengths(record, method)
+    if make_binning(data.binning).steps is None:
+        raise UsageError("training needs recordings of one length: give data.binning.steps")
     check_shares(method, record.train)
     if record.engine.precision == "16-mixed":
         raise UsageError(
@@ -77,26 +77,6 @@ def _check_labels(record: Record, method: Method) -> None:
         except ValueError as error:
             what = "data.augment makes labels of several classes"
             raise UsageError(f"{what}, and method {record.method.name}: {error}") from error
-
-
-def _check_lengths(record: Record, method: Method) -> None:
-    """Refuse what needs recordings of one length where the binning has no `steps`."""
-    if make_binning(record.data.binning).steps is not None:
-        return
-    _, norm = name_and_options(record.model.norm)
-    mixes = create_augmentation(
-        record.data.augment, classes=2, mean=[0.0] * 3, std=[1.0] * 3
-    ).soft_labels
-    needing = {
-        f"method {record.method.name}": not method.masks,
-        "data.frames": record.data.frames is not None,
-        "data.augment, which mixes samples,": mixes,
-        "model.norm with per_step": bool(norm.get("per_step")),
-        f"engine.devices {record.engine.devices}": record.engine.devices > 1,
-    }
-    for what, needs in needing.items():
-        if needs:
-            raise UsageError(f"{what} needs recordings of one length; give data.binning.steps")
 
 
 def _check_method(record: Record, method: Method) -> None:

@@ -194,11 +194,10 @@ def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, dict
 
 
 def rehearse(record: Record, method: Method, splits: Splits) -> None:
-    """One recording, the longest, through the network of every phase, as training and the test will
-    show it: what cannot work there, like frames that a recording does not have, is refused now and
+    """One recording through the network of every phase, as training and the test will show it: what cannot work there, like frames that a recording does not have, is refused now and
     not after hours.
     """
-    frames = _longest(splits)
+    frames = splits.train[0][0]
     x, steps = torch.as_tensor(np.array(frames)).float()[:, None], len(frames)
     for phase in method.phases():
         model, _ = build(record, phase, splits)
@@ -222,19 +221,6 @@ def rehearse(record: Record, method: Method, splits: Splits) -> None:
             fold_scales_(model)
         if OTHER_RUN in (phase.start_from, phase.teacher):
             load_teacher(record, phase, model, splits)
-
-
-def _longest(splits: Splits) -> Any:
-    """The frames of the longest recording of all parts, as far as they know their lengths; else of
-    the first.
-    """
-    parts: list[Any] = [
-        each
-        for each in (splits.train, splits.val, splits.test)
-        if len(getattr(each, "lengths", ()))
-    ]
-    longest = max(parts, key=lambda part: int(np.max(part.lengths)), default=None)
-    return splits.train[0][0] if longest is None else longest[int(np.argmax(longest.lengths))][0]
 
 
 def load_teacher(record: Record, phase: Phase, student: StepModel, splits: Splits) -> StepModel:

@@ -45,7 +45,7 @@ FLOORS = (
     ("data.digits",),
     ("data.datasets",),
     ("data.check",),
-    ("evaluation.masks", "evaluation.readout", "evaluation.metrics", "evaluation.energy"),
+    ("evaluation.readout", "evaluation.metrics", "evaluation.energy"),
     ("evaluation.evaluate", "evaluation.figures"),
     ("evaluation.report",),
     ("training.distillation", "training.schedule"),

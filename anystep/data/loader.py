@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from anystep._errors import UsageError
 from anystep._files import content_hash
 from anystep.data.images.shards import Blocks
+from anystep.data.sets import MapStyle
 
 
 def derive_seed(seed: int, *what: Any) -> int:
@@ -25,74 +27,11 @@ def derive_seed(seed: int, *what: Any) -> int:
     return int(content_hash(seed, *what), 16) >> 1
 
 
-def time_first(items: Sequence[tuple[Any, int]]) -> tuple[Tensor, ...]:
-    """Collate items `((T, P, H, W), label)` into `x (T, N, P, H, W) float32` and `y (N,) int64`.
-
-    Where items differ in T, shorter ones get frames of zeros at their end and a third tensor comes
-    along, `mask (T, N) bool`: True where a frame is real. What a network says of the real frames is
-    what it says of the recording alone, since no module looks ahead in time. Their order stays as
-    it is.
-
-    If every item is static, one frame shown T times without a copy (`frame.expand(T, ...)` of
-    torch, `np.broadcast_to` of
-    numpy: a stride of 0 in time), so is `x`: a network then runs its first convolution once a
-    batch.
-
-    Errors: items of different shapes, or that are not four-dimensional; a label that is no whole
-    number.
-    """
-    shapes = {tuple(frames.shape) for frames, _ in items}
-    if len({shape[1:] for shape in shapes}) != 1 or not all(
-        len(shape) == 4 and shape[0] >= 1 for shape in shapes
-    ):
-        wanted = "frames (T, P, H, W), all alike in a batch but for T"
-        raise UsageError(f"a sample must be {wanted}, got {sorted(shapes)}")
-    labels = torch.tensor([_whole(label) for _, label in items], dtype=torch.int64)
-    if len(shapes) > 1:
-        x, mask = _padded([frames for frames, _ in items])
-        return x, labels, mask
-    static = all(_is_static(frames) for frames, _ in items)
-    frames = [torch.as_tensor(_readable(frames[:1] if static else frames)) for frames, _ in items]
-    x = torch.stack(frames, dim=1).float()
-    return x.expand(shapes.pop()[0], *x.shape[1:]) if static else x, labels
-
-
-def _padded(recordings: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Frames of different length as one batch, zeros at the end of the shorter ones, and which
-    frames are real.
-    """
-    lengths = torch.tensor([len(frames) for frames in recordings])
-    x = torch.zeros(int(lengths.max()), len(recordings), *recordings[0].shape[1:])
-    for n, frames in enumerate(recordings):
-        x[: len(frames), n] = torch.as_tensor(_readable(frames))
-    return x, torch.arange(len(x))[:, None] < lengths
-
-
-def unpack(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`(x, y, mask)` of a batch of `load_batches`; the mask of recordings of one length is None."""
-    x, labels, *masks = batch
-    return x, labels, masks[0] if masks else None
-
-
-def to_device(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """`x (T, ...)` on `device`, as `dtype` if given; what is static stays so, and one step of it is
-    moved, not T copies.
-    """
-    if not _is_static(x):
-        return x.to(device, dtype)
-    return x[:1].to(device, dtype).expand(x.shape)
-
-
 def _is_static(frames: Any) -> bool:
     """Whether all steps of a tensor or array `(T, ...)` are one and the same memory."""
-    time = (
-        frames.stride(0)
-        if isinstance(frames, Tensor)
-        else frames.strides[0]
-        if isinstance(frames, np.ndarray)
-        else None
-    )
-    return time == 0 and frames.shape[0] > 1
+    if isinstance(frames, Tensor):
+        return frames.stride(0) == 0 and len(frames) > 1
+    return isinstance(frames, np.ndarray) and frames.strides[0] == 0 and len(frames) > 1
 
 
 def _whole(label: Any) -> int:
@@ -110,13 +49,43 @@ def _readable(frames: Any) -> Any:
     return frames
 
 
+def time_first(items: Sequence[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
+    """Collate items `((T, P, H, W), label)` into `x (T, N, P, H, W) float32` and `y (N,) int64`.
+
+    An item may be static: one frame shown T times without a copy, which has a stride of 0 in time
+    (`frame.expand(T, ...)` of torch, `np.broadcast_to` of numpy). If all items are static, so is
+    `x`, and a network runs its first convolution once a batch.
+
+    Errors: items of different shapes, or that are not four-dimensional; a label that is no whole
+    number.
+    """
+    shapes = {tuple(frames.shape) for frames, _ in items}
+    if len(shapes) != 1 or not all(len(shape) == 4 and shape[0] >= 1 for shape in shapes):
+        wanted = "frames (T, P, H, W), all of one shape in a batch"
+        raise UsageError(f"a sample must be {wanted}, got {sorted(shapes)}")
+    labels = torch.tensor([_whole(label) for _, label in items], dtype=torch.int64)
+    static = all(_is_static(frames) for frames, _ in items)
+    frames = [torch.as_tensor(_readable(frames[:1] if static else frames)) for frames, _ in items]
+    x = torch.stack(frames, dim=1).float()
+    return x.expand(shapes.pop()[0], *x.shape[1:]) if static else x, labels
+
+
+def to_device(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """`x (T, ...)` on `device`, as `dtype` if given. A static `x` stays static: one step of it is
+    moved, not T copies.
+    """
+    if not _is_static(x):
+        return x.to(device, dtype)
+    return x[:1].to(device, dtype).expand(x.shape)
+
+
 def epoch_order(
     n: int,
     *,
     batch_size: int,
     seed: int,
     epoch: int,
-    balance: Sequence[int] | None = None,
+    balance: ArrayLike | None = None,
     blocks: Blocks | None = None,
 ) -> list[list[int]]:
     """The global batches of one epoch: a permutation of n cut into full batches (the rest sits this
@@ -134,29 +103,44 @@ def epoch_order(
         drawn = torch.randperm(n, generator=generator)
     else:
         labels = torch.as_tensor(np.asarray(balance))
-        drawn = torch.multinomial(
-            1 / torch.bincount(labels)[labels].double(), n, True, generator=generator
-        )
+        rarity = 1 / torch.bincount(labels)[labels].double()
+        drawn = torch.multinomial(rarity, n, True, generator=generator)
     if blocks is not None:
         of = torch.as_tensor(np.unique(blocks.of, return_inverse=True)[1])
         turns = torch.randperm(int(of.max()) + 1, generator=generator)
-        drawn = drawn[
-            torch.argsort(turns[of[drawn]] // blocks.window, stable=True)
-        ]  # what was drawn is in random order
+        windows = turns[of[drawn]] // blocks.window
+        drawn = drawn[torch.argsort(windows, stable=True)]  # what was drawn is in random order
     order = drawn.tolist()
     return [order[i : i + batch_size] for i in range(0, n - batch_size + 1, batch_size)]
 
 
-def load_batches(dataset: Any, batches: Sequence[list[int]], *, workers: int = 0) -> DataLoader:
-    """A loader of the given index batches, `(x (T, N, P, H, W), y (N,))` each, with a mask where
-    lengths differ (`unpack`). Draws nothing from the global generators.
+def in_order(n: int, *, batch_size: int, lengths: ArrayLike | None = None) -> list[list[int]]:
+    """The batches of an evaluation: all of n once, in order, the last batch as short as it comes.
+
+    With the `lengths (n,)` of the recordings, every batch has recordings of one length, short ones
+    first.
+    """
+    groups = [np.arange(n)]
+    if lengths is not None:
+        groups = [np.flatnonzero(np.equal(lengths, length)) for length in np.unique(lengths)]
+    return [
+        group[i : i + batch_size].tolist()
+        for group in groups
+        for i in range(0, len(group), batch_size)
+    ]
+
+
+def load_batches(
+    dataset: MapStyle, batches: Sequence[list[int]], *, workers: int = 0
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """The given batches of indices, each as `(x (T, N, P, H, W), y (N,))`. Draws nothing from the
+    global generators.
     """
     chance = torch.Generator().manual_seed(torch.initial_seed())  # seeds the worker processes
     return DataLoader(
-        dataset, batch_sampler=batches, collate_fn=time_first, num_workers=workers, generator=chance
+        cast("Dataset[Any]", dataset),  # any class with a length and items will do
+        batch_sampler=batches,
+        collate_fn=time_first,
+        num_workers=workers,
+        generator=chance,
     )
-
-
-def in_order(n: int, *, batch_size: int) -> list[list[int]]:
-    """All of n in order, the last batch as short as it comes: for evaluation."""
-    return [list(range(i, min(i + batch_size, n))) for i in range(0, n, batch_size)]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +12,17 @@ from anystep.nn.neurons import Neuron
 
 
 class FiringRates:
-    """Running mean of the spikes of each neuron layer: spikes / (elements x steps), between 0 and
-    1.
+    """Running mean firing rate of each neuron layer: spikes / (elements x steps), from 0 to 1.
 
-    A spike is an output that is not 0, whatever it is worth (see `Neuron.spike_height`). While
-    `mask (T, N) bool` is set, only the steps where it is True count: those of a recording that ends
-    before its batch does.
+    A spike is an output that is not 0, whatever it is worth (see `Neuron.spike_height`).
     """
 
     def __init__(self) -> None:
-        self.mask: Tensor | None = None
         self._spikes: dict[str, Tensor] = {}
         self._elements: dict[str, int] = {}
 
     def add(self, name: str, spikes: Tensor) -> None:
         """Count the spikes of one call of the layer `name`."""
-        if self.mask is not None:
-            spikes = spikes[self.mask]
         self._spikes[name] = self._spikes.get(name, 0) + torch.count_nonzero(spikes.detach())
         self._elements[name] = self._elements.get(name, 0) + spikes.numel()
 
@@ -48,7 +41,7 @@ def firing_rates(model: nn.Module) -> Iterator[FiringRates]:
     """
     rates = FiringRates()
 
-    def hook(name: str) -> Any:
+    def hook(name: str) -> Callable[..., None]:
         return lambda module, inputs, output: rates.add(name, output[0])
 
     handles = [

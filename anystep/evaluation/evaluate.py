@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +13,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from anystep._errors import UsageError
-from anystep.data.loader import in_order, load_batches, to_device, unpack
+from anystep.data.loader import in_order, load_batches, to_device
+from anystep.data.sets import MapStyle
 from anystep.evaluation.energy import firing_rates
-from anystep.evaluation.masks import step_mean
 from anystep.evaluation.metrics import (
     accuracy_by_step,
     aurc,
@@ -31,113 +33,125 @@ class Outputs:
     the first M' samples (the time mean of what enters the classifier), and `rates`, the mean firing
     rate of each spiking layer.
 
-    `lengths (M,)`, if recordings differ in length: T is that of the longest, and `logits` after the
-    end of a shorter one are the mean of its own (`readout.hold`): its decision stands. Features and
-    rates are of real steps alone.
+    `lengths (M,)` is there if the recordings differ in length. T is then that of the longest, and
+    the `logits` after the end of a shorter one are the mean of its own: its decision stands
+    (`readout.hold`).
     """
 
-    logits: NDArray
-    labels: NDArray
-    features: NDArray
+    logits: NDArray[Any]
+    labels: NDArray[Any]
+    features: NDArray[Any]
     rates: dict[str, float] = field(default_factory=dict)
-    lengths: NDArray | None = None
+    lengths: NDArray[Any] | None = None
 
 
-class _Features:
-    """The time-mean input of the classifier, kept for the first `limit` samples."""
+@contextmanager
+def _judging(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside the block; afterwards every part has its own mode again."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes.items():  # `model.train()` would wake a part that was frozen
+            module.training = mode
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.seen = limit, 0
-        self.mask: torch.Tensor | None = None
-        self.rows: list[NDArray] = []
 
-    def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if self.seen < self.limit:
-            rows = step_mean(inputs[0], self.mask)[: self.limit - self.seen].float().cpu().numpy()
-            self.rows.append(rows)
-            self.seen += len(rows)
+@contextmanager
+def _classifier_inputs(model: nn.Module, *, wanted: bool) -> Iterator[list[NDArray[Any]]]:
+    """The time mean of what enters `model.classifier`, one array a batch, if `wanted`."""
+    rows: list[NDArray[Any]] = []
+
+    def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        rows.append(inputs[0].mean(0).float().cpu().numpy())
+
+    if not wanted:
+        yield rows
+        return
+    handle = model.get_submodule("classifier").register_forward_pre_hook(keep)
+    try:
+        yield rows
+    finally:
+        handle.remove()
+
+
+def _in_its_place(
+    parts: list[NDArray[Any]], order: Sequence[list[int]]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The step logits of all batches as one array in the order of the data set, zeros where a
+    recording is over, and the lengths.
+    """
+    steps, count = max(len(part) for part in parts), sum(len(indices) for indices in order)
+    logits = np.zeros((steps, count, parts[0].shape[2]), parts[0].dtype)
+    lengths = np.zeros(count, np.int64)
+    for indices, part in zip(order, parts, strict=True):
+        logits[: len(part), indices] = part
+        lengths[indices] = len(part)
+    return logits, lengths
 
 
 def collect(
     model: nn.Module,
-    dataset: Any,
+    dataset: MapStyle,
     *,
     batch_size: int = 128,
     workers: int = 0,
     frames: slice = slice(None),
     features: int = 0,
 ) -> Outputs:
-    """Run `model` over `dataset` (items `((T, P, H, W), label)`) once, in order, in eval mode and
-    without gradients.
+    """Run `model` once over `dataset` (items `((T, P, H, W), label)`), in eval mode and without
+    gradients.
 
-    `frames` picks the steps the network sees; `features` is how many samples' penultimate features
-    to keep (the model then needs a `classifier`). The modes of the model and its parts are put back
-    afterwards.
+    Recordings may differ in length if the data set has their `lengths (M,)`: a batch has recordings
+    of one length, so each is judged as it is alone. Outputs are in the order of the data set.
+    `frames` picks the steps that the network sees; `features` is how many samples' penultimate
+    features to keep (the model then needs a `classifier`).
 
-    Errors: an empty data set; a model that says `causal = False`.
+    Errors: an empty data set; a model that says `causal = False`; a recording without any of
+    `frames`.
     """
     if len(dataset) == 0:
         raise UsageError("the data set to evaluate is empty")
     if not getattr(model, "causal", True):
         what = f"{type(model).__name__} looks ahead in time (causal = False)"
         raise UsageError(
-            f"{what}: of its step logits the first t are not what it says after t steps; judge it at each t apart"
+            f"{what}: of its step logits the first t are not what it says after t steps; "
+            "judge it at each t apart"
         )
+    lengths = getattr(dataset, "lengths", None)
+    order = in_order(len(dataset), batch_size=batch_size, lengths=lengths)
     weight = next(model.parameters())
-    kept = _Features(features)
-    handle = model.get_submodule("classifier").register_forward_pre_hook(kept) if features else None
-    modes, labels = {module: module.training for module in model.modules()}, []
-    logits: list[NDArray] = []
-    lengths: list[NDArray] = []
-    model.eval()
-    try:
-        with torch.inference_mode(), firing_rates(model) as rates:
-            for batch in load_batches(
-                dataset, in_order(len(dataset), batch_size=batch_size), workers=workers
-            ):
-                x, y, mask = unpack(batch)
-                lengths.append(_lengths_of(x, mask, frames))
-                seen = None if mask is None or bool(mask[frames].all()) else mask[frames]
-                rates.mask = kept.mask = None if seen is None else seen.to(weight.device)
-                logits.append(
-                    model(to_device(x[frames], weight.device, weight.dtype)).float().cpu().numpy()
-                )
-                labels.append(y.numpy())
-    finally:
-        for (
-            module,
-            mode,
-        ) in modes.items():  # each its own: a part that was frozen in eval mode stays so
-            module.training = mode
-        if handle is not None:
-            handle.remove()
-    rows = np.concatenate(kept.rows) if kept.rows else np.empty((0, 0), np.float32)
-    said, own = _together(logits, np.concatenate(lengths))
-    return Outputs(said, np.concatenate(labels), rows, rates.mean(), own)
+    logits: list[NDArray[Any]] = []
+    labels: list[NDArray[Any]] = []
+    with (
+        _judging(model),
+        firing_rates(model) as rates,
+        _classifier_inputs(model, wanted=features > 0) as inputs,
+    ):
+        for x, y in load_batches(dataset, order, workers=workers):
+            if not len(x[frames]):
+                span = f"[{frames.start}, {frames.stop}]"
+                raise UsageError(f"frames {span} leave a recording of {len(x)} frames without any")
+            said = model(to_device(x[frames], weight.device, weight.dtype))
+            logits.append(said.float().cpu().numpy())
+            labels.append(y.numpy())
+    back = np.argsort(np.concatenate(order))
+    rows = np.concatenate(inputs)[back][:features] if inputs else np.empty((0, 0), np.float32)
+    together, own = _in_its_place(logits, order)
+    differ = bool((own != own[0]).any())
+    return Outputs(
+        hold(together, own) if differ else together,
+        np.concatenate(labels)[back],
+        rows,
+        rates.mean(),
+        own if differ else None,
+    )
 
 
-def _lengths_of(x: torch.Tensor, mask: torch.Tensor | None, frames: slice) -> NDArray:
-    """How many of the steps `frames` each recording of a batch has. Error: one that has none."""
-    if mask is None:
-        return np.full(x.shape[1], len(x[frames]))
-    lengths: NDArray = mask[frames].sum(0).numpy()
-    if not lengths.all():
-        shortest = int(mask.sum(0).min())
-        raise UsageError(
-            f"frames [{frames.start}, {frames.stop}] leave a recording of {shortest} frames without any"
-        )
-    return lengths
-
-
-def _together(logits: list[NDArray], lengths: NDArray) -> tuple[NDArray, NDArray | None]:
-    """The step logits of all batches, held where a recording is over, and the lengths if they
-    differ.
-    """
-    steps = max(len(each) for each in logits)
-    if (lengths == steps).all():
-        return np.concatenate(logits, axis=1), None
-    longer = [np.pad(each, [(0, steps - len(each)), (0, 0), (0, 0)]) for each in logits]
-    return hold(np.concatenate(longer, axis=1), lengths), lengths
+def _json_ready(values: NDArray) -> list[float | None]:
+    """JSON has no NaN: a class without samples is null."""
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def score(outputs: Outputs) -> dict[str, Any]:
@@ -173,8 +187,3 @@ def score(outputs: Outputs) -> dict[str, Any]:
         },
         "rates": outputs.rates,
     }
-
-
-def _json_ready(values: NDArray) -> list[float | None]:
-    """JSON has no NaN: a class without samples is null."""
-    return [None if np.isnan(value) else float(value) for value in values]

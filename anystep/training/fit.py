@@ -21,21 +21,18 @@ from torch import Tensor, nn
 from anystep._errors import AnystepWarning, UsageError
 from anystep._extras import need
 from anystep._lookup import check_arguments, check_keys
-from anystep.data.loader import derive_seed, epoch_order, load_batches, to_device, unpack
+from anystep.data.loader import derive_seed, epoch_order, load_batches, to_device
 from anystep.evaluation.energy import FiringRates, firing_rates
 from anystep.evaluation.evaluate import collect
-from anystep.evaluation.masks import step_mean
 from anystep.evaluation.metrics import accuracy_by_step
 from anystep.evaluation.readout import prefix_mean
 from anystep.nn.fuse import fold_scales_
 from anystep.nn.models.base import StepModel
-from anystep.nn.norms import real_frames
 from anystep.nn.weights import copy_weights
 from anystep.training.methods import Method, Phase
 from anystep.training.schedule import Plan
 
 SILENT, SATURATED = 1e-4, 0.99
-ONE_LENGTH = "needs recordings of one length; give binning.steps"
 Metrics = dict[str, Any]
 
 
@@ -151,14 +148,9 @@ def fit(
     to bit-identical weights; the global random generators are left as they were. `fabric=None`
     trains in this process on the best device.
 
-    Recordings may differ in T if the method has `masks`: a batch is padded with frames of zeros at
-    its end, and what was padded changes no number. Losses and firing rates are those of real steps,
-    batch statistics those of real frames (`real_frames`; a norm that is none of NORMS sees the
-    zeros), and the order of the samples is that of recordings of one length.
-
     Errors: fewer samples than a batch; a batch that the processes cannot share equally; labels or
-    frames that the network cannot take; recordings of different length for a method without masks
-    or several processes; a loss that is no longer finite.
+    frames that the network cannot take; recordings of different length; a loss that is no longer
+    finite.
     """
     fabric = fabric or make_fabric()
     epochs = phase_epochs(state.phase, plan)
@@ -344,56 +336,27 @@ class _Engine:
         mine = load_batches(
             dataset, [batch[rank::world] for batch in order], workers=self.plan.workers
         )
-        for index, batch in enumerate(mine):
-            x, labels, mask = unpack(batch)
+        for index, (x, labels) in enumerate(mine):
             _check_labels(labels, state.model)
             x, labels = to_device(x, self.fabric.device), labels.to(self.fabric.device)
-            seen = None if mask is None else self._seen(mask, state.phase)
             if augment is not None:
                 seed = derive_seed(self.seed, "augment", state.phase.name, state.epoch, index, rank)
                 x, labels = augment(x, labels, torch.Generator().manual_seed(seed))
-                x = x if mask is None else _still_padded(x, labels, mask.to(x.device))
             seed = derive_seed(self.seed, "views", state.phase.name, state.epoch, index)
             views = self.method.views(
                 x[: self.plan.steps], state.phase, torch.Generator().manual_seed(seed)
             )
-            if seen is not None and views["student"].shape[:2] != seen.shape:
-                shown, real = (tuple(each) for each in (views["student"].shape[:2], seen.shape))
-                raise UsageError(
-                    f"{self._name()}, which shows its student {shown} of {real} steps and samples, {ONE_LENGTH}"
-                )
             watched = (
                 firing_rates(state.model) if index == len(order) - 1 else nullcontext(FiringRates())
             )
-            with watched as rates, real_frames(state.model, seen):
-                rates.mask = seen
-                parts, logits = self._update(state, views, labels, progress, seen)
+            with watched as rates:
+                parts, logits = self._update(state, views, labels, progress)
             classes = labels.argmax(-1) if labels.is_floating_point() else labels
-            correct += (step_mean(logits, seen).argmax(-1) == classes).double().mean()
+            correct += (logits.mean(0).argmax(-1) == classes).double().mean()
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0) + value.detach().double()
             self._tell("on_update_end")
         return totals, correct, rates
-
-    def _seen(self, mask: Tensor, phase: Phase) -> Tensor | None:
-        """Which of the steps that the student is trained on are real, None if all are. Error: a
-        method without masks, or a teacher of other steps, whose mask nobody has.
-        """
-        steps = mask[: self.plan.steps]
-        seen, taught = (
-            steps[phase.frames],
-            steps[phase.frames if phase.teacher is None else phase.teacher_frames],
-        )
-        if bool(seen.all()) and bool(taught.all()):
-            return None
-        if not self.method.masks or (
-            phase.teacher is not None and phase.teacher_frames != phase.frames
-        ):
-            raise UsageError(f"{self._name()} {ONE_LENGTH}")
-        return seen.to(self.fabric.device)
-
-    def _name(self) -> str:
-        return f"method {getattr(self.method, 'name', type(self.method).__name__)}"
 
     def _update(
         self,
@@ -401,11 +364,8 @@ class _Engine:
         views: dict[str, Tensor],
         labels: Tensor,
         progress: float,
-        mask: Tensor | None,
-    ) -> tuple:
+    ) -> tuple[dict[str, Tensor], Tensor]:
         outputs = {"student": self.model(views["student"])}
-        if mask is not None:
-            outputs["mask"] = mask
         if state.teacher is not None:
             with torch.no_grad():
                 weight = next(state.teacher.parameters())
@@ -442,11 +402,8 @@ def _check_batches(dataset: Any, plan: Plan, *, processes: int) -> None:
         raise UsageError(
             f"batch_size {plan.batch_size} cannot be shared equally by {processes} processes"
         )
-    lengths = torch.as_tensor(getattr(dataset, "lengths", [1])).clamp(max=plan.steps or 2**62)
-    if (
-        processes > 1 and lengths.min() < lengths.max()
-    ):  # each would count frames of its own in shared statistics
-        raise UsageError(f"training in {processes} processes {ONE_LENGTH}")
+    if len(set(getattr(dataset, "lengths", ()))) > 1:
+        raise UsageError("training needs recordings of one length: give data.binning.steps")
 
 
 def _balance(dataset: Any, plan: Plan) -> Any:
@@ -466,15 +423,6 @@ def _check_labels(labels: Tensor, model: nn.Module) -> None:
         raise UsageError(
             f"labels must be in 0..{classes - 1}, got {labels.min()}..{labels.max()} in a batch"
         )
-
-
-def _still_padded(x: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """An augmented batch whose padded frames are zeros again. Error: one of mixed samples, which
-    end at different steps.
-    """
-    if labels.is_floating_point():
-        raise UsageError(f"data.augment mixes samples, which {ONE_LENGTH}")
-    return x * mask[:, :, None, None, None]
 
 
 def _warn_of_extremes(rates: dict[str, float]) -> None:

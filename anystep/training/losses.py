@@ -2,9 +2,7 @@
 
 To add one: a function here and a row in `LOSSES`. The contract suite then tests it, and
 `--method.name` trains with it. Where labels may be shares `(N, C)`, as mixed samples have them, the
-docstring says so. What learns from another network is in `distillation`. `mask (T, N) bool` is for
-recordings of different length: the mean over T is then each sample's over its own steps, so the
-loss is the mean over N of the losses of the samples alone, whatever they were padded with.
+docstring says so. What learns from another network is in `distillation`.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ from torch import Tensor
 
 from anystep._errors import UsageError
 from anystep._lookup import choose
-from anystep.evaluation.masks import check_mask, mean_of, step_mean
 from anystep.training.distillation import (
     check_logits,
     check_teacher,
@@ -29,14 +26,11 @@ from anystep.training.distillation import (
 )
 
 
-def check_step_logits(
-    logits: Tensor, labels: Tensor, *, soft: bool = False, mask: Tensor | None = None
-) -> None:
+def check_step_logits(logits: Tensor, labels: Tensor, *, soft: bool = False) -> None:
     """Refuse wrong shapes and, where looking is free (labels on the CPU), labels out of range.
     `soft`: or shares (N, C).
     """
     check_logits(logits)
-    check_mask(logits, mask)
     if labels.is_floating_point() and labels.shape == logits.shape[1:]:
         if not soft:
             raise UsageError(
@@ -55,7 +49,7 @@ def check_step_logits(
             )
 
 
-def ce(logits: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
+def ce(logits: Tensor, labels: Tensor) -> Tensor:
     r"""Cross-entropy of the time mean.
 
         mean_n -log softmax(obar)_{n, y_n},  obar = (1/T) sum_t o_t
@@ -63,13 +57,11 @@ def ce(logits: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
     logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T inside the softmax, mean
     over N. The plain training loss ("SDT").
     """
-    check_step_logits(logits, labels, soft=True, mask=mask)
-    return F.cross_entropy(step_mean(logits, mask), labels)
+    check_step_logits(logits, labels, soft=True)
+    return F.cross_entropy(logits.mean(0), labels)
 
 
-def label_smoothing(
-    logits: Tensor, labels: Tensor, *, epsilon: float = 0.1, mask: Tensor | None = None
-) -> Tensor:
+def label_smoothing(logits: Tensor, labels: Tensor, *, epsilon: float = 0.1) -> Tensor:
     r"""Cross-entropy of the time mean against softened labels.
 
         mean_n -sum_c r_nc log softmax(obar)_nc,  r = (1 - epsilon) onehot(y) + epsilon / C
@@ -77,13 +69,13 @@ def label_smoothing(
     logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T inside the softmax, sum
     over C, mean over N. Szegedy et al. 2016. TKS's tables do not state their epsilon.
     """
-    check_step_logits(logits, labels, soft=True, mask=mask)
+    check_step_logits(logits, labels, soft=True)
     if not 0 <= epsilon < 1:
         raise UsageError(f"epsilon must be in [0, 1), got {epsilon}")
-    return F.cross_entropy(step_mean(logits, mask), labels, label_smoothing=epsilon)
+    return F.cross_entropy(logits.mean(0), labels, label_smoothing=epsilon)
 
 
-def step_ce(logits: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
+def step_ce(logits: Tensor, labels: Tensor) -> Tensor:
     r"""Cross-entropy at every step, averaged.
 
         (1/T) sum_t mean_n -log softmax(o_t)_{n, y_n}
@@ -91,19 +83,17 @@ def step_ce(logits: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Te
     logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T and N. TET (Deng et al.
     2022) without its regulariser.
     """
-    check_step_logits(logits, labels, soft=True, mask=mask)
+    check_step_logits(logits, labels, soft=True)
     steps, repeated = (
         logits.flatten(0, 1),
         labels.repeat(logits.shape[0], *[1] * (labels.dim() - 1)),
     )
-    if mask is None:
-        return F.cross_entropy(steps, repeated)
-    return mean_of(F.cross_entropy(steps, repeated, reduction="none").view(mask.shape), mask)
+    return F.cross_entropy(steps, repeated)
 
 
-def distance_to(logits: Tensor, phi: float, *, mask: Tensor | None = None) -> Tensor:
+def distance_to(logits: Tensor, phi: float) -> Tensor:
     """mean_{t,n,c} (o_tnc - phi)^2, TET's regulariser: logits (T, N, C) -> scalar."""
-    return mean_of((logits - phi).square(), mask)
+    return (logits - phi).square().mean()
 
 
 def tet(
@@ -112,7 +102,6 @@ def tet(
     *,
     lamb: float = 1e-3,
     phi: float = 1.0,
-    mask: Tensor | None = None,
 ) -> Tensor:
     r"""Temporal efficient training: every step is asked for the label, gently held near `phi`.
 
@@ -121,7 +110,7 @@ def tet(
     logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T and N; the second term
     also over C. Deng et al. 2022; `lamb` and `phi` as in the released code.
     """
-    parts = tet_parts(logits, labels, lamb=lamb, phi=phi, mask=mask)
+    parts = tet_parts(logits, labels, lamb=lamb, phi=phi)
     return parts["step_ce"] + parts["distance"]
 
 
@@ -131,12 +120,11 @@ def tet_parts(
     *,
     lamb: float = 1e-3,
     phi: float = 1.0,
-    mask: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The two weighted terms of `tet`, apart: "step_ce" and "distance", scalars."""
     check_unit("lamb", lamb)
-    near = distance_to(logits, phi, mask=mask)
-    return {"step_ce": (1 - lamb) * step_ce(logits, labels, mask=mask), "distance": lamb * near}
+    near = distance_to(logits, phi)
+    return {"step_ce": (1 - lamb) * step_ce(logits, labels), "distance": lamb * near}
 
 
 def check_unit(name: str, value: float) -> None:
@@ -151,31 +139,28 @@ def check_weight(name: str, value: float) -> None:
         raise UsageError(f"{name} must be >= 0, got {value}")
 
 
-Pool = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Pool = Callable[[Tensor, Tensor], Tensor]
 
 
-def _right(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-    """1 where a step has its label on top, (T, N, 1); of equal logits the lowest class is on top.
-    Padded steps are wrong.
-    """
-    right = logits.argmax(-1) == labels
-    return (right if mask is None else right & mask).unsqueeze(-1).to(logits.dtype)
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 where a step has its label on top, (T, N, 1); of equal logits the lowest class is on top."""
+    return (logits.argmax(-1) == labels).unsqueeze(-1).to(logits.dtype)
 
 
-def _sum_correct(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-    return (logits * _right(logits, labels, mask)).sum(0)
+def _sum_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits * _right(logits, labels)).sum(0)
 
 
-def _mean_correct(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-    right = _right(logits, labels, mask)
+def _mean_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    right = _right(logits, labels)
     return (logits * right).sum(0) / right.sum(0).clamp(min=1)
 
 
-def _mean_all(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-    return step_mean(logits, mask)
+def _mean_all(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.mean(0)
 
 
-def _label(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+def _label(logits: Tensor, labels: Tensor) -> Tensor:
     other = F.one_hot(labels, logits.shape[2]) == 0
     return torch.zeros_like(logits[0]).masked_fill(
         other, -math.inf
@@ -196,7 +181,6 @@ def tks_teacher(
     *,
     temperature: float,
     pool: str = "sum_correct",
-    mask: Tensor | None = None,
 ) -> Tensor:
     r"""What the right steps know together: q = softmax(z / temperature), logits (T, N, C), labels
     (N,) -> (N, C).
@@ -212,9 +196,9 @@ def tks_teacher(
     No step right: z = 0 and q is uniform, for both `*_correct` pools. The gradient flows through q
     into the pooled steps.
     """
-    check_step_logits(logits, labels, mask=mask)
+    check_step_logits(logits, labels)
     check_temperature(temperature)
-    return F.softmax(choose(POOLS, pool, "pool")(logits, labels, mask) / temperature, dim=-1)
+    return F.softmax(choose(POOLS, pool, "pool")(logits, labels) / temperature, dim=-1)
 
 
 def _cross_entropy(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -240,7 +224,6 @@ def tks_soft(
     *,
     temperature: float,
     divergence: str = "ce",
-    mask: Tensor | None = None,
 ) -> Tensor:
     r"""How far every step is from one teacher.
 
@@ -255,10 +238,8 @@ def tks_soft(
     """
     check_temperature(temperature)
     check_teacher(logits, teacher)
-    check_mask(logits, mask)
-    return temperature**2 * mean_of(
-        choose(DIVERGENCES, divergence, "divergence")(logits, teacher, temperature), mask
-    )
+    terms = choose(DIVERGENCES, divergence, "divergence")(logits, teacher, temperature)
+    return temperature**2 * terms.mean()
 
 
 def tks(
@@ -270,7 +251,6 @@ def tks(
     pool: str = "sum_correct",
     detach: bool = False,
     divergence: str = "ce",
-    mask: Tensor | None = None,
 ) -> Tensor:
     r"""Temporal knowledge sharing: the steps that are right teach all steps.
 
@@ -289,7 +269,6 @@ def tks(
         "pool": pool,
         "detach": detach,
         "divergence": divergence,
-        "mask": mask,
     }
     parts = tks_parts(logits, labels, alpha=alpha, temperature=temperature, **options)
     return parts["ce"] + parts["tks"]
@@ -304,16 +283,14 @@ def tks_parts(
     pool: str = "sum_correct",
     detach: bool = False,
     divergence: str = "ce",
-    mask: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The two weighted terms of `tks`, apart: "ce" and "tks", scalars."""
     check_unit("alpha", alpha)
-    teacher = tks_teacher(logits, labels, temperature=temperature, pool=pool, mask=mask)
+    teacher = tks_teacher(logits, labels, temperature=temperature, pool=pool)
     teacher = teacher.detach() if detach else teacher
     return {
-        "ce": (1 - alpha) * ce(logits, labels, mask=mask),
-        "tks": alpha
-        * tks_soft(logits, teacher, temperature=temperature, divergence=divergence, mask=mask),
+        "ce": (1 - alpha) * ce(logits, labels),
+        "tks": alpha * tks_soft(logits, teacher, temperature=temperature, divergence=divergence),
     }
 
 

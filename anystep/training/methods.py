@@ -57,13 +57,10 @@ class Phase:
 class Method:
     """A training scheme. The default: one phase, the student sees everything.
 
-    `neurons`: the neurons that it can train, by name; none named means any. `masks`: whether it can
-    train on recordings of different length. Their batches are padded at the end, and `outputs` has
-    a "mask" (T, N) bool, True where a step is real.
+    `neurons`: the neurons that it can train, by name; none named means any.
     """
 
     neurons: tuple[str, ...] = ()
-    masks: bool = False
 
     def phases(self) -> tuple[Phase, ...]:
         """The phases, in order; the last one's network is the run's model."""
@@ -86,7 +83,7 @@ class Method:
         """Named, weighted parts whose sum is differentiated.
 
         `outputs` has the step logits (T, N, C) of "student" and, in a phase with a teacher, of
-        "teacher"; and "mask" where the recordings of a batch differ in length. `progress` = epoch /
+        "teacher". `progress` = epoch /
         epochs of the phase, from 0, constant within an epoch.
         """
         raise TypeError(f"{type(self).__name__} defines no loss(outputs, labels, progress)")
@@ -99,10 +96,7 @@ class LossMethod(Method):
         self.name = name
         self._loss = partial(choose(LOSSES, name, "loss"), **options)
         takes = list(signature(LOSSES[name]).parameters)
-        self.masks = "mask" in takes  # which is the batch's and no option
-        check_keys(
-            options, [each for each in takes[2:] if each != "mask"], "argument", f"method {name}"
-        )
+        check_keys(options, takes[2:], "argument", f"method {name}")
         free = partial(LOSSES[name], None, None)
         check_arguments(free, options, f"method {name}", complete=True)
         self._loss(
@@ -112,15 +106,13 @@ class LossMethod(Method):
     def loss(
         self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        mask = {"mask": outputs["mask"]} if "mask" in outputs else {}
-        return {self.name: self._loss(outputs["student"], labels, **mask)}
+        return {self.name: self._loss(outputs["student"], labels)}
 
 
 @dataclass(frozen=True)
 class TET(Method):
     """`losses.tet` with its two terms logged apart."""
 
-    masks = True
     lamb: float = 1e-3
     phi: float = 1.0
 
@@ -130,9 +122,7 @@ class TET(Method):
     def loss(
         self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        return tet_parts(
-            outputs["student"], labels, lamb=self.lamb, phi=self.phi, mask=outputs.get("mask")
-        )
+        return tet_parts(outputs["student"], labels, lamb=self.lamb, phi=self.phi)
 
 
 @dataclass(frozen=True)
@@ -145,7 +135,6 @@ class TKS(Method):
     instead. Defaults: TKS's for CIFAR (alpha 0.7, temperature 3); its event recipes use 0.3 and 5.
     """
 
-    masks = True
     alpha: float = 0.7
     temperature: float = 3.0
     pool: str = "sum_correct"
@@ -172,7 +161,6 @@ class TKS(Method):
             pool=self.pool,
             detach=self.detach,
             divergence=self.divergence,
-            mask=outputs.get("mask"),
         )
 
 

@@ -313,7 +313,7 @@ def test_validation_agrees_with_a_slow_loop():
         ),
         (
             {"data": [(f[0], y) for f, y in DATA]},
-            r"a sample must be frames \(T, P, H, W\), all alike in a batch",
+            r"a sample must be frames \(T, P, H, W\), all of one shape in a batch",
         ),
         (
             {"data": drivers.tiny_set(64, 1, width=14)},
