@@ -28,15 +28,17 @@ demo: $(INSTALLED) ## train plain and TKS on digits-dvs, print the accuracy at e
 	$(BIN)/anystep report $(DEMO) --out $(DEMO)/report.html
 	@printf 'table    %s\npage     %s\npicture  %s\n' $(DEMO)/comparison.json $(DEMO)/report.html $(DEMO)/report.png
 
-# One thread: the tensors of the tests are small, and threads that wait for a busy core cost more than they bring.
-test: $(INSTALLED) ## the suite: no download, a few minutes
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -m "not slow"
+# A process a core, one thread each: the tensors of the tests are small, and threads that wait for a
+# busy core cost more than they bring. A process that is done takes tests from one that is not.
+test: $(INSTALLED) ## the suite: no download, about three minutes on two cores
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -m "not slow" -n auto --dist worksteal
 
 test-slow: $(INSTALLED) ## the long tests
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -m slow -n auto --dist worksteal
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 results: $(INSTALLED) ## train the seeds that the README quotes and write results/
@@ -44,4 +46,4 @@ results: $(INSTALLED) ## train the seeds that the README quotes and write result
 
 clean: ## remove caches and builds; runs/ and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find anystep tests results -name __pycache__ -prune -exec rm -rf {} +
+	find anystep benchmarks studies tests -name __pycache__ -prune -exec rm -rf {} +

@@ -4,4 +4,4 @@ systems have.
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("triton") else ["anystep/kernels/cuda.py"]
+collect_ignore = [] if find_spec("triton") else ["anystep/nn/kernels/cuda.py"]

@@ -24,10 +24,12 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def digits_cache(tmp_path_factory):
-    """A cache folder for digits-dvs frames: the camera is simulated once a session, for whoever
-    needs them first.
+    """A cache folder for digits-dvs frames, which whoever needs them first simulates. All
+    processes of a session share it.
     """
-    return tmp_path_factory.mktemp("digits-cache")
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return shared / "digits-cache"
 
 
 @pytest.fixture
