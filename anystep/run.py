@@ -99,7 +99,7 @@ def load_splits(record: Record) -> Splits:
         data.name, binning=make_binning(data.binning), cache=data.cache, **data.options
     )
     if data.frames is not None:
-        splits = splits.segment(*data.frames)
+        splits = splits.frame_range(*data.frames)
     if not data.augment:
         return splits
     scale = {key: getattr(splits.train, key, None) for key in ("mean", "std")}

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from anystep._errors import UsageError
 from anystep._files import content_hash
-from anystep.data.images.shards import Blocks
-from anystep.data.sets import MapStyle
+
+from anystep.data.sets import Blocks, MapStyle
 
 
 def derive_seed(seed: int, *what: Any) -> int:

@@ -12,7 +12,7 @@ from anystep.data.digits import digits_dvs, digits_events, enlarge
 from anystep.data.frames import EqualCount, FixedCount, FixedDuration
 from anystep.data.protocols import stratified
 from anystep.data.recording import Events
-from anystep.data.sets import FrameSet, FramesOf
+from anystep.data.sets import FrameRange, FrameSet, FramesOf, as_dataset
 
 LIVE = FixedDuration(10, 30_000)
 
@@ -61,34 +61,20 @@ def test_the_frames_of_a_shuffled_subset_are_shuffled():
     assert np.array_equal(data.subset([2, 0, 1]).frames, data.frames[[2, 0, 1]])
 
 
-def test_a_batch_has_the_items_in_the_order_asked_for():
-    view = frame_set().subset([5, 4, 3, 2])
-    frames, labels = view.take([3, 0])
-    assert np.array_equal(frames, np.stack([view[3][0], view[0][0]]))
-    assert labels.tolist() == [0, 1]
+def test_a_view_keeps_what_is_known_of_a_data_set():
+    data = frame_set()
+    late = FrameRange(data, 1, 3)
+    assert np.array_equal(late[4][0], data[4][0][1:])
+    assert (len(late), late.labels is data.labels, late.ids is data.ids) == (6, True, True)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: FrameSet(np.zeros((3, 2, 4, 4)), [0, 1, 2]), r"frames must be \(M, T, P, H, W\)"),
-        (
-            lambda: FrameSet(np.zeros((3, 1, 2, 4, 4)), [0, 1]),
-            r"labels must be \(3,\) like frames, got \(2,\)",
-        ),
-        (
-            lambda: FrameSet(np.zeros((2, 1, 2, 4, 4)), [0, 1], ["a"]),
-            r"ids must be \(2,\) like frames, got \(1,\)",
-        ),
-        (lambda: FrameSet(np.zeros((2, 1, 2, 4, 4)), [0.0, 1.0]), "labels must be whole numbers"),
-        (lambda: frame_set().subset([0, 6]), r"indices must be in 0\.\.5, got 6"),
-        (lambda: frame_set().subset([-1]), r"indices must be in 0\.\.5, got -1"),
-        (lambda: frame_set().subset([True]), "must be a list of whole numbers"),
-    ],
-)
-def test_lengths_and_indices_that_do_not_fit_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+def test_a_list_of_samples_is_a_data_set_of_which_nothing_is_known():
+    samples = [(np.zeros((1, 2, 3, 3)), 1), (np.ones((1, 2, 3, 3)), 0)]
+    data = as_dataset(samples)
+    assert [label for _, label in data] == [1, 0]
+    assert (len(data), data.labels, data.ids, data.blocks, data.mean) == (2, None, None, None, None)
+    assert as_dataset(data) is data
+    assert as_dataset(frame_set()).labels.tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_your_own_recordings_become_frames():

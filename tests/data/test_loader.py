@@ -137,7 +137,7 @@ def test_batches_are_the_samples_asked_for_with_any_number_of_workers(workers):
     loaded = list(load_batches(data, batches, workers=workers))
     assert len(loaded) == 3
     for batch, (x, y) in zip(batches, loaded, strict=True):
-        frames, labels = data.take(batch)
+        frames, labels = data.frames[batch], data.labels[batch]
         np.testing.assert_array_equal(x.numpy(), frames.swapaxes(0, 1))
         np.testing.assert_array_equal(y.numpy(), labels)
 

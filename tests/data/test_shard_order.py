@@ -18,9 +18,9 @@ from anystep import AnystepWarning
 from anystep.data.datasets import load_dataset
 from anystep.data.frames import Direct
 from anystep.data.images import shards as shards_module
-from anystep.data.images.shards import Blocks, ShardImages, read_shards
+from anystep.data.images.shards import ShardImages, read_shards
 from anystep.data.loader import derive_seed, epoch_order, in_order, load_batches
-from anystep.data.sets import Augmented
+from anystep.data.sets import Augmented, Blocks
 from anystep.nn.models import create_model
 from anystep.training.fit import fit, start
 from anystep.training.methods import create_method

@@ -186,7 +186,7 @@ def test_both_places_of_the_scale_start_from_the_same_network(light, tmp_path):
         anystep.run_record(record, tmp_path / scale)
         model = anystep.load_model(tmp_path / scale)
         made[scale] = model
-    frames = moving_light(binning=None).test.take(range(8))[0].swapaxes(0, 1)
+    frames = moving_light(binning=None).test.frames[:8].swapaxes(0, 1)
     x = torch.from_numpy(frames.copy()).float()
     torch.testing.assert_close(made["folded"](x), made["output"](x), rtol=1e-4, atol=1e-4)
 

@@ -19,9 +19,9 @@ from anystep._extras import need
 from anystep._lookup import choose
 from anystep.data.frames import Direct, Encoding
 from anystep.data.images.pictures import ImageFiles, ParquetPictures
-from anystep.data.images.shards import Blocks, Stored, find_shards, read_shards
+from anystep.data.images.shards import Stored, find_shards, read_shards
 from anystep.data.protocols import Split, held_out, stratified
-from anystep.data.sets import Splits
+from anystep.data.sets import Blocks, DataSet, Splits
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VALIDATION = ("val", "valid", "validation", "Val")
@@ -38,7 +38,7 @@ class Pictures(Protocol):
     def __getitem__(self, index: int, /) -> NDArray[np.uint8]: ...
 
 
-class PictureSet:
+class PictureSet(DataSet):
     """Images with labels, normalised when they are read, each shown for T steps without a copy (a
     stride of 0 in time).
 
@@ -48,6 +48,11 @@ class PictureSet:
     the P planes
     blocks: which images lie together on disk, if an epoch must read those together
     """
+
+    labels: NDArray[np.int64]
+    ids: NDArray[Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __init__(
         self,
@@ -62,8 +67,8 @@ class PictureSet:
     ) -> None:
         self._pictures, self.encoding, self.blocks = pictures, encoding, blocks
         self._rows = np.arange(len(pictures))
-        self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
-        self.ids: NDArray[Any] = self._rows if ids is None else np.asarray(ids)
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.ids = self._rows if ids is None else np.asarray(ids)
         for name, column in {"labels": self.labels, "ids": self.ids}.items():
             if column.shape != (len(pictures),):
                 raise UsageError(

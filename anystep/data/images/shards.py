@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from anystep._errors import AnystepWarning, UsageError
 from anystep._extras import need
+from anystep.data.sets import Blocks
 
 WINDOW_BYTES = (
     256 * 2**20
@@ -38,22 +39,6 @@ NUMBERED = re.compile(
 # The hub's ImageNet repeats the class in the name: n01440764_10026_n01440764.JPEG,
 # ILSVRC2012_val_00000293_n01440764.JPEG.
 WITH_WNID = re.compile(r"^(?P<stem>.+)_(?P<wnid>n[0-9]{8})\.JPEG$")
-
-
-@dataclass(frozen=True, eq=False)
-class Blocks:
-    """Samples that lie together on disk, and of how many such blocks an epoch may shuffle the
-    samples together.
-
-    of (M,) int64: the block of each sample   window: blocks, >= 1
-    """
-
-    of: NDArray[np.int64]
-    window: int
-
-    def subset(self, rows: ArrayLike) -> Blocks:
-        """Those of the samples `rows` (B,), in that order."""
-        return Blocks(self.of[np.asarray(rows, dtype=np.int64)], self.window)
 
 
 @dataclass(frozen=True)
