@@ -19,7 +19,7 @@ from anystep.console import EpochLines, ProgressBar
 from anystep.data.augmentation.augment import create_augmentation
 from anystep.data.datasets import load_dataset
 from anystep.data.loader import derive_seed
-from anystep.data.sets import Augmented, MapStyle, Splits
+from anystep.data.sets import Augmented, DataSet, Splits
 from anystep.environment import describe_environment
 from anystep.evaluation.evaluate import Outputs, collect, score
 from anystep.nn.fuse import fold_scales_, fuse_model, why_not_fusable
@@ -102,7 +102,7 @@ def load_splits(record: Record) -> Splits:
         splits = splits.frame_range(*data.frames)
     if not data.augment:
         return splits
-    scale = {key: getattr(splits.train, key, None) for key in ("mean", "std")}
+    scale = {"mean": splits.train.mean, "std": splits.train.std}
     augment = create_augmentation(data.augment, classes=len(splits.classes), **scale)
     return replace(splits, train=Augmented(splits.train, augment))
 
@@ -388,7 +388,7 @@ def _test(model: StepModel, splits: Splits, phase: Phase, folder: Path, record: 
             file,
             logits=outputs.logits,
             labels=outputs.labels,
-            ids=np.asarray(getattr(judged, "ids", np.arange(len(outputs.labels)))),
+            ids=np.arange(len(judged)) if judged.ids is None else judged.ids,
             features=outputs.features,
             example_frames=np.asarray(judged[shown][0])[phase.frames],
             example_index=shown,
@@ -419,7 +419,7 @@ def judge(
     return outputs, reason or True
 
 
-def judged_on(splits: Splits, record: Record) -> MapStyle:
+def judged_on(splits: Splits, record: Record) -> DataSet:
     """The split whose recordings judge the run: test, unless it is still being tuned."""
     return splits.val if record.judge == "val" else splits.test
 

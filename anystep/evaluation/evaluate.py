@@ -14,7 +14,7 @@ from torch import nn
 
 from anystep._errors import UsageError
 from anystep.data.loader import in_order, load_batches, to_device
-from anystep.data.sets import MapStyle
+from anystep.data.sets import MapStyle, as_dataset
 from anystep.evaluation.energy import firing_rates
 from anystep.evaluation.metrics import (
     accuracy_by_step,
@@ -119,7 +119,7 @@ def collect(
             f"{what}: of its step logits the first t are not what it says after t steps; "
             "judge it at each t apart"
         )
-    lengths = getattr(dataset, "lengths", None)
+    lengths = as_dataset(dataset).lengths
     order = in_order(len(dataset), batch_size=batch_size, lengths=lengths)
     weight = next(model.parameters())
     logits: list[NDArray[Any]] = []

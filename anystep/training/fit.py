@@ -22,6 +22,7 @@ from anystep._errors import AnystepWarning, UsageError
 from anystep._extras import need
 from anystep._lookup import check_arguments, check_keys
 from anystep.data.loader import derive_seed, epoch_order, load_batches, to_device
+from anystep.data.sets import as_dataset
 from anystep.evaluation.energy import FiringRates, firing_rates
 from anystep.evaluation.evaluate import collect
 from anystep.evaluation.metrics import accuracy_by_step
@@ -299,7 +300,7 @@ class _Engine:
             "seed": self.seed,
             "epoch": state.epoch,
             "balance": balance,
-            "blocks": getattr(dataset, "blocks", None),
+            "blocks": as_dataset(dataset).blocks,
         }
         order = epoch_order(len(dataset), batch_size=size, **chance)
         self._tell(
@@ -402,7 +403,8 @@ def _check_batches(dataset: Any, plan: Plan, *, processes: int) -> None:
         raise UsageError(
             f"batch_size {plan.batch_size} cannot be shared equally by {processes} processes"
         )
-    if len(set(getattr(dataset, "lengths", ()))) > 1:
+    lengths = as_dataset(dataset).lengths
+    if lengths is not None and len(set(lengths)) > 1:
         raise UsageError("training needs recordings of one length: give data.binning.steps")
 
 
@@ -410,11 +412,12 @@ def _balance(dataset: Any, plan: Plan) -> Any:
     """The labels that a balanced epoch is drawn by, or None for a plain one."""
     if not plan.balanced:
         return None
-    if not hasattr(dataset, "labels"):
+    labels = as_dataset(dataset).labels
+    if labels is None:
         raise UsageError(
             f"train.balanced needs a data set that has its labels as .labels, {type(dataset).__name__} has none"
         )
-    return dataset.labels
+    return labels
 
 
 def _check_labels(labels: Tensor, model: nn.Module) -> None:
