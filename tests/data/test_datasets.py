@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,18 @@ import pytest
 from anystep.data import digits
 from anystep.data.datasets import load_dataset
 from anystep.data.digits import digits_dvs, digits_events, enlarge
-from anystep.data.frames import EqualCount, FixedCount, FixedDuration
+from anystep.data.frames import Direct, EqualCount, FixedCount, FixedDuration
 from anystep.data.protocols import stratified
 from anystep.data.recording import Events
-from anystep.data.sets import FrameRange, FrameSet, FramesOf, as_dataset
+from anystep.data.sets import (
+    FrameRange,
+    FrameSet,
+    FramesOf,
+    ImageSet,
+    RaggedSet,
+    Splits,
+    as_dataset,
+)
 
 LIVE = FixedDuration(10, 30_000)
 
@@ -75,6 +84,49 @@ def test_a_list_of_samples_is_a_data_set_of_which_nothing_is_known():
     assert (len(data), data.labels, data.ids, data.blocks, data.mean) == (2, None, None, None, None)
     assert as_dataset(data) is data
     assert as_dataset(frame_set()).labels.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_a_ragged_set_gives_every_recording_its_own_frames():
+    frames = np.arange(9, dtype=np.uint8)[:, None, None, None].repeat(2, 1)
+    data = RaggedSet(frames, [4, 0, 5], [7, 8, 9], ["a", "b", "c"])
+    assert (data[0][0][:, 0, 0, 0].tolist(), data[0][1]) == ([0, 1, 2, 3], 7)
+    assert (data[2][0][:, 0, 0, 0].tolist(), data[2][1]) == ([4, 5, 6, 7, 8], 9)
+    part = data.subset([2, 0])
+    assert (part.ids.tolist(), part.labels.tolist()) == (["c", "a"], [9, 7])
+    assert [len(frames) for frames, _ in part] == part.lengths.tolist() == [5, 4]
+    with pytest.raises(ValueError, match="sample b has no frames"):
+        data[1]
+
+
+def test_chosen_frames_need_recordings_that_have_them():
+    part = RaggedSet(np.zeros((8, 2, 3, 3), np.uint8), [5, 3], [0, 1])
+    splits = Splits(part, part, part, ("off", "on"), "p", "h", True)
+    chosen = splits.frame_range(2, 5)
+    assert (len(chosen.train[0][0]), chosen.first_frame, chosen.train.lengths) == (3, 2, None)
+    with pytest.raises(ValueError, match=r"\[2, 5\]: sample 1 has 3 frames"):
+        chosen.train[1]
+    with pytest.raises(ValueError, match=r"within the 5 frames of a recording, got \[2, 6\]"):
+        splits.frame_range(2, 6)
+    with pytest.raises(ValueError, match=r"needs recordings of one length; give binning\.steps"):
+        replace(splits, binning=FixedCount(None, 9).describe()).frame_range(0, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (FrameSet, ((3, 2, 4, 4), [0, 1, 2]), r"frames must be \(M, T, P, H, W\)"),
+        (FrameSet, ((3, 1, 2, 4, 4), [0, 1]), r"labels must be \(3,\), got \(2,\)"),
+        (FrameSet, ((2, 1, 2, 4, 4), [0, 1], ["a"]), r"ids must be \(2,\), got \(1,\)"),
+        (FrameSet, ((2, 1, 2, 4, 4), [0.0, 1.0]), "labels must be whole numbers"),
+        (RaggedSet, ((5, 2, 3), [2, 3], [0, 1]), r"frames must be \(F, P, H, W\)"),
+        (RaggedSet, ((5, 2, 3, 3), [2, 2], [0, 1]), "lengths must be >= 0 with the sum 5"),
+        (RaggedSet, ((5, 2, 3, 3), [-1, 6], [0, 1]), "lengths must be >= 0"),
+        (ImageSet, ((5, 3, 3), [0] * 5, Direct(2)), r"images must be \(M, P, H, W\)"),
+    ],
+)
+def test_what_makes_no_data_set_is_refused(kind, given, message):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: {message}"):
+        kind(np.zeros(given[0]), *given[1:])
 
 
 def test_your_own_recordings_become_frames():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moving_light import ragged
 
 import anystep
 from anystep.data.events.stack import Look
@@ -20,7 +19,6 @@ from anystep.data.frames import (
     require_live,
 )
 from anystep.data.recording import Events
-from anystep.data.sets import RaggedSet, Splits
 
 
 def events_at(*t, sensor=(1, 1)):
@@ -100,75 +98,6 @@ def test_frames_of_the_pixels_in_use_are_not_causal_whatever_cuts_the_recording(
         np.array_equal(look.frames(events)[:1], look.frames(events.until(10))) for look in looks
     ] == [True, False]
     assert not Look(EqualTime(2), 4, "nearest", None).causal
-
-
-def test_a_ragged_set_gives_every_recording_its_own_frames():
-    frames = np.arange(9, dtype=np.uint8)[:, None, None, None].repeat(2, 1)
-    data = RaggedSet(frames, [4, 0, 5], [7, 8, 9], ["a", "b", "c"])
-    assert [(data[n][0][:, 0, 0, 0].tolist(), data[n][1]) for n in (0, 2)] == [
-        ([0, 1, 2, 3], 7),
-        ([4, 5, 6, 7, 8], 9),
-    ]
-    part = data.subset([2, 0])
-    assert (len(part), part.ids.tolist(), part.labels.tolist(), part.lengths.tolist()) == (
-        2,
-        ["c", "a"],
-        [9, 7],
-        [5, 4],
-    )
-    assert [len(each) for each, _ in part] == [5, 4]
-    with pytest.raises(ValueError, match="sample b has no frames"):
-        data[1]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"frames": np.zeros((5, 2, 3))}, r"frames must be \(F, P, H, W\)"),
-        ({"lengths": [2, 2]}, r"lengths must be \(M,\) whole numbers >= 0 whose sum is 5"),
-        ({"lengths": [-1, 6]}, "lengths must be"),
-        ({"lengths": [2.0, 3.0]}, "lengths must be"),
-        ({"labels": [0]}, r"labels must be \(2,\) like lengths"),
-        ({"labels": [0.5, 1.0]}, "labels must be whole numbers"),
-    ],
-)
-def test_a_ragged_set_refuses_what_does_not_fit(change, message):
-    given = {"frames": np.zeros((5, 2, 3, 3)), "lengths": [2, 3], "labels": [0, 1], **change}
-    with pytest.raises(ValueError, match=f"RaggedSet: {message}"):
-        RaggedSet(**given)
-
-
-def test_a_subset_of_a_ragged_set_refuses_samples_that_are_not_there():
-    data = ragged(4)
-    for indices, message in (
-        ([4], r"in 0\.\.3, got 4"),
-        ([-1], "got -1"),
-        ([0.5], "whole numbers"),
-    ):
-        with pytest.raises(ValueError, match=f"RaggedSet.subset: indices .*{message}"):
-            data.subset(indices)
-
-
-def test_the_frames_of_chosen_steps_need_recordings_of_one_length():
-    part = ragged(4)
-    splits = Splits(
-        part, part, part, ("off", "on"), "p", "h", True, binning=FixedCount(None, 9).describe()
-    )
-    with pytest.raises(
-        ValueError, match=r"data\.frames needs recordings of one length; give binning\.steps"
-    ):
-        splits.segment(0, 2)
-
-
-def test_a_recording_without_the_chosen_frames_is_refused_even_where_nobody_said_that_they_differ():
-    part = RaggedSet(np.zeros((8, 2, 3, 3), np.uint8), [5, 3], [0, 1])
-    chosen = Splits(part, part, part, ("off", "on"), "p", "h", True).segment(2, 5).train
-    assert len(chosen[0][0]) == 3
-    with pytest.raises(
-        ValueError,
-        match=r"data\.frames \[2, 5\]: sample 1 has 3 frames; it needs recordings of one length",
-    ):
-        chosen[1]
 
 
 def test_the_filmed_digits_may_have_a_length_of_their_own(tmp_path, monkeypatch):
