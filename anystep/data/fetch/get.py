@@ -21,66 +21,19 @@ from anystep.data.fetch.unpack import is_archive, unfinished, unpack
 Say = Callable[[str], None]
 
 
-def get_dataset(
-    name: str,
-    folder: str | os.PathLike[str],
-    *,
-    say: Say | None = None,
-    progress: Progress | None = None,
-    timeout: float = 30.0,
-    attempts: int = 5,
-    pause: float = 1.0,
-) -> dict[str, Any]:
-    """Put the release of data set `name` into `folder`, where the row of that name reads it; run it
-    again to go on.
+def _silent(_: str) -> None:
+    """Nobody listens."""
 
-    An archive that already lies in `folder` is checked and unpacked instead of fetched; what is
-    unpacked already is left alone. `say` hears a line a step, `progress(bytes, total or None)` the
-    bytes of the file that is coming. `timeout`, `attempts` and `pause` are those of `download`.
 
-    Returns {"dataset", "folder", "files": [{"name", "bytes", "checksum", "state"}], "options",
-    "next"}. A state is "fetched", "found" (it lay there and its checksum is right) or "already
-    there" (unpacked before this call; nothing is compared again). `options` are those of the row;
-    None if there is nothing to fetch. `next` is a sentence.
-
-    Errors: ValueError for an unknown name, for a file without a known checksum, for a wrong one,
-    and for what must be done by hand, with how; ConnectionError and OSError as `download` and
-    `unpack` raise them.
-    """
-    release = choose(RELEASES, name, "dataset to get")
-    folder = Path(folder)
-    if release.nothing:
-        words = f"{release.nothing}: nothing to fetch"
-        return {"dataset": name, "folder": str(folder), "files": [], "options": None, "next": words}
-    if not release.files:
-        raise UsageError(f"{name} must be fetched by hand from {release.page}: {release.by_hand}")
-    for file in release.files:
-        if file.checksum is None:
-            raise UsageError(
-                f"{name}: no checksum of {file.name} is known, so it is not fetched. Fetch it from {file.url or release.page}, "
-                f"unpack it in {folder} yourself, and compare it with what its authors say of it"
-            )
-    if folder.exists() and not folder.is_dir():
+def _compare(file: Archive, path: Path) -> None:
+    """A file that lies there is what it should be."""
+    kind, wanted = parse_checksum(file.checksum, file.name)
+    found = digest(path, kind)
+    if found != wanted:
         raise UsageError(
-            f"get {name}: the folder must be one or not be there yet, got {str(folder)!r}, which is a file"
+            f"{path}: its {kind} must be {wanted}, got {found}: it is damaged, not whole or "
+            "another file; delete it and run again"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    fetch = partial(download, timeout=timeout, attempts=attempts, pause=pause, progress=progress)
-    with _alone(folder):
-        done = [_one(file, folder, release, say or _silent, fetch) for file in release.files]
-    missing = [file.name for file, row in zip(release.files, done, strict=True) if row is None]
-    if missing:
-        raise UsageError(
-            f"{name}: {release.by_hand}. Page: {release.page}. Put {', '.join(missing)} into {folder} as it is, "
-            f"then run anystep data get {name} {folder}: it is checked and unpacked"
-        )
-    return {
-        "dataset": name,
-        "folder": str(folder),
-        "files": done,
-        "options": {"root": str(folder)},
-        "next": f"train with --data.options.root {folder}, or look with anystep data check {name} {folder}",
-    }
 
 
 def _one(
@@ -88,15 +41,12 @@ def _one(
 ) -> dict[str, Any] | None:
     """One file of a release in its place, or None if only a person can fetch it."""
     path = folder / file.name
-    packed = is_archive(file.name)
-    if (
-        packed
-        and not unfinished(path, folder)
-        and all((folder / each).exists() for each in file.holds)
-    ):
+    packed, state = is_archive(file.name), "already there"
+    unpacked = all((folder / each).exists() for each in file.holds)
+    if packed and unpacked and not unfinished(path, folder):
         say(f"{file.name}: {', '.join(file.holds)} is already there")
-        return _row(file, path, "already there")
-    if path.is_file():
+        packed = False
+    elif path.is_file():
         say(f"{file.name}: comparing its checksum")
         _compare(file, path)
         state = "found"
@@ -113,53 +63,77 @@ def _one(
     if packed:
         say(f"{file.name}: unpacking")
         unpack(path, folder, holds=file.holds)
-    return _row(file, path, state)
-
-
-def _compare(file: Archive, path: Path) -> None:
-    """A file that lies there is what it should be."""
-    kind, wanted = parse_checksum(file.checksum, file.name)
-    size = path.stat().st_size
-    if file.size is not None and size != file.size:
-        raise UsageError(
-            f"{path} must have {file.size:,} bytes, it has {size:,}: it is not whole; delete it and run again"
-        )
-    found = digest(path, kind)
-    if found != wanted:
-        trouble = f"its {kind} must be {wanted}, got {found}"
-        raise UsageError(
-            f"{path}: {trouble}: it is damaged or another file; delete it and run again"
-        )
-
-
-def _row(file: Archive, path: Path, state: str) -> dict[str, Any]:
     size = path.stat().st_size if path.is_file() else file.size
     return {"name": file.name, "bytes": size, "checksum": file.checksum, "state": state}
-
-
-def _silent(_: str) -> None:
-    """Nobody listens."""
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One `get` in a folder at a time; the lock goes with the process, however that ends."""
     with (folder / ".anystep-get.lock").open("a+b") as file:
-        if sys.platform == "win32":
-            import msvcrt
-
-            def take() -> None:
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            def take() -> None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
         try:
-            take()
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise OSError(
-                error.errno, f"another anystep data get is at work in {folder}; wait for it"
-            ) from error
+            text = f"another anystep data get is at work in {folder}; wait for it"
+            raise OSError(error.errno, text) from error
         yield
+
+
+def get_dataset(
+    name: str,
+    folder: str | os.PathLike[str],
+    *,
+    say: Say = _silent,
+    progress: Progress | None = None,
+    timeout: float = 30.0,
+    attempts: int = 5,
+    pause: float = 1.0,
+) -> dict[str, Any]:
+    """Put the release of data set `name` into `folder`, ready to be read; run it again to go on.
+
+    An archive that already lies in `folder` is checked and unpacked instead of fetched; what is
+    unpacked already is left alone. `say` hears a line a step, `progress(bytes, total or None)` the
+    bytes of the file that is coming. `timeout`, `attempts` and `pause` are those of `download`.
+
+    Returns {"dataset", "folder", "files": [{"name", "bytes", "checksum", "state"}], "options",
+    "next"}. A state is "fetched", "found" (it lay there and its checksum is right) or "already
+    there" (unpacked before this call; nothing is compared again). `options` are those of the row;
+    None if there is nothing to fetch. `next` is a sentence.
+
+    Errors: UsageError for an unknown name, for a wrong checksum, and for what must be done by hand,
+    with how; ConnectionError and OSError as `download` and `unpack` raise them.
+    """
+    release = choose(RELEASES, name, "dataset to get")
+    folder = Path(folder)
+    done: dict[str, Any] = {"dataset": name, "folder": str(folder), "files": [], "options": None}
+    if release.nothing:
+        return {**done, "next": f"{release.nothing}: nothing to fetch"}
+    if not release.files:
+        raise UsageError(f"{name} must be fetched by hand from {release.page}: {release.by_hand}")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"get {name}: {str(folder)!r} is a file, it must be a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    fetch = partial(download, timeout=timeout, attempts=attempts, pause=pause, progress=progress)
+    with _alone(folder):
+        rows = [_one(file, folder, release, say, fetch) for file in release.files]
+    missing = [file.name for file, row in zip(release.files, rows, strict=True) if row is None]
+    if missing:
+        raise UsageError(
+            f"{name}: {release.by_hand}. Page: {release.page}. Put {', '.join(missing)} into "
+            f"{folder} as it is, then run anystep data get {name} {folder}: it is checked and "
+            "unpacked"
+        )
+    after = f"train with --data.options.root {folder}, or look with anystep data check {name}"
+    return {
+        **done,
+        "files": rows,
+        "options": {"root": str(folder)},
+        "next": f"{after} {folder}",
+    }

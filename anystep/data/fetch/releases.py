@@ -1,8 +1,7 @@
-"""Where the releases of the data sets are, which checksums public code states for them, and what
-must be done by hand.
+"""The releases of the data sets: addresses, checksums, and what must be fetched by hand.
 
 A checksum is copied from code that many people have run, never made up; the comment at each says
-from where. What has none is refused by `get_dataset`.
+from where.
 """
 
 from __future__ import annotations
@@ -12,30 +11,29 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Archive:
-    """One file of a release, as it lies in the folder of the data set.
+    """One file of a release.
 
-    name       its name there; .zip, .tar, .tar.gz and .tgz are unpacked, anything else is kept as
-               it is
-    holds      what lies in the folder once it is unpacked, and by what it is known to be there; ()
-               for a plain file
-    checksum   "md5:<hex>" or "sha256:<hex>"; None: nobody states one, so it is refused
+    name       its name in the folder of the data set; archives are unpacked there, others are kept
+    holds      what must lie in the folder once it is unpacked; () for a plain file
+    checksum   "md5:<hex>" or "sha256:<hex>"
     size       bytes, where somebody states them
     url        None: only a person can fetch it
     """
 
     name: str
     holds: tuple[str, ...]
-    checksum: str | None
+    checksum: str
     size: int | None = None
     url: str | None = None
 
 
 @dataclass(frozen=True)
 class Release:
-    """A data set as its authors give it: the page with its terms, its files, and how a person
-    fetches what no program may.
+    """A data set as its authors give it.
 
-    by_hand   what to do with the files that have no url, or with the data set if it has no files
+    page      where its terms stand
+    files     what is fetched
+    by_hand   what a person must do, for files without a url or if there are no files
     nothing   why there is nothing to fetch
     """
 
@@ -216,18 +214,20 @@ RELEASES: dict[str, Release] = {
             ),
         ),
         by_hand=(
-            "its authors' addresses have gone (torchvision says so too), so these four files must come from somebody who has "
-            "them. Another packing is not checked here: unpack it yourself so that the folder holds cars_train, cars_test, "
-            "devkit and cars_test_annos_withlabels.mat"
+            "its authors' addresses have gone, so these four files must come from somebody who has "
+            "them. Another packing is not checked here: unpack it yourself so that the folder "
+            "holds cars_train, cars_test, devkit and cars_test_annos_withlabels.mat"
         ),
     ),
     "imagenet-1k": Release(
         page="https://image-net.org/download-images.php",
         by_hand=(
-            "it needs an account. Fetch ILSVRC2012_img_train.tar (MD5 1d675b47d978889d74fa0da5fadfb00e) and "
-            "ILSVRC2012_img_val.tar (MD5 29b22e2961454d5413ddabcf34fc5622; both as in torchvision), compare the MD5s, and "
-            "unpack them into a folder for each class, train/<wnid>/*.JPEG and val/<wnid>/*.JPEG; or take the shards of "
-            "Hugging Face's ILSVRC/imagenet-1k, data/*.parquet, which are read as they are"
+            "it needs an account. Fetch ILSVRC2012_img_train.tar (MD5 "
+            "1d675b47d978889d74fa0da5fadfb00e) and ILSVRC2012_img_val.tar (MD5 "
+            "29b22e2961454d5413ddabcf34fc5622; both as in torchvision), compare the MD5s, and "
+            "unpack them into a folder for each class, train/<wnid>/*.JPEG and val/<wnid>/*.JPEG; "
+            "or take the shards of Hugging Face's ILSVRC/imagenet-1k, data/*.parquet, which are "
+            "read as they are"
         ),
     ),
 }
