@@ -23,6 +23,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WRITTEN_INTO = {
     "docs/add-a-loss.md": anystep.training.losses
 }  # a page whose code is meant to stand in that module
+NAMED = re.compile(r"`([\w-]+(?:/[\w.-]+)+\.(?:py|md|yaml|html\.j2))`")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
@@ -96,7 +97,7 @@ def test_your_own_data_trains_in_ten_lines_and_in_two_phases(
 ):
     monkeypatch.chdir(tmp_path)
     page = ROOT / "docs" / "bring-your-own-data.md"
-    assert len(blocks(page)[1].strip().splitlines()) <= 12
+    assert len(blocks(page)[1].strip().splitlines()) <= 10
     found = run_page(page, monkeypatch)
     assert {name: len(values) for name, values in found["accuracy"].items()} == {
         "ce": 4,
@@ -113,6 +114,20 @@ def test_every_link_to_a_file_leads_to_one(page):
         target for target in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in target
     ]
     assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_file_that_a_page_names_is_there(page):
+    names = NAMED.findall(page.read_text(encoding="utf-8"))
+    places = (ROOT, ROOT / "anystep")
+    assert not [name for name in names if not any((place / name).exists() for place in places)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_prose_of_a_page_has_100_columns(page):
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    lines = [line for line in prose.splitlines() if not line.startswith(("|", "    ", "!"))]
+    assert not [line for line in lines if len(line) > 100]
 
 
 def test_every_page_can_be_reached_from_the_readme():

@@ -1,7 +1,7 @@
 """What every row of LOSSES promises. A new row is tested without a new test: required floats are
 0.5, the rest has defaults.
 
-A test whose only argument is `name` is a promise; `tests/test_methods.py` runs them all on a row
+A test whose only argument is `name` is a promise; `tests/training/test_methods.py` runs them all on a row
 made up there.
 """
 
