@@ -1,5 +1,5 @@
-"""`python -m benchmarks`: what it counts is right and what it compares is the same thing. No test looks at
-how long anything takes.
+"""`python -m benchmarks`: what it counts is right and what it compares is the same thing. No test
+looks at how long anything takes.
 """
 
 from __future__ import annotations
