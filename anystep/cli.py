@@ -118,9 +118,10 @@ def sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
 def report(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
     """One self-contained HTML page, and a PNG of the accuracy over t, from finished runs."""
     from anystep.evaluation.report.page import accuracy_png, write_report
+    from anystep.evaluation.report.runs import read_runs
 
     _no_overrides(overrides)
-    runs = [run for place in arguments.runs for run in _runs_in(Path(place))]
+    runs = read_runs([run for place in arguments.runs for run in _runs_in(Path(place))])
     page = write_report(runs, Path(arguments.out))
     picture = accuracy_png(runs, page.with_suffix(".png"))
     print(f"report: {page}\npicture: {picture}", file=sys.stderr)

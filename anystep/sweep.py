@@ -15,7 +15,8 @@ from anystep._errors import UsageError
 from anystep._files import write_json
 from anystep.compare import refuse_twice, run_all, with_method
 from anystep.config import Record
-from anystep.evaluation import figures
+from anystep.evaluation.figures import grids, style
+from anystep.evaluation.metrics import mean_and_sd
 from anystep.preflight import make_binning
 
 PICTURES = ("sweep.png", "sweep.svg")
@@ -51,7 +52,7 @@ def sweep_steps(
         for seed in seeds
     }
     # Before training: a machine that cannot draw should not say so after hours.
-    figures.need_plots("a sweep")
+    style.need_plots("a sweep")
     runs = [_told(run, records[run["run"]]) for run in run_all(records, folder)]
     matrices = {
         name: matrix_of([run for run in runs if run["method"]["name"] == name]) for name in methods
@@ -100,7 +101,7 @@ def matrix_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         [run["scores"]["prefix_top1"] for run in runs if run["train_steps"] == steps]
         for steps in lengths
     ]
-    over_seeds = [figures.mean_and_sd(values) for values in cells]
+    over_seeds = [mean_and_sd(values) for values in cells]
     return {
         "prefix": runs[0]["scores"]["prefix"],
         "skipped": runs[0]["skipped"],
@@ -119,7 +120,7 @@ def draw_matrices(matrices: Mapping[str, Mapping[str, Any]], path: Path | str) -
     each title.
     """
     drawn = {
-        f"{name} ({matrix['prefix']})": figures.Matrix(
+        f"{name} ({matrix['prefix']})": grids.Matrix(
             list(matrix["train_steps"]),
             np.asarray(matrix["top1_mean"], float),
             np.asarray(matrix["top1_sd"], float),
@@ -127,7 +128,7 @@ def draw_matrices(matrices: Mapping[str, Mapping[str, Any]], path: Path | str) -
         )
         for name, matrix in matrices.items()
     }
-    return figures.save(lambda: figures.heat_maps(drawn), path)
+    return style.save(lambda: grids.heat_maps(drawn), path)
 
 
 def sweep_cells(matrices: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

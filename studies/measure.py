@@ -16,6 +16,7 @@ from anystep._files import write_json, write_text
 from anystep.compare import compare_methods, markdown_table
 from anystep.config import load_recipe, record_from
 from anystep.evaluation.report.page import accuracy_png, write_report
+from anystep.evaluation.report.runs import read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -46,7 +47,7 @@ def main() -> None:
         record = record_from(load_recipe(ROOT / "recipes" / f"{name}.yaml"))
         folder = ROOT / "runs" / "results" / name
         result = compare_methods(record, methods, list(seeds), folder)
-        runs = [folder / run["run"] for run in result["runs"]]
+        runs = read_runs([folder / run["run"] for run in result["runs"]])
         write_report(runs, folder / "report.html")
         accuracy_png(runs, ROOT / "docs" / f"{name}.png")
         write_json(ROOT / "results" / f"{name}.json", result)

@@ -10,6 +10,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
+def mean_and_sd(values: ArrayLike) -> tuple[NDArray, NDArray]:
+    """Mean and sample standard deviation (ddof = 1) over the first axis, values that are not finite
+    left out.
+
+    values (S, ...) -> mean (...), sd (...). The sd of fewer than two values is NaN, and so is the
+    mean of none.
+
+    >>> mean, sd = mean_and_sd([[1.0, 5.0], [3.0, float("nan")]])
+    >>> mean.tolist(), sd.round(4).tolist()
+    ([2.0, 5.0], [1.4142, nan])
+    """
+    masked = np.ma.masked_invalid(np.asarray(values, dtype=np.float64))
+    sd = masked.std(axis=0, ddof=1)
+    return np.ma.filled(masked.mean(axis=0), np.nan), np.ma.filled(sd, np.nan)
+
+
 def _arrays(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray, NDArray]:
     confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
     if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):

@@ -75,13 +75,17 @@ def test_the_same_examples_give_the_same_file(tmp_path):
     assert contact_sheet(tmp_path / "b.png", {"a": ON_AND_OFF}, title="t").read_bytes() == one
 
 
-def test_nothing_to_show_and_shapes_that_are_no_images_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="examples must hold at least one"):
-        contact_sheet(tmp_path / "a.png", {})
-    with pytest.raises(ValueError, match=r"an image must be \(P, H, W\), got shape \(4, 4\)"):
-        contact_sheet(tmp_path / "a.png", {"a": np.zeros((4, 4))})
-    with pytest.raises(ValueError, match=r"path must end with \.png or \.svg"):
-        contact_sheet(tmp_path / "a.jpg", {"a": ON_AND_OFF})
+@pytest.mark.parametrize(
+    ("name", "examples", "word"),
+    [
+        ("a.png", {}, "examples must hold at least one"),
+        ("a.png", {"a": np.zeros((4, 4))}, r"an image must be \(P, H, W\), got shape \(4, 4\)"),
+        ("a.jpg", {"a": ON_AND_OFF}, r"path must end with \.png or \.svg"),
+    ],
+)
+def test_what_is_no_picture_and_what_is_no_file_of_one_are_refused(tmp_path, name, examples, word):
+    with pytest.raises(ValueError, match=word):
+        contact_sheet(tmp_path / name, examples)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -354,3 +354,11 @@ def test_a_top_k_below_one_is_refused_by_name(k):
 def test_fewer_than_one_calibration_bin_is_refused_by_name(bins):
     with pytest.raises(ValueError, match=f"bins .*{bins}"):
         metrics.ece(np.array([0.2, 0.4]), np.array([True, False]), bins=bins)
+
+
+def test_mean_and_sd_leave_out_what_is_not_finite():
+    rows = [[1.0, np.nan, np.nan], [2.0, 4.0, np.nan], [6.0, 8.0, np.inf]]
+    mean, sd = metrics.mean_and_sd(rows)
+    assert mean[:2] == pytest.approx([3.0, 6.0])
+    assert sd[:2] == pytest.approx([np.std([1, 2, 6], ddof=1), np.std([4, 8], ddof=1)])
+    assert np.isnan([mean[2], sd[2], metrics.mean_and_sd([5.0])[1]]).all()

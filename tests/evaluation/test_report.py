@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from fake_runs import STEPS, edit, make_run, rescore, softmax
 
-from anystep.evaluation import figures
-from anystep.evaluation.report.page import differences, embed, write_report
+from anystep.evaluation.figures import curves, style
+from anystep.evaluation.report.page import differences, write_report
+from anystep.evaluation.report.pictures import embed
 from anystep.evaluation.report.runs import read_runs
 
 FIGURES = ("accuracy", "step", "class", "confusion", "risk", "film", "features", "training")
 TABLES = ("accuracy", "confidence", "provenance")
+DASH = "A dash: this method was not tested on these frames."
 
 
 class Page(HTMLParser):
@@ -23,32 +25,20 @@ class Page(HTMLParser):
 
     VOID = ("meta", "br", "link", "img")
 
-    def __init__(self, text):
+    def __init__(self, source):
         super().__init__()
-        self.open, self.ids, self.links, self.tags, self.tables, self.text = (
-            [],
-            [],
-            [],
-            set(),
-            {},
-            "",
-        )
-        self.figure = ""
-        self.feed(text)
+        self.source, self.text, self.figure = source, "", ""
+        self.open, self.ids, self.links, self.tags, self.tables = [], [], [], set(), {}
+        self.feed(source)
         self.close()
 
     def handle_starttag(self, tag, attrs, closed=False):
-        attrs = dict(attrs)
+        attrs = {key: value or "" for key, value in attrs}
         self.tags.add(tag)
         self.ids += [attrs["id"]] if "id" in attrs else []
-        self.links += [
-            value
-            for key, value in attrs.items()
-            if key in ("src", "href", "xlink:href", "action", "data")
-        ]
-        self.links += re.findall(
-            r"url\(([^)]*)\)", " ".join(value or "" for value in attrs.values())
-        )
+        linking = ("src", "href", "xlink:href", "action", "data")
+        self.links += [value for key, value in attrs.items() if key in linking]
+        self.links += re.findall(r"url\(([^)]*)\)", " ".join(attrs.values()))
         if tag == "figure":
             self.figure = attrs["id"]
         if tag == "tr":
@@ -73,23 +63,30 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     top = tmp_path_factory.mktemp("runs")
-    pairs = [(method, seed) for method in ("tks", "ce") for seed in (1, 0)]
     return [
-        make_run(top / f"{m}-s{s}", method=m, seed=s, skill=2.0 if m == "tks" else 1.0)
-        for m, s in pairs
+        make_run(top / f"{method}-s{seed}", method=method, seed=seed, skill=skill)
+        for method, skill in (("tks", 2.0), ("ce", 1.0))
+        for seed in (1, 0)
     ]
 
 
-@pytest.fixture(scope="module")
-def page_text(folders, tmp_path_factory):
-    return write_report(folders, tmp_path_factory.mktemp("out") / "new" / "report.html").read_text(
-        encoding="utf-8"
-    )
+@pytest.fixture
+def page_of(tmp_path):
+    def report(*folders, **options):
+        out = write_report(read_runs(folders), tmp_path / "new" / "report.html", **options)
+        return Page(out.read_text(encoding="utf-8"))
+
+    return report
 
 
 @pytest.fixture(scope="module")
-def page(page_text):
-    return Page(page_text)
+def page(folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "report.html"
+    return Page(write_report(read_runs(folders), out).read_text(encoding="utf-8"))
+
+
+def small(folder, **options):
+    return make_run(folder, **{"samples": 3, "size": 2} | options)
 
 
 def test_every_tag_closes_and_every_id_is_used_once(page):
@@ -97,21 +94,20 @@ def test_every_tag_closes_and_every_id_is_used_once(page):
     assert len(page.ids) == len(set(page.ids))
 
 
-def test_the_page_has_every_figure_and_table(page, page_text):
+def test_the_page_has_every_figure_and_table(page):
     for name in (*(f"{name}-figure" for name in FIGURES), *(f"{name}-table" for name in TABLES)):
         assert name in page.ids
     for name in FIGURES:
-        assert f'<title id="{name}-figure-title">' in page_text
-        assert f'aria-labelledby="{name}-figure-title {name}-figure-desc"' in page_text
+        assert f'<title id="{name}-figure-title">' in page.source
+        assert f'aria-labelledby="{name}-figure-title {name}-figure-desc"' in page.source
 
 
-def test_the_page_loads_nothing_and_runs_nothing(page, page_text):
-    outside = [link for link in page.links if not link.startswith(("#", "data:"))]
-    assert outside == []
+def test_the_page_loads_nothing_runs_nothing_and_is_small(page):
+    assert [link for link in page.links if not link.startswith(("#", "data:"))] == []
     assert "script" not in page.tags
-    assert "http://" not in page_text
-    assert "https://" not in page_text
-    assert "default-src 'none'" in page_text
+    assert not re.search("https?://", page.source)
+    assert "default-src 'none'" in page.source
+    assert len(page.source.encode()) < 500_000
 
 
 def test_every_link_inside_the_page_leads_somewhere(page):
@@ -120,59 +116,52 @@ def test_every_link_inside_the_page_leads_somewhere(page):
     assert len(inside) > len(FIGURES)
 
 
-def test_the_page_is_small(page_text):
-    assert len(page_text.encode()) < 500_000
-
-
 def test_the_accuracy_table_holds_mean_and_sample_sd_over_seeds(page, folders):
     head, *rows = page.tables["accuracy-table"]
     assert head == ["t", "tks", "ce"]
-    values = np.array(
-        [json.loads((f / "scores.json").read_text())["prefix_top1"] for f in folders]
-    ).reshape(2, 2, STEPS)
+    scores = [json.loads((folder / "scores.json").read_text()) for folder in folders]
+    values = np.array([each["prefix_top1"] for each in scores]).reshape(2, 2, STEPS)
     for t, row in enumerate(rows):
         want = [f"{v.mean():.2f} ± {abs(v[0] - v[1]) / np.sqrt(2):.2f}" for v in values[:, :, t]]
         assert row == [str(t + 1), *want]
     assert len(rows) == STEPS
 
 
-def test_the_best_mean_of_each_step_is_bold(page_text, page):
+def test_the_best_mean_of_each_step_is_bold(page):
     cells = page.tables["accuracy-table"][1:]
     best = [max(row[1:], key=lambda cell: float(cell.split()[0])) for row in cells]
-    bold = re.findall(r"<td><strong>(.*?)</strong>", page_text)
-    assert bold == best
+    assert re.findall(r"<td><strong>(.*?)</strong>", page.source) == best
 
 
 def test_the_confidence_table_holds_the_first_and_the_last_step(page, folders):
     scores = [json.loads((folder / "scores.json").read_text()) for folder in folders]
     rows = {row[0]: row[1:] for row in page.tables["confidence-table"]}
     for method, pair in (("tks", scores[:2]), ("ce", scores[2:])):
-        means = [
-            np.mean([s[key][at] for s in pair])
-            for key in ("aurc_softmax", "aurc_max_logit", "ece")
-            for at in (0, -1)
-        ]
-        assert [float(cell.split(" ± ")[0]) for cell in rows[method]] == pytest.approx(
-            means, abs=0.0051
-        )
+        keys = ("aurc_softmax", "aurc_max_logit", "ece")
+        means = [np.mean([each[key][at] for each in pair]) for key in keys for at in (0, -1)]
+        told = [float(cell.split(" ± ")[0]) for cell in rows[method]]
+        assert told == pytest.approx(means, abs=0.0051)
 
 
 def test_the_provenance_table_has_a_row_a_run(page):
     head, *rows = page.tables["provenance-table"]
     assert [row[0] for row in rows] == ["tks-s0", "tks-s1", "ce-s0", "ce-s1"]
-    row = dict(zip(head, rows[1], strict=True))
-    assert row["protocol"] == "digits-v1 (feed0123)"
-    assert (row["seed"], row["test samples"], row["epochs"], row["commit"]) == (
-        "1",
-        "40",
-        "3",
-        "0123abc",
-    )
-    assert row["versions"] == "anystep 0.1.0, torch 2.13"
+    assert dict(zip(head, rows[1], strict=True)) == {
+        "run": "tks-s1",
+        "method": "tks",
+        "seed": "1",
+        "protocol": "digits-v1 (feed0123)",
+        "test samples": "40",
+        "T": "3",
+        "prefix": "live",
+        "epochs": "3",
+        "commit": "0123abc",
+        "versions": "anystep 0.1.0, torch 2.13",
+    }
 
 
-def test_every_caption_states_protocol_samples_prefix_and_seeds(page_text):
-    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page_text, flags=re.DOTALL)
+def test_every_caption_states_protocol_samples_prefix_and_seeds(page):
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page.source, flags=re.DOTALL)
     assert len(captions) == len(FIGURES) + len(TABLES)
     for caption in captions:
         assert "Protocol digits-v1 (feed0123), 40 test samples, prefix: live, seed" in caption
@@ -188,56 +177,46 @@ def test_the_film_shows_the_running_prediction_of_each_method(page, folders):
             assert f"{100 * softmax(said).max():.0f} %" in page.text
 
 
-def test_the_same_runs_give_the_same_page_byte_for_byte(page_text, folders, tmp_path):
-    assert write_report(folders, tmp_path / "again.html").read_text(encoding="utf-8") == page_text
+def test_the_same_runs_give_the_same_page_byte_for_byte(page, folders, page_of):
+    assert page_of(*folders).source == page.source
 
 
-def test_fair_runs_raise_no_warning(page_text, folders):
+def test_fair_runs_raise_no_warning(page, folders):
     assert differences(read_runs(folders)) == []
-    assert 'id="differences"' not in page_text
+    assert "differences" not in page.ids
 
 
-def test_names_in_the_page_are_escaped_and_unfair_runs_are_warned_of(tmp_path):
-    runs = [make_run(tmp_path / name, method=name, samples=12, size=4) for name in ("a<b>", "c")]
+def test_names_in_the_page_are_escaped_and_unfair_runs_are_warned_of(tmp_path, page_of):
+    runs = [small(tmp_path / name, method=name, samples=12) for name in ("a<b>", "c")]
     edit(runs[1], data={"binning": "time"})
-    page = Page(write_report(runs, tmp_path / "r.html", title="<i>T</i>").read_text())
+    page = page_of(*runs, title="<i>T</i>")
     assert "<i>T</i>" in page.text
     assert "differences" in page.ids
     assert 'data.binning differs: "count" (a<b>); "time" (c)' in page.text
     assert "b" not in page.tags
 
 
-def test_runs_with_other_steps_are_shown_with_a_warning_and_without_false_numbers(tmp_path):
-    runs = [
-        make_run(tmp_path / f"{m}{t}", method=m, steps=t, samples=3, size=2)
-        for m, t in (("ce", 2), ("tks", 1))
-    ]
-    page = Page(write_report(runs, tmp_path / "r.html").read_text())
+def test_runs_with_other_steps_are_shown_with_a_warning_and_without_false_numbers(
+    tmp_path, page_of
+):
+    pairs = (("ce", 2), ("tks", 1))
+    page = page_of(*(small(tmp_path / f"{m}{t}", method=m, steps=t) for m, t in pairs))
     assert "steps T differs: 2 (ce2); 1 (tks1)" in page.text
     assert [row[2] for row in page.tables["accuracy-table"]][2] == "n/a"
     assert "features-figure" not in page.ids  # three points have no layout
-    assert "A dash: this method was not tested on these frames." in page.text
-
-
-def test_runs_that_cannot_share_a_page_are_refused(tmp_path):
-    runs = [make_run(tmp_path / n, samples=4, size=2, names=n) for n in ("ab", "cd")]
-    with pytest.raises(ValueError, match="ab and cd do not have the same classes"):
-        read_runs(runs)
-    with pytest.raises(ValueError, match=r"must be different folders, got .*ab twice"):
-        read_runs([runs[0], runs[0]])
-    with pytest.raises(ValueError, match="at least one run folder, got none"):
-        write_report([], tmp_path / "r.html")
+    assert DASH in page.text
 
 
 def test_a_failed_report_leaves_the_old_page(tmp_path, monkeypatch):
+    def fail(*args, **named):
+        raise RuntimeError("no ink")
+
     out = tmp_path / "r.html"
     out.write_text("old")
-    run = make_run(tmp_path / "x", samples=4, size=2)
-    monkeypatch.setattr(
-        figures, "to_svg", lambda *args, **named: (_ for _ in ()).throw(RuntimeError("no ink"))
-    )
+    runs = read_runs([small(tmp_path / "x")])
+    monkeypatch.setattr(style, "to_svg", fail)
     with pytest.raises(RuntimeError, match="no ink"):
-        write_report([run], out)
+        write_report(runs, out)
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "x"]
 
@@ -249,85 +228,54 @@ def test_the_same_features_give_the_same_points_and_clusters_stay_apart():
     assert np.array_equal(points, embed(features))
     inside = np.linalg.norm(points[:20] - points[:20].mean(0), axis=1).max()
     assert np.linalg.norm(points[:20].mean(0) - points[20:].mean(0)) > inside
-    with pytest.raises(
-        ValueError, match=r"features must be \(M, F\) with M >= 4, got shape \(3, 2\)"
-    ):
-        embed(np.zeros((3, 2)))
 
 
-def test_frames_that_a_network_was_not_judged_on_are_not_shown_as_its_own(tmp_path):
-    part, whole = (
-        make_run(tmp_path / f"{m}", method=m, steps=t, samples=3, size=2)
-        for m, t in (("hsd", 1), ("ce", 2))
-    )
+def test_frames_that_a_network_was_not_judged_on_are_not_shown_as_its_own(tmp_path, page_of):
+    part = small(tmp_path / "hsd", method="hsd", steps=1)
+    whole = small(tmp_path / "ce", method="ce", steps=2)
     arrays = dict(np.load(part / "outputs.npz"))
     np.savez(part / "outputs.npz", **(arrays | {"example_frames": np.zeros((2, 2, 2, 2))}))
-    both, alone = (
-        Page(write_report(runs, tmp_path / "r.html").read_text())
-        for runs in ([part, whole], [part])
-    )
-    assert "A dash: this method was not tested on these frames." in both.text
-    assert "film-figure" not in alone.ids
+    assert DASH in page_of(part, whole).text
+    assert "film-figure" not in page_of(part).ids
 
 
-def test_training_lengths_get_a_map_and_curves_with_their_names(tmp_path):
-    runs = [
-        make_run(tmp_path / f"{seed}-{t}", samples=6, size=2, seed=seed + 10 * t)
-        for t in (1, 3)
-        for seed in (0, 1)
-    ]
-    for run, (t, seed) in zip(runs, ((1, 0), (1, 1), (3, 0), (3, 1)), strict=True):
-        edit(run, train={"steps": t}, seed=seed)
-    text = write_report(runs, tmp_path / "r.html").read_text()
-    page = Page(text)
+def test_a_film_shows_no_verdicts_of_a_network_that_saw_other_frames(tmp_path, page_of):
+    first, second = (small(tmp_path / method, method=method) for method in ("ce", "hsd"))
+    rescore(second, frames=[3, 4, 5], prefix="live, from frame 4")
+    both = page_of(first, second)
+    assert DASH in both.text
+    assert both.tables["accuracy-table"][0] == ["t", "ce", "hsd (from frame 4)"]
+    assert "Bold" not in both.text
+    assert 'prefix differs: "live" (ce); "live, from frame 4" (hsd)' in both.text
+    assert "t = 1 is frame 4 of the recording." in page_of(second).text
+
+
+def test_training_lengths_get_a_map_and_curves_with_their_names(tmp_path, page_of):
+    runs = []
+    for t, seed in ((1, 0), (1, 1), (3, 0), (3, 1)):
+        runs.append(small(tmp_path / f"{seed}-{t}", samples=6, seed=seed + 10 * t))
+        edit(runs[-1], train={"steps": t}, seed=seed)
+    page = page_of(*runs)
     assert "sweep-figure" in page.ids
-    assert page.tables["accuracy-table"][0] == [
-        "t",
-        "ce (trained with T = 1)",
-        "ce (trained with T = 3)",
-    ]
+    names = [f"ce (trained with T = {t})" for t in (1, 3)]
+    assert page.tables["accuracy-table"][0] == ["t", *names]
     assert "differences" not in page.ids
-    means = [
-        [
-            np.mean([run.values("prefix_top1")[t] for run in read_runs(runs)[i : i + 2]])
-            for t in (0, 1, 2)
-        ]
-        for i in (0, 2)
-    ]
-    drawn = text.partition('id="sweep-figure"')[2].partition("</svg>")[0]
-    for mean in np.ravel(means):
+    accuracy = np.array([run.values("prefix_top1") for run in read_runs(runs)])
+    drawn = page.source.partition('id="sweep-figure"')[2].partition("</svg>")[0]
+    for mean in accuracy.reshape(2, 2, STEPS).mean(axis=1).ravel():
         assert f">{mean:.1f}<" in drawn
 
 
-def test_phases_are_named_where_they_start_and_their_lines_are_not_joined(tmp_path):
-    run = make_run(tmp_path / "hsd", method="hsd", samples=6, size=2)
+def test_phases_are_named_where_they_start_and_their_lines_are_not_joined(tmp_path, page_of):
+    run = small(tmp_path / "hsd", method="hsd", samples=6)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     for line, phase in zip(lines, ("ann", "ann", "snn"), strict=True):
         line["phase"] = phase
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    drawn = (
-        write_report([run], tmp_path / "r.html")
-        .read_text()
-        .partition('id="training-figure"')[2]
-        .partition("</figure>")[0]
-    )
+    drawn = page_of(run).source.partition('id="training-figure"')[2].partition("</figure>")[0]
     assert drawn.count(">snn<") == 2  # over the loss, and over the accuracy
     assert ">ann<" not in drawn
-    curves = figures.Curves(np.array([3.0, 2.0, 9.0]), np.array([1.0, 2.0, 3.0]), {3: "snn"})
-    loss = figures.training({"hsd": [curves]}).axes[0]
+    trained = curves.Curves(np.array([3.0, 2.0, 9.0]), np.array([1.0, 2.0, 3.0]), {3: "snn"})
+    loss = curves.training({"hsd": [trained]}).axes[0]
     data = [line.get_xydata().tolist() for line in loss.get_lines()]
     assert data[:2] == [[[1, 3.0], [2, 2.0]], [[3, 9.0]]]
-
-
-def test_a_film_shows_no_verdicts_of_a_network_that_saw_other_frames(tmp_path):
-    first, second = (make_run(tmp_path / m, method=m, samples=3, size=2) for m in ("ce", "hsd"))
-    rescore(second, frames=[3, 4, 5], prefix="live, from frame 4")
-    both, late = (
-        Page(write_report(runs, tmp_path / "r.html").read_text())
-        for runs in ([first, second], [second])
-    )
-    assert "A dash: this method was not tested on these frames." in both.text
-    assert both.tables["accuracy-table"][0] == ["t", "ce", "hsd (from frame 4)"]
-    assert "Bold" not in both.text
-    assert 'prefix differs: "live" (ce); "live, from frame 4" (hsd)' in both.text
-    assert "t = 1 is frame 4 of the recording." in late.text

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +18,84 @@ from anystep._files import atomic_path
 from anystep.data.recording import Events
 from anystep.evaluation.figures.samples import paint
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 MOST_FRAMES = 300
-SHORTEST_US = 20_000  # a frame is shown; viewers show what a GIF wants faster than this slowly
+SHORTEST_US = 20_000  # viewers show what a GIF wants faster than this slowly
 TICK_US = 10_000  # the clock of a GIF
 LONGEST_US = 65_535 * TICK_US
-MOST_PIXELS = (
-    1 << 22
-)  # the largest cameras have 2^20; 300 pictures of more would not fit into memory
+MOST_PIXELS = 1 << 22  # the largest cameras have 2^20; 300 frames of more would not fit into memory
 SIDE = 512  # pixels of the longer side, about
 LEVELS = 8  # of each polarity: 64 colours in all
 LINE = 16  # pixels below the picture for the time
+
+
+def _frame_length(duration: int, frame_us: int | None, slow: float, most_frames: int) -> int:
+    """`frame_us`, if it is neither too short for a viewer nor makes too many frames; else refused.
+    None: the shortest that is neither.
+    """
+    shortest, fits = math.ceil(SHORTEST_US / slow), -(-duration // most_frames)
+    length = max(shortest, fits) if frame_us is None else frame_us
+    if length < shortest:
+        hint = f"with slow={slow:g} viewers would not show it for the 20 ms that they need"
+        raise UsageError(f"animate: frame_us must be >= {shortest}, got {frame_us}: {hint}")
+    if length < fits:
+        hint = f"the recording of {duration} us would have more than {most_frames} frames"
+        raise UsageError(f"animate: frame_us must be >= {fits}, got {frame_us}: {hint}")
+    if length * slow > LONGEST_US:
+        asked = f"frames of {length} us and slow={slow:g}"
+        raise UsageError(f"animate: a GIF shows a frame for {LONGEST_US} us at most, got {asked}")
+    return length
+
+
+def _counts(events: Events, borders: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """For each frame k, events [borders[k], borders[k + 1]), how many at each pixel: (2, H, W)."""
+    height, width = events.sensor
+    for first, last in itertools.pairwise(borders):
+        rows = slice(int(first), int(last))
+        place = (events.p[rows].astype(np.int64) * height + events.y[rows]) * width + events.x[rows]
+        yield np.bincount(place, minlength=2 * height * width).reshape(2, height, width)
+
+
+def _darkest(events: Events, borders: NDArray[np.int64]) -> float:
+    """The count that is shown darkest: the 99th percentile of all counts that are not zero, from
+    their histogram.
+    """
+    histogram = np.zeros(1, dtype=np.int64)
+    for counts in _counts(events, borders):
+        own = np.bincount(counts.ravel(), minlength=len(histogram))
+        own[: len(histogram)] += histogram
+        histogram = own
+    histogram[0] = 0
+    return float(np.searchsorted(np.cumsum(histogram), 0.99 * histogram.sum()))
+
+
+def _palette() -> list[int]:
+    """Red, green, blue of the 64 mixtures of off and on events, of the line, and of the letters."""
+    off, on = np.divmod(np.arange(LEVELS**2), LEVELS)
+    mixtures = paint(np.stack([off, on])[None, :, None].astype(np.float64) / (LEVELS - 1))[0, 0]
+    return [*np.rint(mixtures * 255).astype(int).ravel().tolist(), *(187, 187, 187), *(34, 34, 34)]
+
+
+def _pictures(events: Events, borders: NDArray[np.int64], step: int) -> Iterator[Image]:
+    """A picture with a palette for each frame."""
+    image = need("PIL.Image", extra="report", purpose="an animation")
+    draw = need("PIL.ImageDraw", extra="report", purpose="an animation")
+    colours, top = _palette(), _darkest(events, borders)
+    height, width = events.sensor
+    scale = max(1, SIDE // max(height, width))
+    for index, counts in enumerate(_counts(events, borders)):
+        off, on = np.ceil(np.minimum(counts / top, 1) * (LEVELS - 1)).astype(np.uint8)
+        canvas = np.zeros((height * scale + LINE, max(width * scale, 160)), dtype=np.uint8)
+        enlarged = np.kron(off * LEVELS + on, np.ones((scale, scale), np.uint8))
+        canvas[: height * scale, : width * scale] = enlarged
+        canvas[height * scale, :] = LEVELS**2  # a line between the picture and the words
+        picture: Image = image.fromarray(canvas)
+        picture.putpalette(colours)  # what was grey levels are its rows from here on
+        said = f"{index * step / 1000:.1f} ms   {int(counts.sum())} events"
+        draw.Draw(picture).text((4, height * scale + 3), said, fill=LEVELS**2 + 1)
+        yield picture
 
 
 def animate(
@@ -40,17 +109,17 @@ def animate(
     """Write an animated GIF of a recording, on events red and off events blue, and return how many
     frames it has.
 
-    frame_us      of the recording in a frame; None: what a viewer can show at that speed, or more
-                  for a long recording
-    slow          1 shows it as fast as it was, 10 ten times slower
-    most_frames   more are refused where `frame_us` asks for them
+    - `frame_us`: microseconds of the recording in a frame. None: as few as a viewer can show at
+      that speed, or more for a long recording.
+    - `slow`: 1 shows the recording as fast as it was, 10 ten times slower.
+    - `most_frames`: more are refused where `frame_us` asks for them.
 
-    The pixels are enlarged by a whole number, the darkest colour is the 99th percentile of the
-    pixels that hold something, and below stand the time since the first event and the events in the
-    frame. Memory grows with the frames, not the events.
+    Pixels are enlarged by a whole number. The darkest colour is the 99th percentile of the pixels
+    that hold something. Below stand the time since the first event and the events in the frame.
+    Memory grows with the frames, not with the events.
 
-    ValueError: no events; more pixels than any camera has; a frame shorter than the 20 ms that
-    viewers can show; too many frames; a path without .gif.
+    UsageError: no events; more pixels than any camera has; frames shorter than the 20 ms that
+    viewers can show, or too many of them; a path without .gif.
     """
     path = Path(path)
     if path.suffix.lower() != ".gif":
@@ -58,100 +127,25 @@ def animate(
     if len(events) == 0:
         raise UsageError("animate: the recording has no events")
     if math.prod(events.sensor) > MOST_PIXELS:
-        raise UsageError(
-            f"animate: the sensor must have at most {MOST_PIXELS:,} pixels, got {events.sensor}"
-        )
+        most = f"at most {MOST_PIXELS:,} pixels"
+        raise UsageError(f"animate: the sensor must have {most}, got {events.sensor}")
     if not (math.isfinite(slow) and slow > 0):
         raise UsageError(f"animate: slow must be a finite number > 0, got {slow}")
     if most_frames < 1:
         raise UsageError(f"animate: most_frames must be >= 1, got {most_frames}")
     step = _frame_length(events.duration, frame_us, slow, most_frames)
-    if step * slow > LONGEST_US:
-        raise UsageError(
-            f"animate: a GIF shows a frame for {LONGEST_US} us at most, got frames of {step} us and slow={slow:g}"
-        )
-    count = -(-events.duration // step)
-    borders = np.searchsorted(events.t, events.t[0] + step * np.arange(count + 1), side="left")
-    ticks = np.rint(
-        np.arange(count + 1) * step * slow / TICK_US
-    )  # the sum keeps time where single frames cannot
+    edges = np.arange(-(-events.duration // step) + 1)
+    borders = np.searchsorted(events.t, events.t[0] + step * edges, side="left")
+    # The borders are rounded, not the frames: so the film as a whole keeps time.
+    ticks = np.rint(edges * step * slow / TICK_US)
     shown_ms = (np.diff(ticks) * TICK_US / 1000).astype(int).tolist()
     first, *others = _pictures(events, borders, step)
+    film: dict[str, Any] = {
+        "save_all": True,
+        "append_images": others,
+        "duration": shown_ms,
+        "loop": 0,
+    }
     with atomic_path(path) as temporary:
-        options: dict[str, Any] = {
-            "save_all": True,
-            "append_images": others,
-            "duration": shown_ms,
-            "loop": 0,
-        }
-        first.save(temporary, format="GIF", optimize=False, disposal=1, **options)
-    return count
-
-
-def _frame_length(duration: int, frame_us: int | None, slow: float, most_frames: int) -> int:
-    """`frame_us`, if a viewer can show that and there are not too many; None: the shortest that is
-    both.
-    """
-    shortest, fits = math.ceil(SHORTEST_US / slow), -(-duration // most_frames)
-    if frame_us is None:
-        return max(shortest, fits)
-    if isinstance(frame_us, bool) or frame_us < shortest:
-        hint = f"with slow={slow:g} a frame of less than {shortest} us is shorter than the 20 ms that viewers can show"
-        raise UsageError(f"animate: frame_us must be >= {shortest}, got {frame_us}: {hint}")
-    if frame_us < fits:
-        raise UsageError(
-            f"animate: frame_us must be >= {fits}, got {frame_us}: the recording of {duration} us has more than "
-            f"{most_frames} frames else"
-        )
-    return frame_us
-
-
-def _pictures(events: Events, borders: NDArray[np.int64], step: int) -> Iterator[Any]:
-    """A picture (Pillow, with a palette) for each frame, events [borders[k], borders[k + 1])."""
-    image = need("PIL.Image", extra="report", purpose="an animation")
-    draw = need("PIL.ImageDraw", extra="report", purpose="an animation")
-    colours, top = _palette(), _darkest(events, borders)
-    height, width = events.sensor
-    scale = max(1, SIDE // max(height, width))
-    for index in range(len(borders) - 1):
-        counts = _counts(events, borders[index], borders[index + 1])
-        levels = np.ceil(np.minimum(counts / top, 1) * (LEVELS - 1)).astype(np.uint8)
-        canvas = np.zeros((height * scale + LINE, max(width * scale, 160)), dtype=np.uint8)
-        canvas[: height * scale, : width * scale] = np.kron(
-            levels[0] * LEVELS + levels[1], np.ones((scale, scale), np.uint8)
-        )
-        canvas[height * scale, :] = LEVELS**2  # a line between the picture and the words
-        picture = image.fromarray(canvas)
-        picture.putpalette(colours)  # what was grey levels are its rows from here on
-        said = f"{index * step / 1000:.1f} ms   {int(counts.sum())} events"
-        draw.Draw(picture).text((4, height * scale + 3), said, fill=LEVELS**2 + 1)
-        yield picture
-
-
-def _counts(events: Events, first: int, last: int) -> NDArray[np.int64]:
-    """(2, H, W)."""
-    height, width = events.sensor
-    rows = slice(int(first), int(last))
-    place = (events.p[rows].astype(np.int64) * height + events.y[rows]) * width + events.x[rows]
-    return np.bincount(place, minlength=2 * height * width).reshape(2, height, width)
-
-
-def _darkest(events: Events, borders: NDArray[np.int64]) -> float:
-    """The count that is shown darkest: the 99th percentile of all that are not zero, from a
-    histogram of them.
-    """
-    histogram = np.zeros(1, dtype=np.int64)
-    for index in range(len(borders) - 1):
-        own = np.bincount(_counts(events, borders[index], borders[index + 1]).ravel())
-        longer, shorter = (own, histogram) if len(own) > len(histogram) else (histogram, own)
-        longer[: len(shorter)] += shorter
-        histogram = longer
-    histogram[0] = 0
-    return float(np.searchsorted(np.cumsum(histogram), 0.99 * histogram.sum()))
-
-
-def _palette() -> list[int]:
-    """Red, green, blue of the 64 mixtures of off and on events, of the line, and of the letters."""
-    off, on = np.divmod(np.arange(LEVELS**2), LEVELS)
-    mixtures = paint(np.stack([off, on])[None, :, None].astype(np.float64) / (LEVELS - 1))[0, 0]
-    return [*np.rint(mixtures * 255).astype(int).ravel().tolist(), *(187, 187, 187), *(34, 34, 34)]
+        first.save(temporary, format="GIF", optimize=False, disposal=1, **film)
+    return len(shown_ms)

@@ -1,4 +1,4 @@
-"""How every figure looks: colours, sizes, letters, and the two ways out, an inline SVG and a file."""
+"""How every figure looks, and the two ways out: an inline SVG and a file."""
 
 from __future__ import annotations
 
@@ -8,45 +8,41 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from anystep._errors import UsageError
 from anystep._extras import need
 from anystep._files import atomic_path
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Array = NDArray[Any]
+Look = dict[str, Any]  # keywords of matplotlib
 
-# Okabe and Ito's colours without black and yellow, which vanish on a dark or a light page, and a
-# grey.
+# Okabe and Ito's colours and a grey. Their black and yellow would vanish on a dark or a light page.
 METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#808080")
 METHOD_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 METHOD_LINES = ("-", "--", ":", "-.")
-# Paul Tol's "muted" colours (a lighter indigo, a grey); the marker changes too: colour never
-# carries a class alone.
-CLASS_COLOURS = [
-    "#5B4FCF",
-    "#88CCEE",
-    "#44AA99",
-    "#117733",
-    "#999933",
-    "#DDCC77",
-    "#CC6677",
-    "#882255",
-    "#AA4499",
-    "#888888",
-]
+# Paul Tol's "muted" colours with a lighter indigo and a grey. Colour never carries a class alone:
+# the marker changes too.
+CLASS_COLOURS = (
+    *("#5B4FCF", "#88CCEE", "#44AA99", "#117733", "#999933"),
+    *("#DDCC77", "#CC6677", "#882255", "#AA4499", "#888888"),
+)
 CLASS_MARKERS = ("o", "^", "s", "D", "v")
-INK = "#010203"  # lines and letters; `to_svg` turns it into the colour of the page's text, light or dark
+MOST_CLASSES_NAMED = 20  # on an axis or in a legend
+INK = "#010203"  # lines and letters; `to_svg` turns it into the colour of the page's text
 WIDTH = 8.4  # inches; 605 points, scaled by the page
-_STYLE: dict[str, Any] = {
+_INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+_STYLE: Look = {
     "svg.fonttype": "none",  # letters stay letters: small, selectable, read aloud
-    "svg.hashsalt": "anystep",  # ids are random otherwise, and the same runs would give another file
+    "svg.hashsalt": "anystep",  # without it ids are random, and each file of a figure differs
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9,
@@ -56,39 +52,32 @@ _STYLE: dict[str, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.alpha": 0.15,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    **dict.fromkeys(
-        (
-            "text.color",
-            "axes.edgecolor",
-            "axes.labelcolor",
-            "xtick.color",
-            "ytick.color",
-            "grid.color",
-        ),
-        INK,
-    ),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
+    **dict.fromkeys((*_INKED, "grid.color"), INK),
 }
 
 
-def need_plots(purpose: str = "a report") -> Any:
+def need_plots(purpose: str = "a report") -> ModuleType:
     """matplotlib, or an error that says how to install it."""
     return need("matplotlib", extra="report", purpose=purpose)
 
 
+def blank(width: float, height: float, **options: Any) -> Figure:
+    """An empty figure, in inches."""
+    module = need("matplotlib.figure", extra="report", purpose="a report")
+    figure: Figure = module.Figure(figsize=(width, height), **options)
+    return figure
+
+
 def new(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, Array]:
     """An empty figure of the page's width and its axes (rows, columns)."""
-    figure = need("matplotlib.figure", extra="report", purpose="a report").Figure(
-        figsize=(WIDTH, height), layout="constrained"
-    )
+    figure = blank(WIDTH, height, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def look(index: int) -> dict[str, Any]:
-    """How a method is drawn, by its place: colour and marker, and a line that changes when the
-    colours run out.
+def look(index: int) -> Look:
+    """How a method is drawn, by its place: colour, marker, and a line that changes when the colours
+    run out.
     """
     return {
         "color": METHOD_COLOURS[index % len(METHOD_COLOURS)],
@@ -97,7 +86,12 @@ def look(index: int) -> dict[str, Any]:
     }
 
 
-def class_look(index: int) -> dict[str, Any]:
+def line(index: int) -> Look:
+    """`look` without the marker."""
+    return {**look(index), "marker": None}
+
+
+def class_look(index: int) -> Look:
     """How a class is drawn: colour and marker, fifty pairs before one comes again."""
     turn = index + index // len(CLASS_COLOURS)
     return {
@@ -106,84 +100,47 @@ def class_look(index: int) -> dict[str, Any]:
     }
 
 
-def line(index: int) -> dict[str, Any]:
-    """`look` without the marker."""
-    return {**look(index), "marker": None}
-
-
-def legend(figure: Figure, axes: Any) -> None:
-    """One legend above the plots: methods never hide data."""
+def legend(figure: Figure, axes: Axes) -> None:
+    """One legend above the plots, where it hides no data."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
-        fits = int(
-            90 / (max(map(len, labels)) + 6)
-        )  # letters in a line of the figure; a marker is worth six
-        figure.legend(
-            handles, labels, loc="outside upper left", ncols=max(1, min(len(labels), fits))
-        )
+        fits = 90 // (max(map(len, labels)) + 6)  # 90 letters in a line; a marker is worth six
+        columns = max(1, min(len(labels), fits))
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns)
 
 
-def whole_ticks(ax: Any, last: int) -> None:
+def whole_ticks(ax: Axes, last: int) -> None:
     """A tick at every whole number from 1, or at some of them where all would not fit."""
     if last <= 12:
         ax.set_xticks(np.arange(1, last + 1))
     else:
-        ax.xaxis.get_major_locator().set_params(integer=True)
-
-
-def mean_and_sd(values: ArrayLike) -> tuple[Array, Array]:
-    """Mean and sample standard deviation (ddof = 1) over the first axis (seeds), leaving out what
-    is not finite.
-
-    values (S, ...) -> mean (...), sd (...). The sd of fewer than two values is nan, and so is the
-    mean of none.
-
-    >>> mean, sd = mean_and_sd([[1.0, 5.0], [3.0, float("nan")]])
-    >>> mean.tolist(), sd.round(4).tolist()
-    ([2.0, 5.0], [1.4142, nan])
-    """
-    masked = np.ma.masked_invalid(np.asarray(values, dtype=np.float64))
-    count = masked.count(axis=0)
-    mean = np.ma.filled(masked.mean(axis=0), np.nan)
-    sd = (
-        np.ma.filled(masked.std(axis=0, ddof=1), np.nan)
-        if len(masked) > 1
-        else np.full(masked.shape[1:], np.nan)
-    )
-    return np.asarray(mean), np.where(count > 1, sd, np.nan)
+        ax.locator_params(axis="x", integer=True)
 
 
 def to_svg(draw: Callable[[], Figure], *, name: str, title: str, description: str) -> str:
-    """Draw and return an `<svg>` element for an HTML page, with a title and a description for who
-    cannot see it.
+    """Draw, and return an `<svg>` element for an HTML page. Its title and description are for
+    readers who cannot see it.
 
     Every id starts with `name`, so that many figures share a page. Letters take the page's font and
     `INK` its colour. The same figure gives the same text, byte for byte.
     """
     buffer = io.StringIO()
+    undated = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with need_plots().rc_context(_STYLE):
-        draw().savefig(
-            buffer,
-            format="svg",
-            dpi=144,
-            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
-        )
+        draw().savefig(buffer, format="svg", dpi=144, metadata=undated)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(
-        r'xmlns(:xlink)?="[^"]*" ?', "", text
-    )  # an HTML page knows both, and no address is left in it
-    text = re.sub(
-        r"<style type=\"text/css\">.*?</style>", "", text, flags=re.DOTALL
-    )  # would style the whole page
+    # An HTML page knows both name spaces, and then no web address is left in it.
+    text = re.sub(r'xmlns(:xlink)?="[^"]*" ?', "", text)
+    # matplotlib's style element would apply to the whole page.
+    text = re.sub(r"<style type=\"text/css\">.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r"'DejaVu Sans'", "system-ui, sans-serif", text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
-    label = f'<title id="{name}-title">{html.escape(title)}</title><desc id="{name}-desc">{html.escape(description)}</desc>'
     head = f'<svg role="img" aria-labelledby="{name}-title {name}-desc" '
-    return re.sub(
-        r"<svg ([^>]*)>", lambda found: f"{head}{found[1].strip()}>{label}", text, count=1
-    )
+    label = f'<title id="{name}-title">{html.escape(title)}</title>'
+    label += f'<desc id="{name}-desc">{html.escape(description)}</desc>'
+    return re.sub(r"<svg ([^>]*)>", lambda own: f"{head}{own[1].strip()}>{label}", text, count=1)
 
 
 def save(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Path:
@@ -194,14 +151,9 @@ def save(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Path:
     if path.suffix not in (".png", ".svg"):
         raise UsageError(f"save: path must end with .png or .svg, got {path.name}")
     kind = path.suffix[1:]
-    told = dict.fromkeys(("Date", "Creator", "Format", "Type") if kind == "svg" else ("Software",))
+    told = ("Date", "Creator", "Format", "Type") if kind == "svg" else ("Software",)
+    paper: Look = {"facecolor": "white", "bbox_inches": "tight", "pad_inches": 0.12, "dpi": 160}
     letters = {"svg.fonttype": "path"}  # a file has no page to lend it a font
     with need_plots("a figure").rc_context(_STYLE | letters), atomic_path(path) as temporary:
-        paper: dict[str, Any] = {
-            "dpi": 160,
-            "facecolor": "white",
-            "bbox_inches": "tight",
-            "pad_inches": 0.12,
-        }
-        draw().savefig(temporary, format=kind, metadata=told, **paper)
+        draw().savefig(temporary, format=kind, metadata=dict.fromkeys(told), **paper)
     return path

@@ -1,1 +1,1 @@
-"""The report: finished runs in, one HTML page out."""
+"""The report: records of finished runs in, one HTML page out."""

@@ -1,0 +1,254 @@
+"""The figures of the page: runs -> the arrays that `anystep.evaluation.figures` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from anystep._extras import need
+from anystep.evaluation.figures import curves, grids, samples, style
+from anystep.evaluation.metrics import mean_and_sd, risk_coverage, softmax
+from anystep.evaluation.report.groups import (
+    Block,
+    Groups,
+    caption,
+    distinct,
+    first_seeds,
+    padded,
+    prefixes,
+    runs_of,
+    values_of,
+)
+from anystep.evaluation.report.runs import RunRecord, grouped, lengths_differ
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_POINTS = 1000  # of a t-SNE
+FEWEST_POINTS = 4  # no layout of fewer says anything
+
+
+def _figure(
+    name: str, title: str, draw: Callable[[], Figure], groups: Groups, note: str = ""
+) -> Block:
+    note = caption(groups, note)
+    svg = style.to_svg(draw, name=name, title=title, description=note)
+    return Block(name, title, note, svg=svg)
+
+
+def _of_first_seeds(
+    name: str, title: str, draw: Callable[[], Figure], firsts: Mapping[str, RunRecord], note: str
+) -> Block:
+    groups = {label: [run] for label, run in firsts.items()}
+    return _figure(name, title, draw, groups, f"{note} First seed.")
+
+
+def _error_bars(groups: Groups) -> str:
+    if any(len(group) > 1 for group in groups.values()):
+        return "Mean over seeds; error bars: one standard deviation."
+    return "One seed a method, so no error bars."
+
+
+def _classes(groups: Groups) -> Sequence[str]:
+    classes: Sequence[str] = runs_of(groups)[0].scores["classes"]
+    return classes
+
+
+def _ends(run: RunRecord) -> list[int]:
+    """The first and the last step, from 1; one step where there is only one."""
+    return sorted({1, run.steps})
+
+
+def _draw_steps(groups: Groups, key: str, xlabel: str) -> Figure:
+    label = f"{xlabel} ({prefixes(groups)})"
+    return curves.by_step(values_of(groups, key), xlabel=label, ylabel="top-1 accuracy (%)")
+
+
+def draw_accuracy(groups: Groups) -> Figure:
+    """Accuracy of the mean of the first t steps."""
+    return _draw_steps(groups, "prefix_top1", "time steps seen, t")
+
+
+def accuracy_figure(groups: Groups) -> Block:
+    """Accuracy of the mean of the first t steps, on the page."""
+    draw, title = partial(draw_accuracy, groups), "Accuracy after t steps"
+    return _figure("accuracy-figure", title, draw, groups, _error_bars(groups))
+
+
+def step_figure(groups: Groups) -> Block:
+    """Accuracy of each step by itself."""
+    draw = partial(_draw_steps, groups, "step_top1", "time step alone, t")
+    title = "Accuracy of a single step"
+    return _figure("step-figure", title, draw, groups, _error_bars(groups))
+
+
+def _matrix(runs: Sequence[RunRecord]) -> grids.Matrix:
+    lengths = sorted({run.train_steps for run in runs})
+    rows = [
+        padded([run.values("prefix_top1") for run in runs if run.train_steps == length])
+        for length in lengths
+    ]
+    means, sds = zip(*map(mean_and_sd, rows), strict=True)
+    return grids.Matrix(lengths, padded(means), padded(sds), runs[0].skipped)
+
+
+def sweep_figure(groups: Groups) -> Block | None:
+    """Training length by test length, where the runs differ in training length."""
+    runs = runs_of(groups)
+    if not lengths_differ(runs):
+        return None
+    matrices = {name: _matrix(group) for name, group in grouped(runs, by_length=False).items()}
+    note = "A row is one network, a column what it says after t steps. "
+    note += "Mean over seeds, \u00b1 one standard deviation."
+    title = "Trained with T steps, tested at t"
+    return _figure("sweep-figure", title, partial(grids.heat_maps, matrices), groups, note)
+
+
+def classes_figure(groups: Groups) -> Block:
+    """Accuracy of each class after the first step."""
+    first = {
+        label: np.stack([run.values("per_class_top1")[0] for run in group])
+        for label, group in groups.items()
+    }
+    ylabel = "top-1 accuracy at t = 1 (%)"
+    draw = partial(curves.by_class, first, _classes(groups), ylabel=ylabel)
+    title = "Accuracy of each class after one step"
+    return _figure("class-figure", title, draw, groups, _error_bars(groups))
+
+
+def confusion_figure(groups: Groups) -> Block:
+    """True class by predicted class, at the first and at the last step."""
+    firsts = first_seeds(groups)
+    tables = {
+        label: {t: run.scores["confusion"][str(t)] for t in _ends(run)}
+        for label, run in firsts.items()
+    }
+    draw = partial(grids.confusions, tables, _classes(groups))
+    title = "What is taken for what, after one step and after all"
+    note = "Row: true class. Column: predicted class."
+    return _of_first_seeds("confusion-figure", title, draw, firsts, note)
+
+
+def _risk(run: RunRecord, step: int) -> NDArray[np.float64]:
+    logits = run.prefix_logits()[step - 1]
+    right = logits.argmax(axis=-1) == run.outputs["labels"]
+    return risk_coverage(softmax(logits).max(axis=-1), right)
+
+
+def risk_figure(groups: Groups) -> Block:
+    """Errors among the samples kept, when the least confident are refused."""
+    firsts = first_seeds(groups)
+    names = {1: "t = 1", **{run.steps: f"t = T = {run.steps}" for run in firsts.values()}}
+    risks = {label: {names[t]: _risk(run, t) for t in _ends(run)} for label, run in firsts.items()}
+    title = "Errors left when the least confident samples are refused"
+    note = "Softmax confidence of the mean of the first t steps. Lower is better."
+    return _of_first_seeds("risk-figure", title, partial(curves.risk, risks), firsts, note)
+
+
+def _verdicts(run: RunRecord, sample: str) -> list[samples.Verdict]:
+    """What the run says after each step of the test sample with the id `sample`; nothing if it was
+    not tested on it.
+    """
+    rows = np.flatnonzero(run.outputs["ids"] == sample)
+    if not len(rows):
+        return []
+    logits, label = run.prefix_logits()[:, rows[0]], run.outputs["labels"][rows[0]]
+    said, confidence = logits.argmax(axis=-1), softmax(logits).max(axis=-1)
+    classes = run.scores["classes"]
+    return [
+        samples.Verdict(classes[c], float(p), bool(c == label))
+        for c, p in zip(said, confidence, strict=True)
+    ]
+
+
+def film_figure(groups: Groups) -> Block | None:
+    """One sample's frames, and below each what every method says so far."""
+    firsts = first_seeds(groups)
+    # A network that is trained for a part of the frames is not judged frame by frame on the
+    # recording that is kept.
+    windows = {
+        label: (run.first_frame, run.steps)
+        for label, run in firsts.items()
+        if len(run.outputs["example_frames"]) == run.steps
+    }
+    if not windows:
+        return None
+    label, window = next(iter(windows.items()))
+    shown = firsts[label]
+    index, frames = int(shown.outputs["example_index"]), shown.outputs["example_frames"]
+    sample, truth = shown.outputs["ids"][index], int(shown.outputs["labels"][index])
+    verdicts = {
+        label: _verdicts(run, sample) if windows.get(label) == window else []
+        for label, run in firsts.items()
+    }
+    draw = partial(samples.film, samples.paint(frames), verdicts)
+    notes = [
+        f"Test sample {sample}, true class {shown.scores['classes'][truth]}.",
+        "Red: on events. Blue: off events." if frames.shape[1] == 2 else "",
+        f"t = 1 is frame {shown.first_frame + 1} of the recording." if shown.first_frame else "",
+        "Below each frame: the prediction of the mean of all steps so far and its softmax "
+        "confidence.",
+        "" if all(verdicts.values()) else "A dash: this method was not tested on these frames.",
+    ]
+    note = " ".join(filter(None, notes))
+    return _of_first_seeds("film-figure", "One sample, step by step", draw, firsts, note)
+
+
+def embed(features: ArrayLike) -> NDArray[np.float64]:
+    """t-SNE of features (M, F) -> (M, 2), M >= 4. The same features give the same points.
+
+    Perplexity is 30, or a third of the samples where there are fewer than 91. van der Maaten &
+    Hinton 2008.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    manifold = need("sklearn.manifold", extra="report", purpose="t-SNE")
+    start = "pca" if features.shape[1] >= 2 and np.ptp(features, axis=0).max() > 0 else "random"
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    model = manifold.TSNE(perplexity=perplexity, init=start, random_state=0)
+    # Several threads would add up in another order, and the points would move.
+    with need("threadpoolctl", extra="report", purpose="t-SNE").threadpool_limits(1):
+        return np.asarray(model.fit_transform(features))
+
+
+def features_figure(groups: Groups) -> Block | None:
+    """How the time-mean features before the classifier lie."""
+    firsts = {
+        label: run
+        for label, run in first_seeds(groups).items()
+        if len(run.outputs["features"]) >= FEWEST_POINTS
+    }
+    if not firsts:
+        return None
+    points = {}
+    for label, run in firsts.items():
+        features = run.outputs["features"][:MOST_POINTS]
+        points[label] = (embed(features), run.outputs["labels"][: len(features)])
+    shown = distinct(len(labels) for _, labels in points.values())
+    title = "How the features of the classes lie"
+    note = f"t-SNE of the time-mean penultimate features of the first {shown} test samples."
+    draw = partial(samples.scatter, points, _classes(groups))
+    return _of_first_seeds("features-figure", title, draw, firsts, note)
+
+
+def _curves(run: RunRecord) -> curves.Curves:
+    loss, accuracy = (
+        np.array([line[key] for line in run.log], dtype=float) for key in ("train_loss", "val_acc")
+    )
+    phases = [line.get("phase") for line in run.log]
+    starts = {
+        at + 1: str(phases[at]) for at in range(1, len(phases)) if phases[at] != phases[at - 1]
+    }
+    return curves.Curves(loss, accuracy, starts)
+
+
+def training_figure(groups: Groups) -> Block:
+    """Loss and validation accuracy by epoch."""
+    drawn = {label: [_curves(run) for run in group] for label, group in groups.items()}
+    title = "Loss and validation accuracy by epoch"
+    note = "A line a seed. Validation accuracy is at t = T. "
+    note += "Dotted: a later training phase starts, with another loss."
+    return _figure("training-figure", title, partial(curves.training, drawn), groups, note)
