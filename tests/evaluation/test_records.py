@@ -186,3 +186,10 @@ def test_an_example_that_is_not_in_the_outputs_is_refused(tmp_path):
     np.savez(run / "outputs.npz", **(arrays | {"example_index": 4}))
     with pytest.raises(ValueError, match=r"example_index must be in 0..3, got 4"):
         read_run(run)
+
+
+def test_runs_that_cannot_share_a_page_are_refused(tmp_path):
+    one, other = (make_run(tmp_path / n, samples=4, size=2, names=n) for n in ("ab", "cd"))
+    for runs, word in (([one, other], "same classes"), ([one, one], "twice"), ([], "got none")):
+        with pytest.raises(ValueError, match=word):
+            read_runs(runs)

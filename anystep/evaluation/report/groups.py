@@ -60,6 +60,7 @@ def prefixes(groups: Groups) -> str:
 
 
 def protocol_of(run: RunRecord) -> str:
+    """Name and hash of the split: `digits-v1 (feed0123)`."""
     return f"{run.scores['protocol']} ({run.scores['protocol_hash']})"
 
 
@@ -78,4 +79,5 @@ def context(groups: Groups) -> str:
 
 
 def caption(groups: Groups, note: str) -> str:
+    """The words below a figure or a table."""
     return f"{note} {context(groups)}".strip()
