@@ -51,9 +51,9 @@ from anystep.training.fit import fit_phases as fit_phases
 from anystep.training.fit import start as start
 from anystep.training.losses import LOSSES as LOSSES
 from anystep.training.methods import METHODS as METHODS
-from anystep.training.methods import Method as Method
-from anystep.training.methods import Phase as Phase
 from anystep.training.methods import create_method as create_method
+from anystep.training.phases import Method as Method
+from anystep.training.phases import Phase as Phase
 from anystep.training.schedule import Plan as Plan
 
 from . import data as data

@@ -15,8 +15,8 @@ from anystep.data.datasets import DATASETS
 from anystep.data.frames import ENCODINGS, Encoding
 from anystep.nn.models import create_model, name_and_options
 from anystep.nn.weights import weights_file
-from anystep.training.fit import check_shares, frames_seen, phase_plan
-from anystep.training.methods import OTHER_RUN, Method, create_method
+from anystep.training.methods import create_method
+from anystep.training.phases import OTHER_RUN, Method, check_shares, frames_seen, phase_plan
 
 
 def check(record: Record) -> Method:

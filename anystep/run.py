@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from anystep._errors import UsageError
 from anystep._files import atomic_path, content_hash, write_json, write_text
 from anystep.config import Record, load_recipe, record_from, to_yaml
 from anystep.console import EpochLines, ProgressBar
-from anystep.data.augmentation.augment import create_augmentation
+from anystep.data.augmentation.augment import Augmentation, create_augmentation
 from anystep.data.datasets import load_dataset
 from anystep.data.loader import derive_seed
-from anystep.data.sets import Augmented, DataSet, Splits
+from anystep.data.sets import DataSet, Splits
 from anystep.environment import describe_environment
 from anystep.evaluation.evaluate import Outputs, collect, score
 from anystep.nn.fuse import fold_scales_, fuse_model, why_not_fusable
@@ -28,8 +27,10 @@ from anystep.nn.models.base import StepModel
 from anystep.nn.neurons import ClippedIF
 from anystep.nn.weights import load_model, load_training, save_model, save_training, weights_file
 from anystep.preflight import check, make_binning, model_options
-from anystep.training.fit import TrainState, begin, fit, make_fabric, phase_epochs
-from anystep.training.methods import OTHER_RUN, Method, Phase, create_method
+from anystep.training.fabric import make_fabric
+from anystep.training.fit import TrainState, fit, start_phase
+from anystep.training.methods import create_method
+from anystep.training.phases import OTHER_RUN, Method, Phase, phase_epochs
 
 FEATURES = 1000  # penultimate features kept for the report's t-SNE
 
@@ -100,11 +101,15 @@ def load_splits(record: Record) -> Splits:
     )
     if data.frames is not None:
         splits = splits.frame_range(*data.frames)
-    if not data.augment:
-        return splits
+    return splits
+
+
+def augmentation_of(record: Record, splits: Splits) -> Augmentation | None:
+    """What changes the record's training batches, if anything does."""
+    if not record.data.augment:
+        return None
     scale = {"mean": splits.train.mean, "std": splits.train.std}
-    augment = create_augmentation(data.augment, classes=len(splits.classes), **scale)
-    return replace(splits, train=Augmented(splits.train, augment))
+    return create_augmentation(record.data.augment, classes=len(splits.classes), **scale)
 
 
 def is_finished(record: Record, folder: Path, *, resume: bool) -> bool:
@@ -274,7 +279,7 @@ def _work(fabric: Any, record: Record, method: Method, folder: Path) -> None:
             continue
         if OTHER_RUN in (phase.start_from, phase.teacher):
             networks[OTHER_RUN] = load_teacher(record, phase, model, splits)
-        state = begin(model.to(fabric.device), record.train, phase=phase, networks=networks)
+        state = start_phase(model.to(fabric.device), record.train, phase=phase, networks=networks)
         keeper = Keeper(record, folder, number, state, saved, fabric)
         fit(
             state,
@@ -282,6 +287,7 @@ def _work(fabric: Any, record: Record, method: Method, folder: Path) -> None:
             method=method,
             plan=record.train,
             seed=record.seed,
+            augment=augmentation_of(record, splits),
             validation=splits.val,
             fabric=fabric,
             on_epoch=keeper.on_epoch,

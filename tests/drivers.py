@@ -26,7 +26,8 @@ from anystep.data.sets import FrameSet, FramesOf, Splits
 from anystep.nn import weights as checkpoint
 from anystep.nn.models import create_model
 from anystep.training.fit import fit, start
-from anystep.training.methods import METHODS, LossMethod, Phase
+from anystep.training.methods import METHODS, LossMethod
+from anystep.training.phases import Phase
 from anystep.training.schedule import Plan
 
 SIZE, CLASSES = 12, 4

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from anystep._errors import UsageError
 from anystep._files import content_hash
-
 from anystep.data.sets import Blocks, MapStyle
 
 

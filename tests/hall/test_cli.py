@@ -18,7 +18,8 @@ from anystep import cli, run
 from anystep._errors import UsageError
 from anystep._extras import MissingExtraError
 from anystep.cli import COMMANDS
-from anystep.training.methods import METHODS, LossMethod, Phase
+from anystep.training.methods import METHODS, LossMethod
+from anystep.training.phases import Phase
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import torch
 from anystep.cli import main
 from anystep.nn.models.base import StepModel
 from anystep.nn.weights import load_model, load_training
-from anystep.training.fit import make_fabric
+from anystep.training.fabric import make_fabric
 
 
 def largest_difference(one, other):

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 import anystep
 from anystep.data.datasets import DATASETS
-from anystep.training.methods import OTHER_RUN, create_method
+from anystep.training.methods import create_method
+from anystep.training.phases import OTHER_RUN
 
 CLASSES = 4
 

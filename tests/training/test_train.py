@@ -17,8 +17,10 @@ from torch import nn
 
 from anystep import AnystepWarning
 from anystep.nn.models import create_model
-from anystep.training.fit import choose_precision, fit, make_fabric, phase_epochs, start, validate
-from anystep.training.methods import Method, Phase, create_method
+from anystep.training.fabric import choose_precision, make_fabric
+from anystep.training.fit import fit, start, validate
+from anystep.training.methods import create_method
+from anystep.training.phases import Method, Phase, phase_epochs
 from anystep.training.schedule import Plan
 
 PLAN = Plan(epochs=3, batch_size=16, lr=0.01)
