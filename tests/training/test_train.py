@@ -485,7 +485,7 @@ def test_balanced_epochs_need_labels_to_balance():
     plan = replace(PLAN, balanced=True)
     with pytest.raises(
         ValueError,
-        match=r"train.balanced needs a data set that has its labels as .labels, Bare has none",
+        match=r"train.balanced needs a data set that has its labels as .labels",
     ):
         fit(
             start(network(), plan),
