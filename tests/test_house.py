@@ -25,8 +25,8 @@ from anystep.config import record_parser
 HOUSE = {
     "tools": "_errors _files _lazy _threads | _extras _lookup environment | console",
     "nn": "surrogate layers | activations kernels norms | neurons | models | fuse weights",
-    "data": """recording | count resize | frames | cache protocols sets
-        | augmentation readers fetch | images | loader | camera events | digits | datasets
+    "data": """recording | count | frames | cache protocols sets
+        | augmentation readers fetch loader | images | camera | events | digits | datasets
         | check""",
     "evaluation": "readout metrics energy | evaluate figures | report",
     "training": "distillation schedule fabric | losses | phases | methods epoch | fit",

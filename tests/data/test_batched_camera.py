@@ -12,10 +12,8 @@ from anystep.data.augmentation.augment import Augmentation
 from anystep.data.augmentation.warps import Flip
 from anystep.data.camera.batched import Film, simulate_batch, turned
 from anystep.data.camera.cifar10_sim import CAMERA, MOTIONS, PIXELS, light_of
-from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, saccade, simulate
-from anystep.data.digits import enlarge
-from anystep.data.frames import EqualTime, FixedDuration
-from anystep.data.resize import resize
+from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, enlarge, saccade, simulate
+from anystep.data.frames import EqualTime, FixedDuration, resize
 from anystep.data.sets import FrameSet, ImageSet
 
 QUIET = Camera(sensor=(11, 13), threshold=0.15, mismatch=0.1, noise_hz=0.0, floor=0.05)
