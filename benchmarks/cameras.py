@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from anystep.data.camera.batched import simulate_batch
 from anystep.data.camera.cifar10_sim import CAMERA, MOTIONS, PIXELS
-from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, simulate_many
-from anystep.data.camera.simulate import enlarge
+from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, enlarge, simulate_many
 from anystep.data.frames import FixedDuration
 from benchmarks.measure import Contender, Setup
 from benchmarks.rates import rated
