@@ -17,7 +17,7 @@ install: $(INSTALLED) ## set up .venv (the others do it by themselves)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "anystep needs Python 3.11 or newer, and $(PYTHON) is not: make PYTHON=python3.12 ..." >&2; exit 1; }
+	  { echo "anystep needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "setting up $(VENV) (once; torch is the largest part)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -30,11 +30,13 @@ demo: $(INSTALLED) ## train plain and TKS on digits-dvs, print the accuracy at e
 
 # A process a core, one thread each: the tensors of the tests are small, and threads that wait for a
 # busy core cost more than they bring. A process that is done takes tests from one that is not.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n auto --dist worksteal
+
 test: $(INSTALLED) ## the suite: no download, about three minutes on two cores
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -m "not slow" -n auto --dist worksteal
+	$(PYTEST) -m "not slow"
 
 test-slow: $(INSTALLED) ## the long tests
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -m slow -n auto --dist worksteal
+	$(PYTEST) -m slow
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
