@@ -14,8 +14,7 @@ from anystep._errors import AnystepWarning
 __version__ = "0.1.0"
 
 _HOMES = {
-    "nn.weights": ("save_model",),
-    "folder": ("load_model", "write_report"),
+    "nn.weights": ("load_model", "save_model"),
     "compare": ("compare_methods", "compare_recipes"),
     "config": ("Record", "load_recipe", "record_from"),
     "data.camera.batched": ("simulate_batch",),
@@ -39,12 +38,14 @@ _HOMES = {
     "nn.norms": ("NORMS",),
     "training.distillation": ("DISTILLATIONS",),
     "training.losses": ("LOSSES",),
-    "training.methods": ("METHODS", "Method", "Phase", "create_method"),
+    "training.methods": ("METHODS", "create_method"),
+    "training.phases": ("Method", "Phase"),
     "nn.models": ("MODELS", "create_model"),
     "nn.models.base": ("StepModel",),
     "nn.activations": ("ACTIVATIONS",),
     "nn.neurons": ("IF", "LIF", "NEURONS", "PLIF"),
     "evaluation.readout": ("prefix_mean",),
+    "evaluation.report.page": ("write_report",),
     "run": ("evaluate_run", "run_record"),
     "training.schedule": ("Plan",),
     "nn.surrogate": ("SURROGATES",),

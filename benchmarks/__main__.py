@@ -1,7 +1,8 @@
 """`python -m benchmarks KIND`: tables for people on stderr, one JSON line last on stdout.
 
 Exit codes: 0 measured, 1 a kernel disagrees with the reference (no time is taken), 2 asked wrongly,
-130 interrupted."""
+130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +14,24 @@ from pathlib import Path
 
 from anystep._errors import UsageError
 from anystep._files import write_json
-from anystep.console import print_table
+from anystep.console import print_table, say
 from benchmarks import BENCHES, run_bench, tables_of
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure speed as ratios in one process: neurons, a training step, inference, or data.",
+        description="Measure speed as ratios in one process.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("kind", choices=list(BENCHES), help="what to measure")
-    add(
-        "--shape",
-        action="append",
-        default=[],
-        metavar="T,N,...",
-        help="measure this; may be repeated",
-    )
-    add(
-        "--repeats",
-        type=int,
-        metavar="N",
-        help="rounds (default: as many as fit into a minute, 3 to 15)",
-    )
+    like = "measure this; may be repeated"
+    add("--shape", action="append", default=[], metavar="T,N,...", help=like)
+    rounds = "rounds (default: as many as fit into a minute, 3 to 15)"
+    add("--repeats", type=int, metavar="N", help=rounds)
+    spent = "begin no round and no group after so long"
+    add("--budget", type=float, metavar="SECONDS", help=spent)
     add("--threads", type=int, metavar="N", help="threads (default: torch's)")
     add("--quick", action="store_true", help="3 rounds, less to measure: a look, not a result")
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -64,6 +58,7 @@ def bench(arguments: argparse.Namespace) -> None:
         shapes=[whole_numbers(text) for text in arguments.shape],
         repeats=arguments.repeats,
         threads=arguments.threads,
+        budget=arguments.budget,
         quick=arguments.quick,
         device=arguments.device,
         model=arguments.model,
@@ -71,9 +66,9 @@ def bench(arguments: argparse.Namespace) -> None:
     for table in tables_of(result):
         print_table(*table)
     allocator = result["settings"]["allocator"]
-    print(f"{result['environment']['threads']} threads, allocator {allocator}", file=sys.stderr)
+    say(f"{result['environment']['threads']} threads, allocator {allocator}")
     for name, reason in result["left_out"].items():
-        print(f"left out: {name}: {reason}", file=sys.stderr)
+        say(f"left out: {name}: {reason}")
     if arguments.save:
         write_json(arguments.save, result)
     print(json.dumps(result))
@@ -83,14 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     try:
         bench(arguments)
-    except UsageError as error:
-        print(f"benchmarks {arguments.kind}: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        print(f"benchmarks {arguments.kind}: {error}", file=sys.stderr)
-        return 1
+    except (UsageError, RuntimeError) as error:
+        say(f"benchmarks {arguments.kind}: {error}")
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        print(f"benchmarks {arguments.kind}: interrupted", file=sys.stderr)
+        say(f"benchmarks {arguments.kind}: interrupted")
         return 130
     return 0
 

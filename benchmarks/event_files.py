@@ -1,11 +1,8 @@
-"""What `bench data` reads: files of each format, written here or by faery, and who reads them
-beside us.
-"""
+"""What `data` reads: files of each format, written here or by faery, and who else reads them."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anystep.data.recording import Events
+from benchmarks.peers import versions_of
 
 Columns = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 HEADER2 = b"#!AER-DAT2.0\r\n# written by a benchmark\r\n"
@@ -22,8 +20,8 @@ HEADER2 = b"#!AER-DAT2.0\r\n# written by a benchmark\r\n"
 
 @dataclass(frozen=True)
 class Format:
-    """A format, how many events are a fair number, who writes them, and who reads them as a
-    baseline.
+    """A format: how many events are a fair number, what writes them, and the baseline that reads
+    them.
     """
 
     suffix: str
@@ -35,9 +33,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Tonic:
-    """The two functions of tonic that do what is measured: a file as an array, and an array as
-    frames.
-    """
+    """What is used of tonic: a file as an array, and an array as frames."""
 
     read: Callable[[Path], NDArray[Any]]
     frames: Callable[[NDArray[Any], tuple[int, int], int], NDArray[Any]]
@@ -46,28 +42,21 @@ class Tonic:
 def write_bin(events: Events, path: Path) -> None:
     """N-MNIST's 40 bits: x, y, the polarity above 23 bits of time."""
     t, p = events.t.astype(np.uint32), events.p.astype(np.uint32) << 7
-    np.column_stack([events.x, events.y, p | t >> 16, t >> 8 & 255, t & 255]).astype(
-        np.uint8
-    ).tofile(path)
+    columns = [events.x, events.y, p | t >> 16, t >> 8 & 255, t & 255]
+    np.column_stack(columns).astype(np.uint8).tofile(path)
 
 
 def plain_bin(path: Path) -> Columns:
-    """Columns t, x, y, p of a `.bin` without overflow marks, byte by byte and unchecked: how it is
-    usually written.
-    """
+    """Columns t, x, y, p of a `.bin` without overflow marks, unchecked, as usually written."""
     raw = np.fromfile(path, np.uint8).astype(np.uint32)
     t = (raw[2::5] & 127) << 16 | raw[3::5] << 8 | raw[4::5]
-    return (
-        t.astype(np.int64),
-        raw[::5].astype(np.int16),
-        raw[1::5].astype(np.int16),
-        (raw[2::5] >> 7).astype(np.uint8),
-    )
+    x, y = raw[::5].astype(np.int16), raw[1::5].astype(np.int16)
+    return t.astype(np.int64), x, y, (raw[2::5] >> 7).astype(np.uint8)
 
 
 def write_aedat2(events: Events, path: Path) -> None:
-    """CIFAR10-DVS: the upright picture is the raw one mirrored and with its sides swapped; a bit of
-    1 is darker.
+    """CIFAR10-DVS: the upright picture is the raw one, mirrored and with its sides swapped. A bit
+    of 1 is darker.
     """
     row, column = 127 - events.x.astype(np.uint32), 127 - events.y.astype(np.uint32)
     address = row << 8 | column << 1 | 1 - events.p.astype(np.uint32)
@@ -77,17 +66,12 @@ def write_aedat2(events: Events, path: Path) -> None:
 def plain_aedat2(path: Path) -> Columns:
     """Columns t, x, y, p of what `write_aedat2` wrote, unchecked."""
     address, t = np.fromfile(path, ">u4", offset=len(HEADER2)).reshape(-1, 2).astype(np.int64).T
-    p = 1 - (address & 1)
-    return (
-        t,
-        (127 - (address >> 8 & 127)).astype(np.int16),
-        (127 - (address >> 1 & 127)).astype(np.int16),
-        p.astype(np.uint8),
-    )
+    x, y = (127 - (address >> shift & 127) for shift in (8, 1))
+    return t, x.astype(np.int16), y.astype(np.int16), (1 - (address & 1)).astype(np.uint8)
 
 
 def write_with_faery(events: Events, path: Path) -> None:
-    """What the suffix says; faery's own choice of version and compression."""
+    """The format that the suffix says, in the version and compression that faery chooses."""
     faery = importlib.import_module("faery")
     array = np.empty(len(events), faery.EVENTS_DTYPE)
     array["t"], array["x"], array["y"], array["on"] = events.t, events.x, events.y, events.p
@@ -111,8 +95,11 @@ FORMATS: dict[str, Format] = {
 }
 
 
+TONIC_DTYPE = np.dtype([("x", int), ("y", int), ("t", int), ("p", int)])  # of tonic's own NMNIST
+
+
 def find_tonic() -> Tonic:
-    """tonic's reader of `.bin` and its `ToFrame` with windows of a fixed time from the first event
+    """tonic's reader of `.bin`, and its `ToFrame` with windows of a fixed time from the first event
     on.
     """
     io, transforms = (importlib.import_module(f"tonic.{name}") for name in ("io", "transforms"))
@@ -126,9 +113,6 @@ def find_tonic() -> Tonic:
     return Tonic(read=lambda path: io.read_mnist_file(str(path), dtype=TONIC_DTYPE), frames=frames)
 
 
-TONIC_DTYPE = np.dtype([("x", int), ("y", int), ("t", int), ("p", int)])  # of tonic's own NMNIST
-
-
 def as_tonic(events: Events) -> NDArray[Any]:
     """The events as tonic's data sets hold them."""
     array = np.empty(len(events), TONIC_DTYPE)
@@ -138,10 +122,4 @@ def as_tonic(events: Events) -> NDArray[Any]:
 
 def versions() -> dict[str, str]:
     """The versions of the peers that are installed."""
-    found = {}
-    for library in ("tonic", "faery"):
-        try:
-            found[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return versions_of(("tonic", "faery"))

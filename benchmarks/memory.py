@@ -69,6 +69,11 @@ def saved_bytes(forward: Callable[[], object], *, without: tuple[Tensor, ...] = 
     return sum(storage.nbytes() for address, storage in kept.items() if address not in known)
 
 
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
     """The most memory that `run` has in use on top of what was there before; None where the system
     does not tell.
@@ -93,8 +98,3 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
     before = _resident("VmRSS")
     run()
     return max(_resident("VmHWM") - before, 0)
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

@@ -1,11 +1,12 @@
-"""Neurons of other libraries as layers, for whoever has them installed. See benchmarks/README.md."""
+"""Neurons of other libraries as layers, where they are installed. See benchmarks/README.md."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -31,82 +32,22 @@ class PeerNeuron(nn.Module):
         return self.run(self.inner, x)
 
 
-def find_peers(device: torch.device) -> tuple[dict[str, Factory], dict[str, str]]:
-    """(layers that are the same neuron as LIF() with an arctan surrogate, by name; why the others
-    are left out).
-
-    A peer takes part if it can be imported, runs, and fires as LIF() does. A factory takes and
-    ignores `shape=`.
-    """
-    found: dict[str, Factory] = {}
-    left_out: dict[str, str] = {}
-    for library, look in PEERS.items():
-        try:
-            candidates = look(device)
-        except ImportError as error:
-            left_out[library] = f"cannot be imported: {error}"
-            continue
-        for name, factory in candidates.items():
-            reason = _unlike(factory, device)
-            if reason is None:
-                found[name] = factory
-            else:
-                left_out[name] = reason
-    return found, left_out
-
-
-def peer_versions() -> dict[str, str]:
-    """The versions of the peers that are installed."""
-    versions = {}
-    for library in PEERS:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _unlike(factory: Factory, device: torch.device) -> str | None:
-    """Why a peer cannot stand beside LIF(), or None."""
-    x = torch.randn(6, 4, 97, generator=torch.Generator().manual_seed(0)).to(device)
-    x.requires_grad_()
-    try:
-        spikes = factory().to(device)(x)
-        spikes.sum().backward()
-    except (
-        Exception
-    ) as error:  # foreign code may raise anything, and this is what it is left out for
-        return f"{type(error).__name__}: {error}"
-    differ = float((spikes != LIF(backend="reference")(x)[0]).double().mean())
-    return (
-        None
-        if differ <= DIFFERENT
-        else f"is another neuron: {100 * differ:.1f} % of its spikes differ"
-    )
-
-
 def _spikingjelly(device: torch.device) -> dict[str, Factory]:
     """Before version 2 one layer a backend; version 2 chooses by itself, or by
     SJ_LIF_CUDA_IMPLEMENTATION.
     """
     home = "spikingjelly.activation_based"
-    neuron, surrogate = (
-        importlib.import_module(f"{home}.{name}") for name in ("neuron", "surrogate")
-    )
+    neuron = importlib.import_module(f"{home}.neuron")
+    surrogate = importlib.import_module(f"{home}.surrogate")
 
     def run(node: Any, x: Tensor) -> Tensor:
         node.reset()
         return node(x)
 
     def make(*, shape: Any = None, **backend: str) -> nn.Module:
-        options = {
-            "tau": 2.0,
-            "v_threshold": 0.5,
-            "detach_reset": True,
-            "step_mode": "m",
-            **backend,
-        }
-        return PeerNeuron(neuron.LIFNode(surrogate_function=surrogate.ATan(), **options), run)
+        options = {"tau": 2.0, "v_threshold": 0.5, "detach_reset": True, "step_mode": "m"}
+        node = neuron.LIFNode(surrogate_function=surrogate.ATan(), **options, **backend)
+        return PeerNeuron(node, run)
 
     if "backend" not in inspect.signature(neuron.LIFNode).parameters:
         return {"spikingjelly": make}
@@ -128,9 +69,8 @@ def _snntorch(device: torch.device) -> dict[str, Factory]:
         return torch.stack(spikes)
 
     def make(*, shape: Any = None) -> nn.Module:
-        return PeerNeuron(
-            snntorch.Leaky(0.5, spike_grad=surrogate.atan(), reset_mechanism="zero"), run
-        )
+        leaky = snntorch.Leaky(0.5, spike_grad=surrogate.atan(), reset_mechanism="zero")
+        return PeerNeuron(leaky, run)
 
     return {"snntorch": make}
 
@@ -154,3 +94,56 @@ PEERS: dict[str, Callable[[torch.device], dict[str, Factory]]] = {
     "snntorch": _snntorch,
     "norse": _norse,
 }
+
+
+def versions_of(libraries: Iterable[str]) -> dict[str, str]:
+    """The versions of those libraries that are installed."""
+    versions = {}
+    for library in libraries:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[library] = importlib.metadata.version(library)
+    return versions
+
+
+def peer_versions() -> dict[str, str]:
+    """The versions of the peers that are installed."""
+    return versions_of(PEERS)
+
+
+def _unlike(factory: Factory, device: torch.device) -> str | None:
+    """Why a peer cannot stand beside LIF(), or None."""
+    x = torch.randn(6, 4, 97, generator=torch.Generator().manual_seed(0)).to(device)
+    x.requires_grad_()
+    try:
+        spikes = factory().to(device)(x)
+        spikes.sum().backward()
+    except Exception as error:  # foreign code may raise anything, and is left out for it
+        return f"{type(error).__name__}: {error}"
+    differ = float((spikes != LIF(backend="reference")(x)[0]).double().mean())
+    if differ <= DIFFERENT:
+        return None
+    return f"is another neuron: {100 * differ:.1f} % of its spikes differ"
+
+
+def find_peers(device: torch.device) -> tuple[dict[str, Factory], dict[str, str]]:
+    """(layers that are the same neuron as LIF() with an arctan surrogate, by name; why others are
+    left out).
+
+    A peer takes part if it can be imported, runs, and fires as LIF() does. A factory takes and
+    ignores `shape=`.
+    """
+    found: dict[str, Factory] = {}
+    left_out: dict[str, str] = {}
+    for library, look in PEERS.items():
+        try:
+            candidates = look(device)
+        except ImportError as error:
+            left_out[library] = f"cannot be imported: {error}"
+            continue
+        for name, factory in candidates.items():
+            reason = _unlike(factory, device)
+            if reason is None:
+                found[name] = factory
+            else:
+                left_out[name] = reason
+    return found, left_out

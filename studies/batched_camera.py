@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from anystep._files import write_json, write_text
 from anystep.data.camera.batched import simulate_batch, turned
 from anystep.data.camera.cifar10_sim import CAMERA, LUMA, MOTIONS, PIXELS
-from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, simulate
-from anystep.data.digits import enlarge
+from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, enlarge, simulate
 from anystep.data.frames import Direct, FixedDuration
 from anystep.data.images.cifar import cifar10
 from anystep.environment import describe_environment

@@ -26,8 +26,9 @@ from anystep._files import content_hash, write_json, write_text
 from anystep.config import MethodConfig, Record, load_recipe, record_from
 from anystep.data.sets import Splits
 from anystep.environment import describe_environment
-from anystep.run import build, check, load_splits
-from anystep.training.fit import fit, make_fabric, start
+from anystep.run import augmentation_of, build, check, load_splits
+from anystep.training.fabric import make_fabric
+from anystep.training.fit import fit, start
 
 RATES = (0.002, 0.005, 0.01, 0.02)
 SEEDS = (0, 1, 2)
@@ -54,6 +55,7 @@ def train_once(record: Record, splits: Splits) -> dict[str, Any]:
         method=method,
         plan=record.train,
         seed=record.seed,
+        augment=augmentation_of(record, splits),
         validation=splits.val,
         fabric=fabric,
     )

@@ -19,32 +19,57 @@ from measure import ROOT, quote
 
 from anystep._files import write_json, write_text
 from anystep.data.camera.cifar10_sim import CAMERA, IMAGE_SETS, MOTIONS, Choice
-from anystep.data.camera.film import Setting, film_images, film_statistics
-from anystep.data.frames import FixedDuration
+from anystep.data.camera.film import Setting, film_images, read_setting
+from anystep.data.frames import FixedDuration, resize
+from anystep.data.protocols import natural
+from anystep.data.readers.atis import read_bin
 from anystep.environment import describe_environment
 
 PAGE = ROOT / "docs" / "simulated-camera.md"
 PER_CLASS, THRESHOLDS, FINE_US = 10, (0.2, 0.15, 0.12, 0.1), 500
 
 
+def statistics_of(folder: Path, *, steps: int = 10) -> dict[str, Any]:
+    """What the recordings of a film are like, from the first PER_CLASS of every class.
+
+    events       mean, sd, least and most events of a recording
+    per_second   mean events a second of the film's duration
+    on           share of on events, of all recordings together
+    filled       {size: share of the entries of the frames (steps, 2, size, size) that are not 0}
+    """
+    setting: dict[str, Any] = read_setting(folder) or {}
+    files = [
+        path
+        for group in sorted({path.parent for path in folder.glob("*/*.bin")})
+        for path in sorted(group.glob("*.bin"), key=lambda path: natural(path.stem))[:PER_CLASS]
+    ]
+    duration, sensor = setting["path"]["duration_us"], tuple(setting["camera"]["sensor"])
+    binning = FixedDuration(steps, -(-duration // steps))
+    counts, ups, filled = [], 0, dict[int, list[float]]({128: [], 48: []})
+    for path in files:
+        events = read_bin(path, sensor=sensor)
+        counts.append(len(events))
+        ups += int(events.p.sum())
+        frames = binning(events)
+        for size, shares in filled.items():
+            shares.append(float((resize(frames, size, "nearest") > 0).mean()))
+    spread: dict[str, Any] = {"mean": np.mean(counts), "sd": np.std(counts), "least": min(counts)}
+    return {
+        "recordings": len(files),
+        "events": {key: float(value) for key, value in {**spread, "most": max(counts)}.items()},
+        "per_second": sum(counts) / (len(files) * duration * 1e-6),
+        "on": ups / sum(counts),
+        "filled": {str(size): float(np.mean(shares)) for size, shares in filled.items()},
+    }
+
+
 def statistics(choice: Choice, threshold: float) -> dict[str, Any]:
-    """`film_statistics` of a film with this threshold."""
-    setting = Setting(
-        MOTIONS["closed_loop"](), replace(CAMERA, threshold=threshold), 0, choice.source
-    )
+    """`statistics_of` a film with this threshold."""
+    camera = replace(CAMERA, threshold=threshold)
+    setting = Setting(MOTIONS["closed_loop"](), camera, 0, choice.source)
     with tempfile.TemporaryDirectory() as folder:
         film_images(choice.light, choice.ids, folder, setting)
-        found = film_statistics(folder, per_class=PER_CLASS)
-    events = {key: float(value) for key, value in found["events"].items()}
-    filled = {str(size): float(share) for size, share in found["filled"].items()}
-    kept = {key: float(found[key]) for key in ("per_second", "on")}
-    return {
-        "threshold": threshold,
-        "recordings": found["recordings"],
-        "events": events,
-        **kept,
-        "filled": filled,
-    }
+        return {"threshold": threshold, **statistics_of(Path(folder))}
 
 
 def sampling(choice: Choice) -> dict[str, float]:

@@ -176,24 +176,6 @@ def zstd_frame(start: bytes, zeros: int) -> bytes:
     return struct.pack("<I", 0xFD2FB528) + b"\x00\x38" + b"".join(blocks)
 
 
-def lz4_frame(blocks: int) -> bytes:
-    """An LZ4 frame of blocks that are each 4 MB of one letter, from 16 kB: a letter, then a match
-    of one letter back.
-    """
-    more = (4_000_000 - 20) // 255
-    block = (
-        b"\x1fa\x01\x00" + b"\xff" * more + b"\x00" + b"\x50aaaaa"
-    )  # the last five bytes are never of a match
-    # Independent blocks of at most 4 MB, no checksums; 0x73 is the header's own (the second byte of
-    # xxHash32 of 0x60 0x70).
-    return (
-        struct.pack("<I", 0x184D2204)
-        + b"\x60\x70\x73"
-        + (struct.pack("<I", len(block)) + block) * blocks
-        + bytes(4)
-    )
-
-
 def put(folder: Path, name: str, content: bytes) -> Path:
     """A file with that content."""
     path = folder / name

@@ -15,7 +15,7 @@ from event_files import AEDAT3_HEADER, Row, aedat2_bytes, aedat3_packet, bin_byt
 
 Known = dict[str, tuple[list[Row], int]]
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-NUMBERS = (*range(3), *range(100, 107), *range(900, 903))  # files of a class of CIFAR10-DVS
+NUMBERS = (*range(3), *range(100, 107), 900, 901, 999)  # files of a class of CIFAR10-DVS
 TRIALS = [
     f"user{user:02d}_{light}"
     for user, light in zip((1, 2, 3, 5, 23, 24, 29), ("led", "lab") * 4, strict=False)

@@ -18,8 +18,9 @@ from anystep._lookup import check_keys, choose
 from anystep._threads import map_ahead
 from anystep.data.datasets import DATASETS, load_dataset, options_of
 from anystep.data.digits import digits_events
-from anystep.data.events.catalogue import SOURCES, Catalogue, find_recordings
-from anystep.data.events.stack import Sample, finished_frames
+from anystep.data.events.catalogue import EVENT_SETS, Catalogue, find_recordings
+from anystep.data.events.layouts import Sample
+from anystep.data.events.stack import finished_frames
 from anystep.data.frames import Direct
 from anystep.data.images.shards import find_shards
 from anystep.data.readers import read_events
@@ -119,11 +120,11 @@ def check_dataset(
     given, threads = dict(options or {}), workers or os.cpu_count() or 1
     known = (
         ["protocol", "sensor"]
-        if name in SOURCES
+        if name in EVENT_SETS
         else [key for key in options_of(name) or () if key != "root"]
     )
     check_keys(given, known, "option", f"the check of {name}")
-    if name in SOURCES:
+    if name in EVENT_SETS:
         found = find_recordings(name, folder, **given)
         return _counted(_inventory(found), _recordings(found, threads), progress)
     if "root" in (options_of(name) or ()):

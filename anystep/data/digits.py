@@ -1,6 +1,4 @@
-"""scikit-learn's handwritten digits: filmed by a simulated event camera (`digits_dvs`), and as
-images (`digits`).
-"""
+"""scikit-learn's handwritten digits: as images (`digits`), and filmed by the simulated camera."""
 
 from __future__ import annotations
 
@@ -16,11 +14,12 @@ from numpy.typing import NDArray
 from anystep._errors import UsageError
 from anystep._extras import need
 from anystep._files import content_hash
-from anystep.data.cache import cached_array, cached_ragged, default_cache
+from anystep.data.cache import cached_ragged, cached_stack, default_cache
 from anystep.data.camera.simulate import (
     SIMULATOR_VERSION,
     Camera,
     Trajectory,
+    enlarge,
     path_of,
     simulate_many,
 )
@@ -32,42 +31,20 @@ from anystep.data.sets import FrameSet, ImageSet, RaggedSet, Splits
 DIGIT_PIXELS = 22  # a digit of 8 x 8 is enlarged to this on the 34 x 34 sensor
 
 
-def digits_events(
-    indices: Sequence[int] | None = None,
-    *,
-    path: str | Trajectory = "closed_loop",
-    workers: int | None = None,
-    seed: int = 0,
-) -> Iterator[tuple[Events, int]]:
-    """`(Events, label)` of digits-dvs samples, in the order of `indices` (None: all 1,797): what
-    `digits_dvs` bins.
-    """
-    images, labels = _digits()
-    chosen = range(len(images)) if indices is None else indices
-    recordings = simulate_many(
-        images, path_of(path), Camera(), seed=seed, workers=workers, indices=list(chosen)
-    )
-    return ((events, int(labels[i])) for events, i in zip(recordings, chosen, strict=True))
+def _digits_source() -> Any:
+    return need("sklearn.datasets", extra="report", purpose="scikit-learn's digits").load_digits()
 
 
-def digits(
-    *, binning: Encoding, cache: str | os.PathLike[str] | None = None, workers: int | None = None
-) -> Splits:
-    """The 1,797 handwritten digits of scikit-learn as grey images of 32 x 32, shown for T steps;
-    nothing is downloaded.
-
-    8 x 8 pixels of 17 grey levels (Alpaydin and Kaynak 1998) enlarged to (1, 32, 32) float32 in [0,
-    1]. The encoding must be "direct". The split is that of digits-dvs: the same digits train,
-    choose and test. `cache` and `workers` have nothing to do.
-    """
-    if not isinstance(binning, Direct):
-        raise UsageError(f"digits holds images: its binning must be direct, got {binning.name}")
+@lru_cache(maxsize=1)
+def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The digits enlarged (1797, 22, 22) in [0, 1] and their labels."""
     source = _digits_source()
-    images = enlarge(source.images / 16, 32).astype(np.float32)[:, None]
-    return _digits_splits(ImageSet(images, source.target, binning), binning)
+    images = enlarge(source.images / 16, DIGIT_PIXELS)
+    images.flags.writeable = False
+    return images, source.target.astype(np.int64)
 
 
-def _digits_splits(data: Any, encoding: Encoding) -> Splits:
+def _digits_splits(data: FrameSet | RaggedSet | ImageSet, encoding: Encoding) -> Splits:
     parts = split("digits-dvs/stratified-70-10-20", data.labels)
     return Splits(
         train=data.subset(parts.train),
@@ -81,6 +58,39 @@ def _digits_splits(data: Any, encoding: Encoding) -> Splits:
     )
 
 
+def digits(
+    *, binning: Encoding, cache: str | os.PathLike[str] | None = None, workers: int | None = None
+) -> Splits:
+    """The 1,797 handwritten digits of scikit-learn as grey images of 32 x 32, shown for T steps.
+
+    8 x 8 pixels of 17 grey levels (Alpaydin and Kaynak 1998) enlarged to (1, 32, 32) float32 in [0,
+    1]. The encoding must be "direct". The split is that of digits-dvs: the same digits train,
+    choose and test. `cache` and `workers` have nothing to do.
+    """
+    if not isinstance(binning, Direct):
+        raise UsageError(f"digits holds images: its binning must be direct, got {binning.name}")
+    source = _digits_source()
+    images = enlarge(source.images / 16, 32).astype(np.float32)[:, None]
+    return _digits_splits(ImageSet(images, source.target, binning), binning)
+
+
+def digits_events(
+    indices: Sequence[int] | None = None,
+    *,
+    path: str | Trajectory = "closed_loop",
+    workers: int | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[Events, int]]:
+    """`(Events, label)` of digits-dvs samples, in the order of `indices` (None: all 1,797)."""
+    images, labels = _digits()
+    chosen = list(range(len(images)) if indices is None else indices)
+    camera = Camera()
+    recordings = simulate_many(
+        images, path_of(path), camera, seed=seed, workers=workers, indices=chosen
+    )
+    return ((events, int(labels[i])) for events, i in zip(recordings, chosen, strict=True))
+
+
 def digits_dvs(
     *,
     binning: Encoding,
@@ -89,15 +99,13 @@ def digits_dvs(
     workers: int | None = None,
     seed: int = 0,
 ) -> Splits:
-    """The 1,797 handwritten digits of scikit-learn, each filmed by a simulated event camera;
-    nothing is downloaded.
+    """The 1,797 handwritten digits of scikit-learn, each filmed by a simulated event camera.
 
-    A digit (8 x 8, 17 grey levels; Alpaydin and Kaynak 1998) is enlarged to 22 x 22 and moves over
-    a 34 x 34 sensor for 300
-    ms: `closed_loop` (a circle of radius 3 pixels, twice round: about 13,000 events) or `saccade`
-    (a triangle 4.8 pixels wide and high, the motion of N-MNIST: about 5,000). The camera is
-    `Camera()`: contrast threshold 0.2 with 3 % mismatch, light floor 0.2, 1 Hz of background events
-    a pixel (350 of the events), samples every 1 ms.
+    Nothing is downloaded. A digit (8 x 8, 17 grey levels; Alpaydin and Kaynak 1998) is enlarged to
+    22 x 22 and moves over a 34 x 34 sensor for 300 ms: `closed_loop` (a circle of radius 3 pixels,
+    twice round: about 13,000 events) or `saccade` (a triangle 4.8 pixels wide and high, the motion
+    of N-MNIST: about 5,000). The camera is `Camera()`: contrast threshold 0.2 with 3 % mismatch,
+    light floor 0.2, 1 Hz of background events a pixel (350 of the events), samples every 1 ms.
 
     Frames (T, 2, 34, 34) uint8, or uint16 where a count passes 255, in a file under `cache` (None:
     `default_cache()`) whose name hashes all that shaped it; T is each recording's own if the
@@ -105,9 +113,8 @@ def digits_dvs(
     "digits-dvs/stratified-70-10-20".
     """
     if not isinstance(binning, Binning):
-        raise UsageError(
-            f"digits-dvs holds events: its binning must be one of {', '.join(BINNINGS)}, got {binning.name}"
-        )
+        rule = f"its binning must be one of {', '.join(BINNINGS)}"
+        raise UsageError(f"digits-dvs holds events: {rule}, got {binning.name}")
     images, labels = _digits()
     trajectory = path_of(path)
     shaped_by = {
@@ -119,44 +126,12 @@ def digits_dvs(
     }
 
     def filmed() -> Iterator[NDArray[np.uint16]]:
-        return (
-            binning(events)
-            for events, _ in digits_events(path=trajectory, workers=workers, seed=seed)
-        )
-
-    def build() -> NDArray[Any]:
-        frames = list(filmed())
-        largest = max(int(each.max()) for each in frames)
-        return np.stack(frames).astype(np.uint8 if largest <= 255 else np.uint16)
+        recordings = digits_events(path=trajectory, workers=workers, seed=seed)
+        return (binning(events) for events, _ in recordings)
 
     folder = default_cache() if cache is None else Path(cache)
     key = f"digits-dvs-{content_hash(shaped_by, images.tobytes())}"
     if binning.steps is None:
         return _digits_splits(RaggedSet(*cached_ragged(folder, key, filmed), labels), binning)
-    return _digits_splits(FrameSet(cached_array(folder, key, build), labels), binning)
-
-
-@lru_cache(maxsize=1)
-def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The digits enlarged (1797, 22, 22) in [0, 1] and their labels."""
-    source = _digits_source()
-    images = enlarge(source.images / 16, DIGIT_PIXELS)
-    images.flags.writeable = False
-    return images, source.target.astype(np.int64)
-
-
-def _digits_source() -> Any:
-    return need("sklearn.datasets", extra="report", purpose="scikit-learn's digits").load_digits()
-
-
-def enlarge(images: NDArray[np.float64], pixels: int) -> NDArray[np.float64]:
-    """Square images (M, S, S) to (M, pixels, pixels), bilinear, pixel centres aligned, edges
-    repeated.
-    """
-    size = images.shape[-1]
-    place = np.clip((np.arange(pixels) + 0.5) * size / pixels - 0.5, 0, size - 1)
-    low = np.minimum(place.astype(np.int64), size - 2)
-    weights = np.zeros((pixels, size))
-    weights[np.arange(pixels), low] = 1 - (place - low)
-    weights[np.arange(pixels), low + 1] += place - low
-    return np.clip(weights @ images @ weights.T, 0, 1)
+    frames = cached_stack(folder, key, len(labels), filmed)
+    return _digits_splits(FrameSet(frames, labels), binning)

@@ -1,17 +1,18 @@
-"""Encodings: how a recording or an image becomes T frames.
+"""Encodings: how a recording or an image becomes T frames; and frames of another size.
 
 A binning makes frames of event counts from a recording; `Direct` shows an image at every step.
 
 A binning is a frozen record that is called with `Events` and gives counts (T, 2, H, W) uint16;
-plane 0 counts off events, plane 1 on events. `causal` says whether the frames can be made live:
-frames[:k] of a recording are the frames of the recording cut after step k. Binnings that need the
-end of the recording before the first frame is known are not causal: what runs live refuses them
-with `require_live`, and they cannot leave `steps` open.
+plane 0 counts off events, plane 1 on events. It is `causal` if the frames can be made live:
+frames[:k] of a recording are then the frames of the recording cut after step k. A binning that
+must know the end of the recording before its first frame is not causal: what runs live refuses it
+with `require_live`, and it cannot leave `steps` open.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, cast
 
@@ -19,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anystep._errors import UsageError
+from anystep._lookup import choose
 from anystep.data.recording import Events
 
-MOST_COUNTS = (
-    2**28
-)  # in one recording where its own length decides how many frames it has: half a gigabyte
+# In one recording, where its own length decides how many frames it has: half a gigabyte.
+MOST_COUNTS = 2**28
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Direct(Encoding):
-    """Direct encoding: an image (P, H, W), the same at every step, as (T, P, H, W) without a copy
-    (stride 0 in time).
+    """Direct encoding: the image (P, H, W) is the input at every step.
 
-    The first convolution then sees grey levels and is the encoder.
+    Without a copy: the stride in time is 0. The first convolution sees grey levels and is the
+    encoder.
     """
 
     name: ClassVar[str] = "direct"
@@ -92,9 +93,7 @@ class Binning(Encoding, ABC):
 
     @abstractmethod
     def borders(self, events: Events) -> NDArray[np.int64]:
-        """(T + 1,) never decreasing: frame k has the events borders[k] .. borders[k + 1] - 1, the
-        rest are in no frame.
-        """
+        """(T + 1,) never decreasing: frame k has the events borders[k] .. borders[k + 1] - 1."""
 
     def needed(self, events: Events) -> int:
         """How many frames hold all events. Only causal binnings can say."""
@@ -106,24 +105,20 @@ class Binning(Encoding, ABC):
             return self.steps
         steps, (height, width) = self.needed(events), events.sensor
         if steps * 2 * height * width > MOST_COUNTS:
-            raise UsageError(
-                f"{self.name}: the recording needs {steps} frames of {height} x {width}, more than {MOST_COUNTS} counts: "
-                "use longer or fuller frames, or give steps"
-            )
+            needs = f"the recording needs {steps} frames of {height} x {width}"
+            way_out = "use longer or fuller frames, or give steps"
+            raise UsageError(f"{self.name}: {needs}, more than {MOST_COUNTS} counts: {way_out}")
         return steps
 
     def __call__(self, events: Events) -> NDArray[np.uint16]:
-        """Counts (T, 2, H, W). A recording without events, or with none inside the frames, is
-        refused.
-        """
+        """Counts (T, 2, H, W). Error: no events, or none inside the frames."""
         if len(events) == 0:
             raise UsageError(f"{self.name}: an empty event stream has no frames")
         borders = self.borders(events)
         if borders[-1] == 0:
-            raise UsageError(
-                f"{self.name}: no event falls inside the frames, the first is at t = {int(events.t[0])} us. "
-                "Frames start at t = 0: subtract the start of the recording from t"
-            )
+            first = f"the first is at t = {int(events.t[0])} us. Frames start at t = 0"
+            way_out = "subtract the start of the recording from t"
+            raise UsageError(f"{self.name}: no event falls inside the frames, {first}: {way_out}")
         # numba is the half of a second that a command which counts nothing should not wait for.
         from anystep.data.count import count_events
 
@@ -174,10 +169,10 @@ class FixedDuration(Binning):
     """T frames of `duration_us` microseconds each, from t = 0 of the recording's clock.
 
     Frame k holds the events with k * duration_us <= t < (k + 1) * duration_us. The origin is the
-    clock's zero and not the
-    first event: a live device starts its frames when it starts, not when something moves. Events at
-    or after T * duration_us are in no frame; a shorter recording has zero frames at its end.
-    `steps` None: T = floor(t1 / duration_us) + 1, with t1 the time of the last event.
+    clock's zero and not the first event: a live device starts its frames when it starts, not when
+    something moves. Events at or after T * duration_us are in no frame; a shorter recording has
+    zero frames at its end. `steps` None: T = floor(t1 / duration_us) + 1, with t1 the time of the
+    last event.
     """
 
     name: ClassVar[str] = "fixed_duration"
@@ -190,12 +185,9 @@ class FixedDuration(Binning):
 
     def borders(self, events: Events) -> NDArray[np.int64]:
         """See the class."""
-        end = (
-            int(events.t[-1]) + 1
-        )  # of the recording; a border after it may be too large for int64
-        return np.searchsorted(
-            events.t, [min(k * self.duration_us, end) for k in range(self.length(events) + 1)]
-        )
+        end = int(events.t[-1]) + 1  # a border after it may be too large for int64
+        times = [min(k * self.duration_us, end) for k in range(self.length(events) + 1)]
+        return np.searchsorted(events.t, times)
 
 
 @dataclass(frozen=True)
@@ -217,9 +209,8 @@ class FixedCount(Binning):
 
     def borders(self, events: Events) -> NDArray[np.int64]:
         """See the class."""
-        return np.array(
-            [min(k * self.count, len(events)) for k in range(self.length(events) + 1)], np.int64
-        )
+        borders = [min(k * self.count, len(events)) for k in range(self.length(events) + 1)]
+        return np.array(borders, np.int64)
 
 
 BINNINGS: dict[str, type[Binning]] = {
@@ -229,16 +220,70 @@ ENCODINGS: dict[str, type[Encoding]] = {**BINNINGS, Direct.name: Direct}
 
 
 def require_live(binning: Encoding) -> None:
-    """Refuse an encoding whose frames cannot be made live: what sees events as they come calls this
-    first.
+    """Refuse an encoding whose frames cannot be made live.
 
     >>> require_live(EqualCount(10))
     Traceback (most recent call last):
-    anystep._errors.UsageError: binning equal_count needs the end of a recording before its first frame: live use
-    fixed_duration or fixed_count
+    anystep._errors.UsageError: binning equal_count needs the end of a recording before its first
+    frame: live use fixed_duration or fixed_count
     """
     if not binning.causal:
         instead = " or ".join(name for name, row in BINNINGS.items() if row.causal)
-        raise UsageError(
-            f"binning {binning.name} needs the end of a recording before its first frame: live use {instead}"
-        )
+        needs = "needs the end of a recording before its first frame"
+        raise UsageError(f"binning {binning.name} {needs}: live use {instead}")
+
+
+def _nearest(frames: NDArray[Any], size: int) -> NDArray[Any]:
+    """Pixel k of n shows pixel floor(k * N / n) of N, as torch's "nearest" (HSD)."""
+    rows, columns = (np.arange(size) * frames.shape[axis] // size for axis in (-2, -1))
+    return frames[..., rows[:, None], columns]
+
+
+def _between(values: NDArray[np.float32], size: int, axis: int) -> NDArray[np.float32]:
+    """`values` at `size` evenly spaced places along one axis, from its first entry to its last."""
+    last = values.shape[axis] - 1
+    place = np.linspace(0, last, size) if size > 1 else np.zeros(1)
+    low = np.minimum(place.astype(np.int64), max(last - 1, 0))
+    part = (place - low).astype(np.float32).reshape((-1, 1) if axis == -2 else (-1,))
+    below, above = np.take(values, low, axis), np.take(values, np.minimum(low + 1, last), axis)
+    return (below * (1 - part) + above * part).astype(np.float32, copy=False)
+
+
+def _bilinear(frames: NDArray[Any], size: int) -> NDArray[np.float32]:
+    """Pixel k of n lies at k * (N - 1) / (n - 1) of N: the corners stay corners.
+
+    torch's `align_corners=True` (TKS): on straight lines between pixels, without smoothing first.
+    """
+    return _between(_between(frames.astype(np.float32), size, -2), size, -1)
+
+
+INTERPOLATIONS: dict[str, Callable[[NDArray[Any], int], NDArray[Any]]] = {
+    "nearest": _nearest,
+    "bilinear": _bilinear,
+}
+
+
+def check_size(size: int | None, interpolation: str) -> None:
+    """Refuse a size below 1, and an interpolation that is unknown or has nothing to do."""
+    choose(INTERPOLATIONS, interpolation, "interpolation")
+    if size is None:
+        if interpolation != "nearest":
+            raise UsageError(f"resize: interpolation {interpolation!r} needs a size, got None")
+    elif isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise UsageError(f"resize: size must be a whole number >= 1, got {size!r}")
+
+
+def resize(frames: NDArray[Any], size: int, interpolation: str) -> NDArray[Any]:
+    """Frames (..., H, W) as (..., size, size): the picture is stretched, its shape is not kept.
+
+    `interpolation` is a row of INTERPOLATIONS: "nearest" keeps the number type, "bilinear" gives
+    float32. Neither keeps the number of events.
+
+    >>> resize(np.arange(16).reshape(1, 4, 4), 2, "nearest")
+    array([[[ 0,  2],
+            [ 8, 10]]])
+    """
+    check_size(size, interpolation)
+    if frames.ndim < 2 or 0 in frames.shape[-2:]:
+        raise UsageError(f"resize: frames must be (..., H, W), each >= 1, got shape {frames.shape}")
+    return INTERPOLATIONS[interpolation](frames, int(size))

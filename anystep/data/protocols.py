@@ -104,6 +104,9 @@ class Numbers:
             raise UsageError(
                 f"{name}: the number at the end of an id must be in 0..{self.count - 1}, got {wrong!r}"
             )
+        if len(numbers) and numbers.max() < self.last:
+            rule = f"tests numbers {self.first} to {self.last}, the largest here is {numbers.max()}"
+            raise UsageError(f"{name} {rule}; complete the recordings or choose random-90-10@SEED")
         return (self.first <= numbers) & (numbers <= self.last)
 
 

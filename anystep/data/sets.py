@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -276,17 +276,6 @@ class FrameRange(_View):
             has = f"sample {index} has {len(frames)} frames; it needs recordings of one length"
             raise UsageError(f"data.frames {span}: {has}")
         return frames[self.frames], label
-
-
-class Augmented(_View):
-    """A data set whose batches are changed on their way into training.
-
-    augment   `augment(x (T, N, P, H, W), y, generator) -> (x, y)`
-    """
-
-    def __init__(self, dataset: MapStyle, augment: Callable[..., Any]) -> None:
-        super().__init__(dataset)
-        self.augment = augment
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Step logits -> decisions, of numpy and torch alike: a runtime without torch shares these lines."""
+"""Step logits -> decisions, of numpy and torch alike: a runtime has these lines without torch."""
 
 from __future__ import annotations
 

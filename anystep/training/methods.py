@@ -1,8 +1,8 @@
-"""Training schemes: what the networks of each phase see, and which weighted parts make the loss.
+"""The training schemes: which networks a method trains, and which weighted parts make its loss.
 
-A method has `phases()`, `views(x, phase, generator)` and `loss(outputs, labels, progress)`. A loss
-of `LOSSES` is a method by its name already; a scheme with a ramp, a teacher or several phases is a
-class here and a row in `METHODS`.
+A loss of `LOSSES` is a method by its name already. A scheme with a ramp, a teacher or several
+phases is a class here, with `phases()`, `views(x, phase, generator)` and `loss(outputs, labels,
+progress)` (see `phases.Method`), and a row in `METHODS`.
 """
 
 from __future__ import annotations
@@ -10,83 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
-from inspect import signature
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from anystep._errors import UsageError
-from anystep._lookup import check_arguments, check_keys, choose
+from anystep._lookup import check_arguments, choose
 from anystep.training.distillation import DISTILLATIONS, check_temperature
 from anystep.training.losses import (
     DIVERGENCES,
     LOSSES,
     POOLS,
+    Parts,
     check_unit,
     full_range_parts,
     tet_parts,
     tks_parts,
 )
+from anystep.training.phases import OTHER_RUN, Method, Phase
 
-OTHER_RUN = "run"  # a network that no phase of this run makes: that of the record's `teacher`
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """One stretch of training.
-
-    `neuron`: the network's neuron (None: the record's own; "relu" makes the ANN twin).
-    `start_from`: the earlier phase whose weights it starts with. `teacher`: the earlier phase whose
-    network, a frozen copy in eval mode, teaches. Both may be "run", the network of the run that the
-    record's `teacher` names. `share`: its part of the run's epochs; 0 trains nothing. `frames` and
-    `teacher_frames`: the steps that student and teacher see, counted from the first. `plan`: the
-    keys of the plan that are others here, like lr.
-    """
-
-    name: str = "train"
-    neuron: str | Mapping[str, Any] | None = None
-    start_from: str | None = None
-    teacher: str | None = None
-    share: float = 1.0
-    frames: slice = field(default_factory=lambda: slice(None))
-    teacher_frames: slice = field(default_factory=lambda: slice(None))
-    plan: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Method:
-    """A training scheme. The default: one phase, the student sees everything.
-
-    `neurons`: the neurons that it can train, by name; none named means any.
-    """
-
-    neurons: tuple[str, ...] = ()
-
-    def phases(self) -> tuple[Phase, ...]:
-        """The phases, in order; the last one's network is the run's model."""
-        return (Phase(),)
-
-    def views(self, x: Tensor, phase: Phase, generator: torch.Generator) -> dict[str, Tensor]:
-        """What "student" and, if the phase has one, "teacher" see of a batch `x (T, N, P, H, W)`.
-
-        `generator` is the only source of chance: it is seeded from the run, the epoch and the
-        batch, alike in all processes.
-        """
-        views = {"student": x[phase.frames]}
-        if phase.teacher is not None:
-            views["teacher"] = x[phase.teacher_frames]
-        return views
-
-    def loss(
-        self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float
-    ) -> dict[str, Tensor]:
-        """Named, weighted parts whose sum is differentiated.
-
-        `outputs` has the step logits (T, N, C) of "student" and, in a phase with a teacher, of
-        "teacher". `progress` = epoch /
-        epochs of the phase, from 0, constant within an epoch.
-        """
-        raise TypeError(f"{type(self).__name__} defines no loss(outputs, labels, progress)")
+StepLogits = Mapping[str, Tensor]  # (T, N, C) of "student" and, where there is one, of "teacher"
 
 
 class LossMethod(Method):
@@ -94,18 +38,13 @@ class LossMethod(Method):
 
     def __init__(self, name: str, /, **options: Any) -> None:
         self.name = name
-        self._loss = partial(choose(LOSSES, name, "loss"), **options)
-        takes = list(signature(LOSSES[name]).parameters)
-        check_keys(options, takes[2:], "argument", f"method {name}")
-        free = partial(LOSSES[name], None, None)
-        check_arguments(free, options, f"method {name}", complete=True)
-        self._loss(
-            torch.zeros(1, 1, 2), torch.zeros(1, dtype=torch.int64)
-        )  # a wrong value is refused here, not in training
+        loss = choose(LOSSES, name, "loss")
+        check_arguments(partial(loss, None, None), options, f"method {name}", complete=True)
+        self._loss = partial(loss, **options)
+        # a wrong value is refused here, not in training
+        self._loss(torch.zeros(1, 1, 2), torch.zeros(1, dtype=torch.int64))
 
-    def loss(
-        self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float
-    ) -> dict[str, Tensor]:
+    def loss(self, outputs: StepLogits, labels: Tensor, progress: float) -> Parts:
         return {self.name: self._loss(outputs["student"], labels)}
 
 
@@ -119,20 +58,20 @@ class TET(Method):
     def __post_init__(self) -> None:
         check_unit("lamb", self.lamb)
 
-    def loss(
-        self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float
-    ) -> dict[str, Tensor]:
+    def loss(self, outputs: StepLogits, labels: Tensor, progress: float) -> Parts:
         return tet_parts(outputs["student"], labels, lamb=self.lamb, phi=self.phi)
 
 
 @dataclass(frozen=True)
 class TKS(Method):
-    """`losses.tks` whose weight grows with training: a_e = alpha e / E for epoch e = 0..E-1, as
-    released.
+    """`losses.tks` whose weight grows with training, as released.
+
+        a_e = alpha e / E   for epoch e = 0..E-1
 
     So a_0 = 0 (plain cross-entropy) and the last epoch has alpha (E - 1) / E. `ramp="static"` keeps
-    alpha throughout. Note that the authors' `--staticalpha` freezes the weight of the *label* part
-    instead. Defaults: TKS's for CIFAR (alpha 0.7, temperature 3); its event recipes use 0.3 and 5.
+    alpha throughout; the authors' `--staticalpha` is something else, it freezes the weight of the
+    *label* part. Defaults: TKS's for CIFAR (alpha 0.7, temperature 3); its event recipes use 0.3
+    and 5.
     """
 
     alpha: float = 0.7
@@ -149,14 +88,11 @@ class TKS(Method):
         choose(DIVERGENCES, self.divergence, "divergence")
         choose({"linear": 0, "static": 0}, self.ramp, "ramp")
 
-    def loss(
-        self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float
-    ) -> dict[str, Tensor]:
-        alpha = self.alpha * (progress if self.ramp == "linear" else 1.0)
+    def loss(self, outputs: StepLogits, labels: Tensor, progress: float) -> Parts:
         return tks_parts(
             outputs["student"],
             labels,
-            alpha=alpha,
+            alpha=self.alpha * (progress if self.ramp == "linear" else 1.0),
             temperature=self.temperature,
             pool=self.pool,
             detach=self.detach,
@@ -164,47 +100,9 @@ class TKS(Method):
         )
 
 
-def _span(name: str, frames: Sequence[int | None]) -> slice:
-    """`[first, stop]` as a slice; either end may be None. Frames are counted from the first:
-    nothing negative.
-    """
-    first, stop = frames if isinstance(frames, Sequence) and len(frames) == 2 else (-1, -1)
-    numbers = [end for end in (first, stop) if end is not None]
-    if any(type(end) is not int or end < 0 for end in numbers) or sorted(set(numbers)) != numbers:
-        raise UsageError(
-            f"{name} must be [first, stop], counted from 0, first below stop, either of them null; got {frames}"
-        )
-    return slice(first, stop)
-
-
-def _check_distillation(name: str, temperature: float, weight: float, label_loss: str) -> None:
-    check_temperature(temperature)
-    if not weight >= 0:
-        raise UsageError(f"method {name}: weight must be >= 0, got {weight}")
-    LossMethod(label_loss)
-
-
-def _distilled(
-    logits: Tensor, labels: Tensor, teacher: Tensor | None, method: HSD | Distillation
-) -> dict[str, Tensor]:
-    """The labels' part and, where there is a teacher, its weighted part, by their names."""
-    parts = {method.label_loss: LOSSES[method.label_loss](logits, labels)}
-    if teacher is not None:
-        soft = DISTILLATIONS[method.distill]
-        pull = soft(logits, teacher, temperature=method.temperature, reduction=method.reduction)
-        parts[method.distill] = method.weight * pull
-    return parts
-
-
-def _taught_by(teacher: str, twin_share: float) -> tuple[Phase, ...]:
-    """The phases of a student with this teacher: "twin" is trained first, "run" comes from
-    elsewhere, others are no network.
-    """
-    if teacher == "twin":
-        return Phase(name="twin", neuron="relu", share=twin_share), Phase(
-            name="snn", teacher="twin", share=1 - twin_share
-        )
-    return (Phase(teacher=OTHER_RUN if teacher == OTHER_RUN else None),)
+def _check_share(what: str, share: float) -> None:
+    if not 0 < share < 1:
+        raise UsageError(f"{what} must be between 0 and 1, got {share}")
 
 
 def _refuse_idle(method: Any, name: str, keys: Sequence[str], why: str) -> None:
@@ -215,20 +113,32 @@ def _refuse_idle(method: Any, name: str, keys: Sequence[str], why: str) -> None:
             raise UsageError(f"method {name}: {each.name} does nothing, {why}: leave it out")
 
 
-def _check_share(what: str, share: float) -> None:
-    if not 0 < share < 1:
-        raise UsageError(f"{what} must be between 0 and 1, got {share}")
+def _check_twin(name: str, teacher: str, share: float, method: Method) -> None:
+    """Refuse a wrong `twin_share`, and any where no twin is trained."""
+    _check_share(f"method {name}: twin_share", share)
+    if teacher != "twin":
+        why = f"with teacher {teacher!r} no twin is trained"
+        _refuse_idle(method, name, ["twin_share"], why)
+
+
+def _taught_by(teacher: str, twin_share: float) -> tuple[Phase, ...]:
+    """The phases of a student with this teacher: "twin" is trained first, "run" comes from another
+    run, any other is no network.
+    """
+    if teacher == "twin":
+        twin = Phase(name="twin", neuron="relu", share=twin_share)
+        return twin, Phase(name="snn", teacher="twin", share=1 - twin_share)
+    return (Phase(teacher=OTHER_RUN if teacher == OTHER_RUN else None),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FullRange(Method):
-    """`losses.full_range`, whose parts are logged apart, and its ANN teacher if there is one,
-    weighted by `alpha`.
+    """`losses.full_range` and, weighted by `alpha`, an ANN teacher; the parts are logged apart.
 
-    `teacher`: "none", "twin" (the ReLU twin, trained first on the labels alone for `twin_share` of
-    the epochs) or "run" (the run folder that the record's `teacher` names). The published one sees
-    the time mean of event frames; here a teacher sees the frames, and the mean of its logits
-    teaches.
+    `teacher`: "none"; "twin", the ReLU twin, trained first on the labels alone for `twin_share` of
+    the epochs; or "run", the network of the run folder that the record's `teacher` names. In the
+    paper the teacher sees the time mean of event frames; here it sees the frames, and the mean of
+    its logits teaches.
     """
 
     teacher: str = "none"
@@ -241,30 +151,19 @@ class FullRange(Method):
 
     def __post_init__(self) -> None:
         choose({"none": 0, "twin": 0, OTHER_RUN: 0}, self.teacher, "teacher")
-        _check_share("method full_range: twin_share", self.twin_share)
-        if self.teacher != "twin":
-            _refuse_idle(
-                self,
-                "full_range",
-                ["twin_share"],
-                f"with teacher {self.teacher!r} no twin is trained",
-            )
+        _check_twin("full_range", self.teacher, self.twin_share, self)
         if self.teacher == "none":
             _refuse_idle(self, "full_range", ["alpha"], "there is no teacher to weigh")
-        self.loss(
-            {"student": torch.zeros(1, 1, 2)}, torch.zeros(1, dtype=torch.int64), 0.0
-        )  # refuses wrong values
+        # a wrong value is refused here, not in training
+        self.loss({"student": torch.zeros(1, 1, 2)}, torch.zeros(1, dtype=torch.int64), 0.0)
 
     def phases(self) -> tuple[Phase, ...]:
         return _taught_by(self.teacher, self.twin_share)
 
-    def loss(
-        self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float
-    ) -> dict[str, Tensor]:
+    def loss(self, outputs: StepLogits, labels: Tensor, progress: float) -> Parts:
         student, teacher = outputs["student"], outputs.get("teacher")
-        if (
-            teacher is None and self.teacher == "twin"
-        ):  # the phase of the twin: the published ANN teachers are plain
+        if teacher is None and self.teacher == "twin":
+            # the phase of the twin: the ANN teachers of the paper learn the labels alone
             return {"ce": LOSSES["ce"](student, labels)}
         return full_range_parts(
             student,
@@ -278,11 +177,31 @@ class FullRange(Method):
         )
 
 
+def _check_distillation(name: str, temperature: float, weight: float, label_loss: str) -> None:
+    check_temperature(temperature)
+    if not weight >= 0:
+        raise UsageError(f"method {name}: weight must be >= 0, got {weight}")
+    LossMethod(label_loss)
+
+
+def _distilled(
+    student: Tensor, labels: Tensor, teacher: Tensor | None, method: Distillation | HSD
+) -> Parts:
+    """The labels' part and, where there is a teacher (N, C), its weighted part, by their names."""
+    parts = {method.label_loss: LOSSES[method.label_loss](student, labels)}
+    if teacher is not None:
+        distil = DISTILLATIONS[method.distill]
+        options = {"temperature": method.temperature, "reduction": method.reduction}
+        parts[method.distill] = method.weight * distil(student, teacher, **options)
+    return parts
+
+
 @dataclass(frozen=True, kw_only=True)
 class Distillation(Method):
-    """Labels, and the soft labels of a teacher: at every step ("skd") or for the time mean ("kd").
+    """The labels, and the soft labels of a teacher: at every step ("skd") or for the time mean
+    ("kd").
 
-    `teacher`: "twin", the ANN twin (ReLU), trained first for `twin_share` of the epochs; "run", the
+    `teacher`: "twin", the ReLU twin, trained first for `twin_share` of the epochs; "run", the
     network of the run folder that the record's `teacher` names; "self", the student's own time
     mean, as a constant (with "skd" only). Temperature 4 and the KL per sample are the usual ones of
     Hinton's distillation; `HSD` has those of its authors.
@@ -301,24 +220,14 @@ class Distillation(Method):
         choose({"twin": 0, OTHER_RUN: 0, "self": 0}, self.teacher, "teacher")
         _check_distillation(self.distill, self.temperature, self.weight, self.label_loss)
         if self.teacher == "self" and self.distill != "skd":
-            raise UsageError(
-                "method kd: the time mean cannot learn from itself; teacher 'self' needs skd"
-            )
-        _check_share(f"method {self.distill}: twin_share", self.twin_share)
-        if self.teacher != "twin":
-            _refuse_idle(
-                self,
-                self.distill,
-                ["twin_share"],
-                f"with teacher {self.teacher!r} no twin is trained",
-            )
+            why = "the time mean cannot learn from itself"
+            raise UsageError(f"method kd: {why}; teacher 'self' needs skd")
+        _check_twin(self.distill, self.teacher, self.twin_share, self)
 
     def phases(self) -> tuple[Phase, ...]:
         return _taught_by(self.teacher, self.twin_share)
 
-    def loss(
-        self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float
-    ) -> dict[str, Tensor]:
+    def loss(self, outputs: StepLogits, labels: Tensor, progress: float) -> Parts:
         student = outputs["student"]
         if self.teacher == "self":
             return _distilled(student, labels, student.mean(0).detach(), self)
@@ -326,30 +235,46 @@ class Distillation(Method):
         return _distilled(student, labels, None if teacher is None else teacher.mean(0), self)
 
 
+def _span(name: str, frames: Sequence[int | None]) -> slice:
+    """`[first, stop]` as a slice; either end may be None. Frames are counted from the first, so
+    nothing is negative.
+    """
+    first, stop = frames if isinstance(frames, Sequence) and len(frames) == 2 else (-1, -1)
+    numbers = [end for end in (first, stop) if end is not None]
+    if any(type(end) is not int or end < 0 for end in numbers) or sorted(set(numbers)) != numbers:
+        rule = "[first, stop], counted from 0, first below stop, either of them null"
+        raise UsageError(f"{name} must be {rule}; got {frames}")
+    return slice(first, stop)
+
+
+def _qcfs(method: HSD | QCFSConversion) -> dict[str, Any]:
+    """The neuron of the ANN that becomes an SNN."""
+    options = {"levels": method.levels, "clip_init": method.clip_init, "gradient": method.gradient}
+    return {"name": "qcfs", **options}
+
+
 @dataclass(frozen=True, kw_only=True)
 class HSD(Method):
-    """Hybrid step-wise distillation: an ANN on one part of the frames becomes an SNN, and teaches
-    it, on the other.
+    """Hybrid step-wise distillation: an ANN learns on one part of the frames, becomes an SNN, and
+    teaches it on the other part.
 
     1. "ann": the QCFS twin of the network (`levels`, `clip_init`, `gradient`: see
-    `activations.QCFS`) learns the labels on
-       `ann_frames`.
+       `activations.QCFS`) learns the labels on `ann_frames`.
     2. "snn": its weights, with IF neurons whose threshold is the learnt clip, are fine-tuned on
-    `snn_frames`:
+       `snn_frames`:
 
-        L = label_loss + weight * skd(o, z, temperature),   z = the time mean of the frozen ANN's
-        logits on `teacher_frames`
+        L = label_loss + weight * skd(o, z, temperature)
 
-    `distill`: "skd", every step; "kd", the time mean (the paper's ablation); "none", labels alone.
-    `teacher_frames` None: those that the ANN learnt from. The ANN has `ann_share` of the epochs;
-    `ann` and `snn` are keys of the plan that are others in their phase, like {"lr": 1e-5}. The
-    record's neuron must be "qcfs_if"; its `scale` is where the clip goes. `twin="run"` takes the
-    ANN of the run that the record's `teacher` names, trained before with neuron "qcfs", and has
-    phase 2 alone.
+    where z is the time mean of the frozen ANN's logits on `teacher_frames` (None: those that the
+    ANN learnt from). `distill`: "skd", every step; "kd", the time mean (the paper's ablation);
+    "none", labels alone. The ANN has `ann_share` of the epochs; `ann` and `snn` are the keys of the
+    plan that differ in their phase, like {"lr": 1e-5}. The record's neuron must be "qcfs_if"; its
+    `scale` is where the clip goes. `twin="run"` takes the ANN of the run that the record's
+    `teacher` names, trained before with neuron "qcfs", and has phase 2 alone.
 
     arXiv 2409.12507. Defaults: the authors' code, with its 'mean' reduction, which divides by C
-    too, and temperature 10. That code makes teacher and student one object and never puts it in
-    eval mode; here the teacher is a frozen copy.
+    too, and temperature 10. In that code teacher and student are one object, which is never in eval
+    mode; here the teacher is a frozen copy.
     """
 
     neurons = ("qcfs_if",)
@@ -378,26 +303,15 @@ class HSD(Method):
             idle = ["levels", "clip_init", "gradient", "ann_share", "ann"]
             _refuse_idle(self, "hsd", idle, "twin 'run' brings an ANN that is trained already")
         if self.distill == "none":
-            _refuse_idle(
-                self,
-                "hsd",
-                ["temperature", "weight", "reduction", "teacher_frames"],
-                "nothing is distilled",
-            )
+            idle = ["temperature", "weight", "reduction", "teacher_frames"]
+            _refuse_idle(self, "hsd", idle, "nothing is distilled")
         self.phases()  # wrong frames are refused here, not in training
 
     def phases(self) -> tuple[Phase, ...]:
         own = _span("ann_frames", self.ann_frames)
         shown = own if self.teacher_frames is None else _span("teacher_frames", self.teacher_frames)
-        twin = {
-            "name": "qcfs",
-            "levels": self.levels,
-            "clip_init": self.clip_init,
-            "gradient": self.gradient,
-        }
         here = self.twin == "phase"
         source = "ann" if here else OTHER_RUN
-        ann = Phase(name="ann", neuron=twin, share=self.ann_share, frames=own, plan=self.ann)
         snn = Phase(
             name="snn",
             start_from=source,
@@ -407,21 +321,24 @@ class HSD(Method):
             teacher_frames=shown,
             plan=self.snn,
         )
-        return (ann, snn) if here else (snn,)
-
-    def loss(
-        self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float
-    ) -> dict[str, Tensor]:
-        teacher = outputs.get("teacher")
-        return _distilled(
-            outputs["student"], labels, None if teacher is None else teacher.mean(0), self
+        if not here:
+            return (snn,)
+        neuron = _qcfs(self)
+        return (
+            Phase(name="ann", neuron=neuron, share=self.ann_share, frames=own, plan=self.ann),
+            snn,
         )
+
+    def loss(self, outputs: StepLogits, labels: Tensor, progress: float) -> Parts:
+        teacher = outputs.get("teacher")
+        mean = None if teacher is None else teacher.mean(0)
+        return _distilled(outputs["student"], labels, mean, self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class QCFSConversion(Method):
-    """An ANN with QCFS activations learns the labels and becomes an SNN as it is (Bu et al. 2022):
-    nothing is fine-tuned.
+    """An ANN with QCFS activations learns the labels and becomes an SNN as it is: nothing is
+    fine-tuned. Bu et al. 2022.
 
     The record's neuron must be "qcfs_if". With as many steps as `levels` a layer's firing rate is
     its activation.
@@ -433,17 +350,10 @@ class QCFSConversion(Method):
     gradient: str = "clip_first"
 
     def phases(self) -> tuple[Phase, ...]:
-        twin = {
-            "name": "qcfs",
-            "levels": self.levels,
-            "clip_init": self.clip_init,
-            "gradient": self.gradient,
-        }
-        return Phase(name="ann", neuron=twin), Phase(name="snn", start_from="ann", share=0.0)
+        ann = Phase(name="ann", neuron=_qcfs(self))
+        return ann, Phase(name="snn", start_from="ann", share=0.0)
 
-    def loss(
-        self, outputs: Mapping[str, Tensor], labels: Tensor, progress: float
-    ) -> dict[str, Tensor]:
+    def loss(self, outputs: StepLogits, labels: Tensor, progress: float) -> Parts:
         return {"ce": LOSSES["ce"](outputs["student"], labels)}
 
 
@@ -464,14 +374,12 @@ METHODS: dict[str, Callable[..., Method]] = {
 
 
 def create_method(name: str, /, **options: Any) -> Method:
-    """A method of `METHODS`, or a loss of `LOSSES` even if its row is newer than `METHODS`, by
-    name.
+    """A method of `METHODS` by name, or a loss of `LOSSES` whose row is newer than `METHODS`.
 
     Unknown names and arguments are refused with the nearest one.
 
-    >>> create_method("tks", alpha=0.3, temperature=5.0)
-    TKS(alpha=0.3, temperature=5.0, pool='sum_correct', detach=False, ramp='linear',
-    divergence='ce')
+    >>> create_method("tet", lamb=0.05)
+    TET(lamb=0.05, phi=1.0)
     """
     kind = choose({**_loss_methods(), **METHODS}, name, "method")
     if isinstance(kind, type) or getattr(kind, "func", None) is Distillation:

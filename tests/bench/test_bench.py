@@ -18,25 +18,23 @@ from torch import nn
 import benchmarks
 from anystep.nn.models import create_model
 from anystep.nn.neurons import BACKENDS, LIF, scan
-from benchmarks import layer, measure, memory, networks, peers, run_bench, selfcheck, tables_of
+from benchmarks import (
+    COLUMNS,
+    layer,
+    measure,
+    memory,
+    networks,
+    peers,
+    run_bench,
+    selfcheck,
+    tables_of,
+)
 from benchmarks.__main__ import main
 from benchmarks.measure import Contender, Setup
 
 CPU = torch.device("cpu")
 ONCE = Setup(CPU, repeats=1, quick=True)
 LAYER, LINEAR, FRAMES = (3, 2, 4, 5, 5), (5, 2, 8), (2, 1, 2, 16, 16)
-ROW = {
-    "group",
-    "name",
-    "median_ms",
-    "q1_ms",
-    "q3_ms",
-    "min_ms",
-    "minor_faults",
-    "major_faults",
-    "rounds",
-    "ratio_to",
-}
 
 
 @pytest.fixture
@@ -93,13 +91,8 @@ def test_contenders_take_turns_and_the_warm_up_does_not_count(clock):
     ]
     a, b = measure.measure(contenders, Setup(CPU, repeats=3, quick=True), against=["a"])
     assert clock.diary == ["a", "b"] * 4
-    assert (a["median_ms"], a["q1_ms"], a["q3_ms"], a["min_ms"], a["rounds"]) == (
-        2000,
-        1500,
-        3000,
-        1000,
-        3,
-    )
+    times = [a[key] for key in ("median_ms", "q1_ms", "q3_ms", "min_ms", "rounds")]
+    assert times == [2000, 1500, 3000, 1000, 3]
     assert a["ratio_to"] == {}
     assert b["ratio_to"] == {"a": 2.0}  # the median of 2/1, 2/2 and 16/4, not 2/2
 
@@ -107,9 +100,8 @@ def test_contenders_take_turns_and_the_warm_up_does_not_count(clock):
 def test_ratios_stay_inside_a_group_and_a_scale_counts(clock):
     one = Contender("base", clock.work("base", 1.0, 1.0), "one", scale=2.5)
     other = Contender("base", clock.work("base", 1.0, 4.0), "two")
-    rows = measure.measure(
-        [one, Contender("x", clock.work("x", 1.0, 5.0), "one"), other], ONCE, against=["base"]
-    )
+    same = Contender("x", clock.work("x", 1.0, 5.0), "one")
+    rows = measure.measure([one, same, other], ONCE, against=["base"])
     assert [row["median_ms"] for row in rows] == [2500, 5000, 4000]
     assert [row["ratio_to"] for row in rows] == [{}, {"base": 2.0}, {}]
 
@@ -117,16 +109,29 @@ def test_ratios_stay_inside_a_group_and_a_scale_counts(clock):
 def test_the_warm_up_ends_when_memory_is_warm(clock, monkeypatch):
     faults = iter(range(0, 10_000_000, 300))  # 300 more every time somebody looks
     monkeypatch.setattr(measure, "page_faults", lambda: (next(faults), 0))
-    measure.measure(
-        [Contender("a", clock.work("a", *[1.0] * 9))], Setup(CPU, repeats=1), against=[]
-    )
+    a, b = (Contender(name, clock.work(name, *[1.0] * 9)) for name in "ab")
+    measure.measure([a], Setup(CPU, repeats=1), against=[])
     assert len(clock.diary) == measure.WARM_UP + 1
     monkeypatch.setattr(measure, "page_faults", lambda: (0, 0))
-    (row,) = measure.measure(
-        [Contender("b", clock.work("b", *[1.0] * 9))], Setup(CPU, repeats=1), against=[]
-    )
+    (row,) = measure.measure([b], Setup(CPU, repeats=1), against=[])
     assert clock.diary.count("b") == 3
     assert row["minor_faults"] == 0
+
+
+def test_a_spent_budget_ends_the_rounds_and_leaves_out_groups_but_not_the_first(clock, capsys):
+    def group(name):
+        contender = Contender("a", clock.work(name, *[2.0] * 9), name)
+        return lambda: measure.measure([contender], setup, against=[])
+
+    setup = Setup(CPU, repeats=5, quick=True, until=7.0)
+    groups = {name: group(name) for name in ("one", "two")}
+    rows, left_out = measure.measure_groups(groups, setup)
+    assert [(row["group"], row["rounds"]) for row in rows] == [("one", 3)]
+    assert left_out == {"two": "the budget was spent"}
+    assert capsys.readouterr().err == "one: a: warm up\none: 5 rounds of about 2 s\n"
+    rows, left_out = measure.measure_groups({"two": groups["two"]}, setup)
+    assert [(row["group"], row["rounds"]) for row in rows] == [("two", 1)]
+    assert left_out == {}
 
 
 @pytest.mark.parametrize(
@@ -207,10 +212,7 @@ def test_the_self_check_lets_the_backends_of_this_machine_through():
 )
 def test_the_self_check_catches_a_wrong_kernel(monkeypatch, wrong, what):
     monkeypatch.setitem(BACKENDS, "numba", wrong_kernel(**wrong))
-    with pytest.raises(
-        RuntimeError,
-        match=f"no time is taken: backend 'numba' and the reference differ by .* in the {what}",
-    ):
+    with pytest.raises(RuntimeError, match=f"no time is taken: .* 'numba' .* in the {what}"):
         selfcheck.check_backends(["reference", "numba"], CPU)
 
 
@@ -237,7 +239,7 @@ def test_no_time_is_printed_while_a_kernel_is_wrong(monkeypatch, capsys, no_peer
     assert main([kind, "--quick"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"benchmarks {kind}: no time is taken")
+    assert f"\nbenchmarks {kind}: no time is taken" in err
 
 
 @pytest.fixture(scope="module")
@@ -254,10 +256,9 @@ def test_neurons_has_a_floor_and_every_backend_and_counts_what_is_saved(neurons)
     assert backends[:2] == ["anystep reference", "anystep numba"]
     assert "anystep numba arctan" in backends
     assert behind == ["linear alone", *backends]
-    assert all(row.keys() >= ROW for row in neurons["rows"])
-    assert (
-        4 <= alone["anystep numba"]["saved_bytes"] < 4.1
-    )  # the input; of a membrane at rest one value stands for all
+    assert all(row.keys() >= COLUMNS for row in neurons["rows"])
+    # The input; of a membrane at rest one value stands for all.
+    assert 4 <= alone["anystep numba"]["saved_bytes"] < 4.1
     assert alone["anystep reference"]["saved_bytes"] > 7
     assert set(alone["anystep numba"]["ratio_to"]) == {"floor", "anystep reference"}
     assert neurons["checked"] == [name for name in BACKENDS if f"anystep {name} arctan" in backends]
@@ -265,10 +266,8 @@ def test_neurons_has_a_floor_and_every_backend_and_counts_what_is_saved(neurons)
 
 def test_the_tables_have_every_row_and_every_ratio(neurons):
     tables = tables_of(neurons)
-    assert [title for title, _, _ in tables] == [
-        f"bench neurons {LAYER}",
-        f"bench neurons Linear + LIF {LINEAR}",
-    ]
+    groups = (LAYER, f"Linear + LIF {LINEAR}")
+    assert [title for title, _, _ in tables] == [f"bench neurons {group}" for group in groups]
     assert sum(len(rows) for _, _, rows in tables) == len(neurons["rows"])
     for _, header, rows in tables:
         assert {len(row) for row in rows} == {len(header)}
@@ -296,15 +295,12 @@ def test_train_compares_networks_that_differ_in_the_neuron_alone(a_peer):
 
 def test_train_tells_the_ratio_to_the_twin_and_the_share_of_a_matrix_product(a_peer):
     result = run_bench("train", shapes=[FRAMES], repeats=1, quick=True, pin=False)
-    product, twin, *others = result["rows"]
-    assert (product["name"], twin["name"], others[-1]["name"]) == (
-        "matmul 1024",
-        "relu twin",
-        "twinlib nchw",
-    )
-    assert all(
-        row.keys() >= {*ROW, "share_of_matmul"} and "relu twin" in row["ratio_to"] for row in others
-    )
+    _, twin, *others = result["rows"]
+    names = [row["name"] for row in result["rows"]]
+    assert (*names[:2], names[-1]) == ("matmul 1024", "relu twin", "twinlib nchw")
+    for row in others:
+        assert row.keys() >= {*COLUMNS, "share_of_matmul"}
+        assert "relu twin" in row["ratio_to"]
     speed = result["summary"]["gflop"] / result["summary"]["matmul_gflops"] * 1000
     assert twin["share_of_matmul"] == pytest.approx(speed / twin["median_ms"], rel=0.01)
     json.dumps(result)
@@ -315,19 +311,14 @@ def test_train_tells_what_recompute_costs_and_saves(a_peer):
     rows, summary = {row["name"]: row for row in result["rows"]}, result["summary"]
     plain, again = rows["anystep numba"], rows["anystep numba recompute"]
     assert summary["recompute_time"] == {"anystep numba": again["ratio_to"]["anystep numba"]}
-    assert summary["recompute_time"]["anystep numba"] == pytest.approx(
-        again["median_ms"] / plain["median_ms"], rel=1e-3
-    )
-    assert summary["recompute_saved"] == pytest.approx(
-        {"anystep numba": again["saved_mib"] / plain["saved_mib"]}, rel=1e-3
-    )
+    for key, column in (("recompute_time", "median_ms"), ("recompute_saved", "saved_mib")):
+        price = again[column] / plain[column]
+        assert summary[key] == {"anystep numba": pytest.approx(price, rel=1e-3)}
     assert 0 < again["saved_mib"] < 0.8 * plain["saved_mib"]
     assert rows["matmul 1024"]["saved_mib"] is None
     printed = dict(tables_of(result)[-1][2])
-    assert (
-        printed["recompute_time: anystep numba"]
-        == f"{summary['recompute_time']['anystep numba']:.4g}"
-    )
+    price = summary["recompute_time"]["anystep numba"]
+    assert printed["recompute_time: anystep numba"] == f"{price:.4g}"
     assert float(printed["gflop"]) == pytest.approx(summary["gflop"], rel=1e-3)
 
 
@@ -335,23 +326,17 @@ def test_infer_measures_every_number_of_steps_against_the_twin(a_peer):
     result = run_bench("infer", shapes=[FRAMES], repeats=1, quick=True, pin=False)
     names = ["relu twin", "anystep reference", "anystep numba", "twinlib"]
     rows = {(row["group"], row["name"]): row for row in result["rows"]}
-    assert set(rows) == {
-        ("", "matmul 1024"),
-        *((group, name) for group in ("T=1", "T=2") for name in names),
-    }
+    timed = {(group, name) for group in ("T=1", "T=2") for name in names}
+    assert set(rows) == {("", "matmul 1024"), *timed}
     summary = result["summary"]
     assert summary["steps"] == [1, 2]
-    shares = {
-        name: rows["T=1", name]["median_ms"] / rows["T=2", name]["median_ms"] for name in names
-    }
+    once, twice = ({name: rows[t, name]["median_ms"] for name in names} for t in ("T=1", "T=2"))
+    shares = {name: once[name] / twice[name] for name in names}
     assert summary["first_over_last"] == pytest.approx(shares, rel=1e-3)
     assert summary["first_over_last_to_twin"]["relu twin"] == 1
     printed = {name for name, _ in tables_of(result)[-1][2]}
-    assert printed >= {
-        f"{kind}: {name}"
-        for kind in ("first_over_last", "first_over_last_to_twin")
-        for name in names
-    }
+    for kind in ("first_over_last", "first_over_last_to_twin"):
+        assert printed >= {f"{kind}: {name}" for name in names}
 
 
 def test_operations_are_counted_as_by_hand():
@@ -360,10 +345,11 @@ def test_operations_are_counted_as_by_hand():
     )
     x = torch.rand(3, 2, 5, 5)
     first, second, last = 2 * 3 * 4 * 25 * 18, 2 * 3 * 6 * 25 * 2, 2 * 3 * 7 * 150
-    assert networks._flops(model, lambda: model(x), backward=False) == first + second + last
-    assert (
-        networks._flops(model, lambda: model(x), backward=True) == 2 * first + 3 * second + 3 * last
-    )  # x needs no gradient
+    there, and_back = (
+        networks._flops(model, lambda: model(x), backward=backward) for backward in (False, True)
+    )
+    assert there == first + second + last
+    assert and_back == 2 * first + 3 * second + 3 * last  # x needs no gradient
     assert not model[0]._forward_hooks
 
 
@@ -410,13 +396,10 @@ def test_the_first_call_of_a_kernel_is_told_beside_that_of_the_reference():
     seconds = {"reference": 0.5, "numba": 1.25}
     told = layer._first_call_summary(seconds)
     assert told == {"first_call_s": seconds, "first_call_over_reference_s": {"numba": 0.75}}
-    table = tables_of({"bench": "neurons", "rows": [], "summary": told})
-    cells = {
-        "first_call_s: reference": "0.5",
-        "first_call_s: numba": "1.25",
-        "first_call_over_reference_s: numba": "0.75",
-    }
-    assert table == [("bench neurons summary", ["", "value"], list(map(list, cells.items())))]
+    (table,) = tables_of({"bench": "neurons", "rows": [], "summary": told})
+    first, kernel = ["first_call_s: reference", "0.5"], ["first_call_s: numba", "1.25"]
+    over = ["first_call_over_reference_s: numba", "0.75"]
+    assert table == ("bench neurons summary", ["", "value"], [first, kernel, over])
 
 
 def test_a_first_call_that_fails_is_an_error(monkeypatch):
@@ -430,21 +413,8 @@ def test_the_command_prints_tables_for_people_and_saves_what_it_prints(
 ):
     monkeypatch.setattr(benchmarks, "pin_allocator", lambda: "pinned for a test")
     path = tmp_path / "bench_neurons.json"
-    assert (
-        main(
-            [
-                "neurons",
-                "--quick",
-                "--repeats",
-                "2",
-                "--shape",
-                "3,2,4",
-                "--save",
-                str(path),
-            ]
-        )
-        == 0
-    )
+    asked = ["--quick", "--repeats", "2", "--shape", "3,2,4", "--save", str(path)]
+    assert main(["neurons", *asked]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out.splitlines()[-1])
     assert json.loads(path.read_text()) == result
@@ -457,31 +427,20 @@ def test_the_command_prints_tables_for_people_and_saves_what_it_prints(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["neurons", "--repeats", "0"], "bench: repeats must be >= 1, got 0"),
-        (["neurons", "--threads", "-1"], "bench: threads must be >= 1, got -1"),
-        (
-            ["neurons", "--shape", "3,x"],
-            "--shape: whole numbers with commas between, like 10,16,64,48,48, got '3,x'",
-        ),
-        (["neurons", "--shape", "3,0,4"], "bench: a shape is whole numbers >= 1, got (3, 0, 4)"),
-        (["neurons", "--device", "tpu"], "bench: device must be 'cpu' or 'cuda', got 'tpu'"),
-        (
-            ["neurons", "--save", "no/such/folder/x.json"],
-            "--save: no folder 'no/such/folder' to write to",
-        ),
-        (["data", "--shape", "3,3"], "bench data takes no shape"),
-        (
-            ["train", "--shape", "3,3"],
-            "the frames of a network are (T, N, P, H, W) with H = W, got (3, 3)",
-        ),
-        (
-            ["train", "--shape", "1,1,2,16,16", "--shape", "2,1,2,16,16"],
-            "a network takes one shape, got 2",
-        ),
-        (["infer", "--model", "vgg_sn"], "unknown model 'vgg_sn'. Did you mean 'vgg_snn'?"),
+        ("neurons --repeats 0", "bench: repeats must be >= 1, got 0"),
+        ("neurons --threads -1", "bench: threads must be >= 1, got -1"),
+        ("neurons --budget nan", "bench: budget must be >= 1, got nan"),
+        ("neurons --shape 3,x", "--shape: whole numbers with commas between"),
+        ("neurons --shape 3,0,4", "bench: a shape is whole numbers >= 1, got (3, 0, 4)"),
+        ("neurons --device tpu", "bench: device must be 'cpu' or 'cuda', got 'tpu'"),
+        ("neurons --save no/such/folder/x.json", "--save: no folder 'no/such/folder'"),
+        ("data --shape 3,3", "bench: data takes no shape"),
+        ("train --shape 3,3", "are (T, N, P, H, W) with H = W, got (3, 3)"),
+        ("train --shape 1,1,2,16,16 --shape 2,1,2,16,16", "a network takes one shape, got 2"),
+        ("infer --model vgg_sn", "unknown model 'vgg_sn'. Did you mean 'vgg_snn'?"),
     ],
 )
 def test_a_wrong_request_is_refused_by_name(monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(benchmarks, "pin_allocator", lambda: "pinned")
-    assert main([*arguments]) == 2
+    assert main(arguments.split()) == 2
     assert message in capsys.readouterr().err

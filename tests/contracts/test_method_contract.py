@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from anystep.training.losses import LOSSES
-from anystep.training.methods import METHODS, OTHER_RUN, LossMethod, Phase, create_method
+from anystep.training.methods import METHODS, LossMethod, create_method
+from anystep.training.phases import OTHER_RUN, Phase
 
 T, N, C = 10, 6, 4
 every_row = pytest.mark.parametrize("name", sorted(METHODS))

@@ -12,11 +12,9 @@ from anystep.data.augmentation.augment import Augmentation
 from anystep.data.augmentation.warps import Flip
 from anystep.data.camera.batched import Film, simulate_batch, turned
 from anystep.data.camera.cifar10_sim import CAMERA, MOTIONS, PIXELS, light_of
-from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, saccade, simulate
-from anystep.data.digits import enlarge
-from anystep.data.frames import EqualTime, FixedDuration
-from anystep.data.resize import resize
-from anystep.data.sets import Augmented, FrameSet, ImageSet
+from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, enlarge, saccade, simulate
+from anystep.data.frames import EqualTime, FixedDuration, resize
+from anystep.data.sets import FrameSet, ImageSet
 
 QUIET = Camera(sensor=(11, 13), threshold=0.15, mismatch=0.1, noise_hz=0.0, floor=0.05)
 PATH = saccade(60_000)
@@ -256,7 +254,7 @@ def test_a_network_trains_on_batches_filmed_on_the_fly_and_is_tested_on_the_exac
         np.arange(16) % 2,
     )
     augment = Augmentation((Flip(), replace(FILM, pixels=None)))
-    train = Augmented(ImageSet(images, labels, anystep.Direct(3)), augment)
+    train = ImageSet(images, labels, anystep.Direct(3))
     recordings = [
         simulate(image[0], PATH, FILM.camera, seed=(0, i)) for i, image in enumerate(images)
     ]
@@ -268,6 +266,7 @@ def test_a_network_trains_on_batches_filmed_on_the_fly_and_is_tested_on_the_exac
         train,
         method=anystep.create_method("ce"),
         plan=plan,
+        augment=augment,
         validation=test,
     )
     assert len(state.history) == 1

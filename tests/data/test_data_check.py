@@ -295,7 +295,7 @@ def test_a_folder_that_the_protocol_does_not_fit_is_counted_all_the_same_and_say
         "cifar10-sim/last-100",
         None,
     )
-    assert "must hold at least one" in summary["protocol"]["problem"]
+    assert "the largest here is 6" in summary["protocol"]["problem"]
     assert "does not fit: " in dict(table_cells(summary)[2][:4])["protocol"]
     assert (
         check_dataset("cifar10-sim", tmp_path, options={"protocol": "random-90-10@0"}).summary[
@@ -365,7 +365,7 @@ def test_memory_does_not_grow_with_the_number_of_recordings(tmp_path):
     [
         ("nmist", ".", {}, "unknown dataset 'nmist'. Did you mean 'nmnist'"),
         ("nmnist", None, {}, "nmnist: root must be the folder that holds"),
-        ("nmnist", "/no/such", {}, "nmnist: root must be a folder .* is no folder"),
+        ("nmnist", "/no/such", {}, "nmnist: root must be the folder .* is no folder"),
         ("nmnist", ".", {"size": 8}, "unknown option 'size' in the check of nmnist"),
         (
             "nmnist",

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from anystep.data import digits
+from anystep.data.camera.simulate import enlarge
 from anystep.data.datasets import load_dataset
-from anystep.data.digits import digits_dvs, digits_events, enlarge
+from anystep.data.digits import digits_dvs, digits_events
 from anystep.data.frames import Direct, EqualCount, FixedCount, FixedDuration
 from anystep.data.protocols import stratified
 from anystep.data.recording import Events

@@ -9,15 +9,14 @@ import pytest
 from event_trees import CALTECH, OPTIONS, TREES, rows_of
 
 from anystep import AnystepWarning
+from anystep._lookup import check_arguments
 from anystep.config import record_from
-from anystep.data.datasets import load_dataset
+from anystep.data.datasets import DATASETS, about, load_dataset, options_of
 from anystep.data.events import layouts
 from anystep.data.events import stack as recordings
 from anystep.data.events.catalogue import find_recordings
-from anystep.data.events.rows import events_folder
-from anystep.data.frames import Direct, EqualCount, EqualTime, FixedDuration
+from anystep.data.frames import Direct, EqualCount, EqualTime, FixedDuration, resize
 from anystep.data.protocols import natural
-from anystep.data.resize import resize
 from anystep.run import run_record
 
 LIVE = FixedDuration(10, 30_000)
@@ -118,7 +117,7 @@ def test_the_persons_24_to_29_test_the_gestures(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "numbers"), [("last-100", range(900, 903)), ("first-100", range(3))]
+    ("protocol", "numbers"), [("last-100", (900, 901, 999)), ("first-100", range(3))]
 )
 def test_the_test_set_of_cifar10_dvs_is_the_one_of_the_protocol(protocol, numbers, tmp_path):
     TREES["cifar10-dvs"]["released"](tmp_path / "data")
@@ -304,12 +303,14 @@ def test_only_event_data_sets_have_recordings(tmp_path):
         find_recordings("nmist", tmp_path)
 
 
-def test_an_option_that_no_row_has_is_refused_by_the_row_itself(small):
-    with pytest.raises(
-        ValueError,
-        match=r"unknown option 'skipbad' in dataset events-folder. Did you mean 'skip_bad'",
-    ):
-        events_folder(binning=LIVE, root=small[0], skipbad=True)
+@pytest.mark.parametrize("name", TREES)
+def test_the_options_of_a_row_are_known_and_judged_before_it_is_called(name):
+    options = {"root": "x", "size": 8, "interpolation": "bilinear", "skip_bad": True}
+    check_arguments(DATASETS[name], {**options, "protocol": None, "sensor": [8, 8]}, name)
+    assert options_of(name) == ["root", "sensor", "protocol", "size", "interpolation", "skip_bad"]
+    assert about(name).endswith((".", ").", ")"))
+    with pytest.raises(ValueError, match="size must be int or None, got 'large'"):
+        check_arguments(DATASETS[name], {"size": "large"}, name)
 
 
 def test_when_nothing_can_be_read_nothing_is_skipped(tmp_path):
@@ -425,7 +426,7 @@ def test_a_tree_that_lacks_something_says_what(name, layout, spoil, message, tmp
 @pytest.mark.parametrize("name", TREES)
 def test_a_root_that_is_missing_or_empty_says_what_belongs_there(name, tmp_path):
     for root, message in (
-        (None, "must be the folder that holds"),
+        (None, "must be the folder that holds .*data.options.root"),
         (tmp_path / "no", "is no folder"),
         (tmp_path, "nothing to read in"),
     ):
@@ -453,11 +454,6 @@ def test_a_root_that_is_missing_or_empty_says_what_belongs_there(name, tmp_path)
 def test_options_are_judged_before_any_file_is(name, options, message, tmp_path):
     with pytest.raises(ValueError, match=message.format(name=name)):
         load(name, None, tmp_path, **options)
-
-
-def test_workers_are_at_least_one(small):
-    with pytest.raises(ValueError, match="events-folder: workers must be >= 1 or None, got 0"):
-        load("events-folder", *small, workers=0)
 
 
 @pytest.mark.parametrize("sensor", [[34], [34, 0], [34, 34.0], 34])

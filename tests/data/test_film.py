@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anystep.data.camera import film
-from anystep.data.camera.film import Setting, encode_bin, film_images, film_statistics, filmed
+from anystep.data.camera.film import Setting, encode_bin, film_images
 from anystep.data.camera.simulate import Camera, Trajectory, saccade
+from anystep.data.events.layouts import filmed
 from anystep.data.readers.atis import read_bin
 from anystep.data.recording import Events
 
@@ -300,29 +301,3 @@ def test_a_file_in_place_of_the_folder_is_refused_by_name(tmp_path):
 def test_bad_settings_are_refused_by_name(tmp_path, make, message):
     with pytest.raises(ValueError, match=message):
         make(tmp_path)
-
-
-def test_the_statistics_of_two_recordings_by_hand(tmp_path):
-    still = Trajectory((0, 100), (0.0, 0.0), (0.0, 0.0))
-    told = Setting(still, Camera(sensor=(4, 4)), 0, {}).describe()
-    (tmp_path / "camera.json").write_text(json.dumps({**told, "recordings": 3}))
-    (tmp_path / "cat").mkdir()
-    # two frames of 50 us: the first has two pixels of on events, one of which the coarse picture
-    # drops; the second one pixel
-    for name, rows in {
-        "2": [(0, 0, 0, 1), (10, 0, 0, 1), (49, 1, 1, 1), (50, 2, 2, 0)],
-        "10": [(99, 3, 3, 0), (99, 0, 0, 0)],
-        "11": [(1, 1, 1, 1)],
-    }.items():
-        t, x, y, p = np.array(rows).T
-        encode_bin(Events.from_arrays(t, x, y, p, (4, 4))).tofile(tmp_path / "cat" / f"{name}.bin")
-    found = film_statistics(tmp_path, per_class=2, steps=2, sizes=(4, 2))
-    assert found["recordings"] == 2
-    assert found["events"] == {"mean": 3, "sd": 1, "least": 2, "most": 4}
-    assert found["per_second"] == pytest.approx(30_000)
-    assert (found["on"], found["last_us"]) == (0.5, 74.5)
-    assert found["filled"] == {4: (3 + 2) / (2 * 64), 2: (2 + 1) / (2 * 16)}
-    with pytest.raises(ValueError, match=r"has no camera\.json"):
-        film_statistics(tmp_path / "cat")
-    with pytest.raises(ValueError, match="holds no recordings, per_class is 0"):
-        film_statistics(tmp_path, per_class=0)

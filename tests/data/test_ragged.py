@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anystep
-from anystep.data.events.stack import Look
+from anystep.data.events.stack import FrameSpec
 from anystep.data.frames import (
     BINNINGS,
     Direct,
@@ -90,14 +90,15 @@ def test_what_runs_live_takes_causal_binnings_and_refuses_the_others_by_name(nam
 
 def test_frames_of_the_pixels_in_use_are_not_causal_whatever_cuts_the_recording():
     events = Events.from_arrays([0, 9, 15], [0, 0, 7], [0, 7, 7], [1, 1, 1], (9, 9))
-    looks = [
-        Look(FixedDuration(None, 10), 4, "nearest", None, tight=tight) for tight in (False, True)
+    specs = [
+        FrameSpec(FixedDuration(None, 10), 4, "nearest", None, tight=tight)
+        for tight in (False, True)
     ]
-    assert [look.causal for look in looks] == [True, False]
+    assert [spec.causal for spec in specs] == [True, False]
     assert [
-        np.array_equal(look.frames(events)[:1], look.frames(events.until(10))) for look in looks
+        np.array_equal(spec.frames(events)[:1], spec.frames(events.until(10))) for spec in specs
     ] == [True, False]
-    assert not Look(EqualTime(2), 4, "nearest", None).causal
+    assert not FrameSpec(EqualTime(2), 4, "nearest", None).causal
 
 
 def test_the_filmed_digits_may_have_a_length_of_their_own(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from anystep.data.resize import resize
+from anystep.data.frames import resize
 
 CHANCE = np.random.default_rng(0)
 

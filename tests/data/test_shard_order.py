@@ -20,7 +20,7 @@ from anystep.data.frames import Direct
 from anystep.data.images import shards as shards_module
 from anystep.data.images.shards import ShardImages, read_shards
 from anystep.data.loader import derive_seed, epoch_order, in_order, load_batches
-from anystep.data.sets import Augmented, Blocks
+from anystep.data.sets import Blocks, FrameRange
 from anystep.nn.models import create_model
 from anystep.training.fit import fit, start
 from anystep.training.methods import create_method
@@ -187,11 +187,11 @@ class Stopped(Exception):
     pass
 
 
-class Watched(Augmented):
+class Watched(FrameRange):
     """A data set that writes down what it was asked for."""
 
     def __init__(self, dataset):
-        super().__init__(dataset, lambda x, y, generator: (x, y))
+        super().__init__(dataset, 0, len(dataset[0][0]))
         self.shown: list[int] = []
 
     def __getitem__(self, index):

@@ -276,14 +276,6 @@ def test_a_reader_that_stops_early_stops_the_workers():
             lambda: simulate_many(np.zeros((3, 3)), saccade(), Camera(), seed=0),
             r"images must be \(M, H0, W0\)",
         ),
-        (
-            lambda: simulate_many(np.zeros((1, 3, 3)), saccade(), Camera(), seed=0, workers=0),
-            "workers must be >= 1",
-        ),
-        (
-            lambda: simulate_many(np.zeros((1, 3, 3)), saccade(), Camera(), seed=0, indices=[1]),
-            r"in 0\.\.0, got 1",
-        ),
     ],
 )
 def test_bad_settings_are_refused_by_name(make, message):

@@ -29,12 +29,13 @@ from anystep.data.augmentation.warps import Crop, Flip, ResizedCrop, Roll, Rotat
 from anystep.data.datasets import DATASETS
 from anystep.data.frames import Direct
 from anystep.data.images.rows import IMAGENET_MEAN, IMAGENET_STD, PictureSet
-from anystep.data.sets import Augmented, FrameSet, Splits
+from anystep.data.sets import FrameSet, Splits
 from anystep.nn.fuse import fold_scales_
 from anystep.nn.weights import copy_weights
 from anystep.preflight import check
-from anystep.run import build, load_splits
-from anystep.training.fit import fit, make_fabric, start
+from anystep.run import augmentation_of, build, load_splits
+from anystep.training.fabric import make_fabric
+from anystep.training.fit import fit, start
 from anystep.training.methods import create_method
 
 ROOT = Path(anystep.__file__).parent.parent
@@ -243,9 +244,9 @@ def test_a_recipe_passes_the_check_with_a_folder_and_asks_for_one_without(name):
 def test_a_recipe_shows_and_augments_the_data_as_published(name, rows):
     record, hsd = record_of(name), row_of(name) in HSD_ROWS
     data, options = record.data.name, record.data.options
-    train = load_splits(record).train
+    augment = augmentation_of(record, load_splits(record))
     wanted = (AUGMENTED_HSD if hsd else AUGMENTED)[data]
-    assert list(train.augment.steps if isinstance(train, Augmented) else ()) == wanted
+    assert list(augment.steps if augment else ()) == wanted
     assert options.get("protocol") == PROTOCOLS.get(data)
     if data in PROTOCOLS:
         assert options["interpolation"] == ("nearest" if hsd else "bilinear")
@@ -268,17 +269,17 @@ def test_a_release_on_disk_is_read_and_augmented_as_each_recipe_asks(data, tmp_p
     for name in (
         one for one in RECIPES if record_of(one).data.name == data and row_of(one) in ("ce", "hsd")
     ):
-        train = load_splits(
-            with_data(
-                record_of(name), cache=str(tmp_path / "cache"), root=str(tmp_path / "release")
-            )
-        ).train
+        record = with_data(
+            record_of(name), cache=str(tmp_path / "cache"), root=str(tmp_path / "release")
+        )
+        splits = load_splits(record)
+        train, augment = splits.train, augmentation_of(record, splits)
         frames, label = train[0]
         assert frames.shape[1:] == (planes, side, side)
         x = torch.from_numpy(np.stack([frames[:1]] * 8, axis=1)).float()
         y = torch.full((8,), label)
-        if isinstance(train, Augmented):
-            changed, labels = train.augment(x, y, torch.Generator().manual_seed(0))
+        if augment is not None:
+            changed, labels = augment(x, y, torch.Generator().manual_seed(0))
             assert changed.shape == x.shape
             assert not torch.equal(changed, x)
             assert torch.equal(labels, y)
@@ -358,7 +359,8 @@ def test_every_published_number_of_steps_is_one_override_away(steps, rows):
 def test_a_recipe_takes_an_update_in_every_phase(name, rows):
     record = record_of(name)
     method, splits = check(record), load_splits(record)
-    assert isinstance(splits.train, Augmented) == (
+    augment = augmentation_of(record, splits)
+    assert (augment is not None) == (
         network_of(name) != "ncaltech101_vggsnn" or row_of(name) in HSD_ROWS
     )
     plan = replace(record.train, epochs=len(method.phases()), batch_size=2)
@@ -372,7 +374,12 @@ def test_a_recipe_takes_an_update_in_every_phase(name, rows):
         before = next(model.parameters()).detach().clone()
         state = start(model, plan, phase=phase, teacher=networks.get(phase.teacher))
         (row,) = fit(
-            state, splits.train, method=method, plan=plan, fabric=make_fabric(accelerator="cpu")
+            state,
+            splits.train,
+            method=method,
+            plan=plan,
+            augment=augment,
+            fabric=make_fabric(accelerator="cpu"),
         ).history
         assert math.isfinite(row["train_loss"])
         assert len(row["parts"]) == 1 + (

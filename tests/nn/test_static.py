@@ -17,7 +17,8 @@ from anystep.nn.layers import direct_encoding, fold, is_static
 from anystep.nn.models import create_model
 from anystep.nn.neurons import ACTIVATIONS, NEURONS
 from anystep.nn.norms import BatchNorm
-from anystep.training.fit import fit, make_fabric, start
+from anystep.training.fabric import make_fabric
+from anystep.training.fit import fit, start
 from anystep.training.methods import create_method
 from anystep.training.schedule import Plan
 

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from moving_light import WIDTHS, moving_light
+from moving_light import WIDTHS, moving_light, small_model
 
 import anystep
 from anystep.data.augmentation import augment as augment_module
 from anystep.data.datasets import DATASETS
-from anystep.data.sets import Augmented
 from anystep.training.methods import METHODS
 
 
@@ -103,16 +102,16 @@ def test_what_does_not_exist_is_refused_by_name(augment, message, tmp_path):
         anystep.run_record(record_of(augment), tmp_path / "run")
 
 
-def test_a_set_of_ones_own_may_augment_itself():
-    data = moving_light(binning=None).train
-    changed = Augmented(data, lambda x, y, generator: (torch.zeros_like(x), y))
-    assert len(changed) == len(data)
-    assert changed.labels is data.labels
+def test_any_function_of_a_batch_augments():
     plan = anystep.Plan(epochs=1, batch_size=16, weight_decay=0.0)
-    torch.manual_seed(0)
-    model = anystep.create_model("vgg_snn", num_classes=2, input_size=8, widths=WIDTHS)
+    model = small_model()
     before = model.stages[0][0].conv.weight.detach().clone()
-    state = anystep.start(model, plan)
     with pytest.warns(anystep.AnystepWarning, match="is silent"):
-        anystep.fit(state, changed, method=anystep.create_method("ce"), plan=plan)
+        anystep.fit(
+            anystep.start(model, plan),
+            moving_light(binning=None).train,
+            method=anystep.create_method("ce"),
+            plan=plan,
+            augment=lambda x, y, generator: (torch.zeros_like(x), y),
+        )
     assert torch.equal(model.stages[0][0].conv.weight, before)  # frames of nothing teach nothing

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 import anystep
 from anystep.data.datasets import DATASETS
-from anystep.training.methods import OTHER_RUN, create_method
+from anystep.training.methods import create_method
+from anystep.training.phases import OTHER_RUN
 
 CLASSES = 4
 
@@ -466,13 +467,13 @@ def test_only_the_frames_that_the_record_names_are_there(light, tmp_path):
 
 def test_a_network_trained_on_few_steps_is_judged_on_all(light, tmp_path, monkeypatch):
     seen = []
-    plain = anystep.training.methods.Method.views
+    plain = anystep.training.phases.Method.views
 
     def views(self, x, phase, generator):
         seen.append(len(x))
         return plain(self, x, phase, generator)
 
-    monkeypatch.setattr(anystep.training.methods.Method, "views", views)
+    monkeypatch.setattr(anystep.training.phases.Method, "views", views)
     train = {"epochs": 1, "batch_size": 16, "steps": 2}
     scores = anystep.run_record(record_of("ce", neuron="lif", train=train), tmp_path / "run")
     assert set(seen) == {2}

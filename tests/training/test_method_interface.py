@@ -18,7 +18,8 @@ from anystep.data.datasets import DATASETS
 from anystep.data.sets import FrameSet
 from anystep.training import losses
 from anystep.training.fit import start
-from anystep.training.methods import METHODS, Method, Phase
+from anystep.training.methods import METHODS
+from anystep.training.phases import Method, Phase
 
 # A random prefix: chance in the views
 

@@ -16,7 +16,8 @@ from moving_light import small_model, trained
 import anystep
 from anystep.training import losses
 from anystep.training.losses import LOSSES
-from anystep.training.methods import TKS, LossMethod, Method, create_method
+from anystep.training.methods import TKS, LossMethod, create_method
+from anystep.training.phases import Method
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -127,7 +127,7 @@ class Film(Augment):
     x (T, N, P, H0, W0) are images, as `Direct` shows them, with P = 1 or 3 planes in [0, 1]; three
     become grey by ITU-R BT.601's weights. Back come frames of counts (binning.steps, N, 2, H, W) on
     the device of x. Use it while training, after the augmentations of images and before those of
-    frames: `Augmented(ImageSet(...), Film(path, camera, binning))`.
+    frames: `fit(state, ImageSet(...), augment=Film(path, camera, binning))`.
 
     pixels   the image's height and width on the sensor, made bilinearly (None: as it comes)
     size     of the frames, as `simulate_batch` has it (None: the sensor's)

@@ -29,24 +29,22 @@ from anystep.data.recording import Events
 
 # Part of every cache key: raise it whenever the same settings give other events.
 SIMULATOR_VERSION = 1
-_SMALLEST_THRESHOLD = (
-    0.1  # of the nominal one: a threshold at or below zero would never stop firing
-)
+# Of the nominal one: a threshold at or below zero would never stop firing.
+_SMALLEST_THRESHOLD = 0.1
 
 
 @dataclass(frozen=True)
 class Camera:
     """The sensor, with values near those of a DVS128 or ATIS camera.
 
-    sensor      (height, width) in pixels
-    threshold   contrast in log intensity that makes an event; 0.2 is a change of 22 %
-    mismatch    relative standard deviation of the threshold over pixels, drawn apart for on and off
-    noise_hz    background events a pixel and second, of random polarity
-    substep_us  microseconds between two samples of the light
-    floor       light of a black pixel, in units of a white one: it bounds the contrast at log((1 +
-                floor) / floor); 0.2
-                is a ratio of 6 to 1, about nine on events from black to white
-    seed        of the thresholds: one seed is one camera
+    sensor       (height, width) in pixels
+    threshold    contrast in log intensity that makes an event; 0.2 is a change of 22 %
+    mismatch     relative standard deviation of the threshold over pixels, for on and off apart
+    noise_hz     background events a pixel and second, of random polarity
+    substep_us   microseconds between two samples of the light
+    floor        light of a black pixel, in units of a white one. It bounds the contrast: 0.2 is a
+                 ratio of 6 to 1, about nine on events from black to white
+    seed         of the thresholds: one seed is one camera
     """
 
     sensor: tuple[int, int] = (34, 34)
@@ -63,7 +61,7 @@ class Camera:
             "mismatch": (0 <= self.mismatch <= 0.3, "in 0..0.3"),
             "noise_hz": (self.noise_hz >= 0 and math.isfinite(self.noise_hz), ">= 0"),
             "substep_us": (
-                self.substep_us >= 1 and self.substep_us == int(self.substep_us),
+                self.substep_us >= 1 and self.substep_us % 1 == 0,
                 "a whole number >= 1",
             ),
             "floor": (self.floor > 0, "> 0"),
@@ -72,9 +70,8 @@ class Camera:
             if not good:
                 raise UsageError(f"Camera: {name} must be {rule}, got {getattr(self, name)}")
         if len(self.sensor) != 2 or min(self.sensor) < 1:
-            raise UsageError(
-                f"Camera: sensor must be (height, width), each >= 1, got {self.sensor}"
-            )
+            rule = "sensor must be (height, width), each >= 1"
+            raise UsageError(f"Camera: {rule}, got {self.sensor}")
         object.__setattr__(self, "sensor", (int(self.sensor[0]), int(self.sensor[1])))
 
     def describe(self) -> dict[str, Any]:
@@ -98,14 +95,12 @@ class Trajectory:
     def __post_init__(self) -> None:
         count = len(self.times_us)
         if count < 2 or len(self.dx) != count or len(self.dy) != count:
-            raise UsageError(
-                "Trajectory: times_us, dx and dy must have one length of at least 2, "
-                f"got {count}, {len(self.dx)} and {len(self.dy)}"
-            )
+            rule = "times_us, dx and dy must have one length of at least 2"
+            got = f"{count}, {len(self.dx)} and {len(self.dy)}"
+            raise UsageError(f"Trajectory: {rule}, got {got}")
         if self.times_us[0] != 0 or any(np.diff(self.times_us) < 1):
-            raise UsageError(
-                f"Trajectory: times_us must start at 0 and increase, got {self.times_us[:5]}..."
-            )
+            rule = "times_us must start at 0 and increase"
+            raise UsageError(f"Trajectory: {rule}, got {self.times_us[:5]}...")
         if not np.isfinite([self.dx, self.dy]).all():
             raise UsageError("Trajectory: dx and dy must be finite")
 
@@ -116,9 +111,8 @@ class Trajectory:
 
     def at(self, times_us: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(dx, dy) in pixels at any times (K,)."""
-        return np.interp(times_us, self.times_us, self.dx), np.interp(
-            times_us, self.times_us, self.dy
-        )
+        dx, dy = (np.interp(times_us, self.times_us, offsets) for offsets in (self.dx, self.dy))
+        return dx, dy
 
     def describe(self) -> dict[str, Any]:
         """The fields, for hashes and records."""
@@ -126,40 +120,32 @@ class Trajectory:
 
 
 def closed_loop(duration_us: int = 300_000, *, radius: float = 3.0, loops: int = 2) -> Trajectory:
-    """A circle at constant speed, run `loops` times in exactly `duration_us`: every loop has the
-    same positions.
+    """A circle of `radius` pixels at constant speed, run `loops` times in exactly `duration_us`.
 
-    With two loops both halves of the recording see the same motion, so the first half is worth as
-    much as the second. `radius` in pixels. Positions are 150 points a loop, straight lines in
-    between.
+    Every loop has the same positions, 150 points and straight lines in between. With two loops both
+    halves of the recording see the same motion, so the first is worth as much as the second.
     """
-    if loops < 1 or duration_us < 150 * loops or radius < 0:
-        raise UsageError(
-            "closed_loop: loops must be >= 1, duration_us >= 150 * loops and radius >= 0, "
-            f"got loops={loops}, duration_us={duration_us}, radius={radius}"
-        )
     points = 150
+    if loops < 1 or duration_us < points * loops or radius < 0:
+        rule = f"loops must be >= 1, duration_us >= {points} * loops and radius >= 0"
+        got = f"loops={loops}, duration_us={duration_us}, radius={radius}"
+        raise UsageError(f"closed_loop: {rule}, got {got}")
     phase = [2 * math.pi * (k % points) / points for k in range(points * loops + 1)]
     times = tuple(round(duration_us * k / (points * loops)) for k in range(points * loops + 1))
-    return Trajectory(
-        times,
-        tuple(radius * math.cos(a) for a in phase),
-        tuple(radius * math.sin(a) for a in phase),
-    )
+    right, down = ([radius * turn(angle) for angle in phase] for turn in (math.cos, math.sin))
+    return Trajectory(times, tuple(right), tuple(down))
 
 
 def saccade(duration_us: int = 300_000, *, size: float = 4.8) -> Trajectory:
-    """Three straight legs of a third of `duration_us` each round a triangle `size` pixels wide and
-    high.
+    """Three straight legs, a third of `duration_us` each, round a triangle of `size` pixels.
 
     Right and down, right and up, back to the left: the motion that made N-MNIST (Orchard et al.
     2015). The last leg is along a row, so edges along rows are silent in it; the thirds of a
     recording are not alike.
     """
     if duration_us < 3 or size < 0:
-        raise UsageError(
-            f"saccade: duration_us must be >= 3 and size >= 0, got {duration_us} and {size}"
-        )
+        rule = "duration_us must be >= 3 and size >= 0"
+        raise UsageError(f"saccade: {rule}, got {duration_us} and {size}")
     half = size / 2
     times = (0, duration_us // 3, 2 * duration_us // 3, duration_us)
     return Trajectory(times, (-half, 0.0, half, -half), (-half, half, -half, -half))
@@ -168,104 +154,30 @@ def saccade(duration_us: int = 300_000, *, size: float = 4.8) -> Trajectory:
 PATHS: dict[str, Callable[..., Trajectory]] = {"closed_loop": closed_loop, "saccade": saccade}
 
 
-def path_of(path: str | Trajectory) -> Trajectory:
-    """A trajectory as it is, or the one a name of PATHS stands for; "closed-loop" is read as
-    "closed_loop".
-    """
-    return path if isinstance(path, Trajectory) else choose(PATHS, path_name(path), "path")()
-
-
 def path_name(path: str) -> str:
-    """The one spelling of a path's name: as PATHS has it, with underscores."""
+    """A path's name as PATHS spells it: "closed-loop" is "closed_loop"."""
     return path.replace("-", "_")
 
 
-def simulate(
-    image: ArrayLike, path: Trajectory, camera: Camera, *, seed: int | Sequence[int]
-) -> Events:
-    """The events of `camera` while `image` moves along `path` over a black background.
-
-    image (H0, W0) in [0, 1]: it starts at the centre, (H - H0) // 2 rows down, and is moved by
-    bilinear interpolation; what lies outside the sensor is not seen until it moves in. An image
-    that is larger than the sensor by what the path moves it hides the background. All times are in
-    [0, path.duration_us). Events are ordered by time, ties by row, column and polarity. `seed`
-    draws the background events and nothing else: the same arguments always give the same events.
-    """
-    picture = np.asarray(image, dtype=np.float64)
-    if picture.ndim != 2 or 0 in picture.shape:
-        raise UsageError(f"simulate: image must be (H0, W0), each >= 1, got shape {picture.shape}")
-    if not (picture.min(initial=0) >= 0 and picture.max(initial=0) <= 1):
-        raise UsageError(
-            f"simulate: image must lie in [0, 1], got {picture.min()} to {picture.max()}"
-        )
-    times = np.unique(
-        np.append(np.arange(0, path.duration_us, camera.substep_us), path.duration_us)
-    )
-    dx, dy = path.at(times)
-    margin = math.ceil(max(np.abs(dx).max(), np.abs(dy).max())) + 1
-    canvas = _canvas(picture, camera.sensor, margin)
-    # A pixel (y, x) sees the canvas at (y, x) + margin - (dy, dx): a whole number of pixels and a
-    # fraction.
-    source = margin - np.stack([dy, dx], axis=1)
-    whole = np.floor(source)
-    keys = _crossings(
-        canvas,
-        times,
-        whole.astype(np.int64),
-        source - whole,
-        thresholds_of(camera),
-        float(camera.floor),
-    )
-    keys = np.sort(np.concatenate([keys, _noise(path.duration_us, camera, seed)]))
-    t, x, y, p = _columns(keys, *camera.sensor)
-    return Events(t, x, y, p, camera.sensor)
+def path_of(path: str | Trajectory) -> Trajectory:
+    """A trajectory as it is, or the one that a name of PATHS stands for."""
+    return path if isinstance(path, Trajectory) else choose(PATHS, path_name(path), "path")()
 
 
-def simulate_many(
-    images: ArrayLike,
-    path: Trajectory,
-    camera: Camera,
-    *,
-    seed: int,
-    workers: int | None = None,
-    indices: Sequence[int] | NDArray[np.int64] | None = None,
-) -> Iterator[Events]:
-    """The events of images[i] for every i of `indices` (None: all), in that order.
-
-    images (M, H0, W0) in [0, 1]. Image i has its noise from the seed pair (seed, i), so its events
-    depend neither on `workers` (threads; None: one a processor) nor on what else is simulated.
-    """
-    stack = np.asarray(images)
-    if stack.ndim != 3:
-        raise UsageError(f"simulate_many: images must be (M, H0, W0), got shape {stack.shape}")
-    if workers is not None and workers < 1:
-        raise UsageError(f"simulate_many: workers must be >= 1 or None, got {workers}")
-    chosen = [int(i) for i in (range(len(stack)) if indices is None else indices)]
-    for i in chosen:
-        if not 0 <= i < len(stack):
-            raise UsageError(f"simulate_many: indices must be in 0..{len(stack) - 1}, got {i}")
-
-    def one(index: int) -> Events:
-        return simulate(stack[index], path, camera, seed=(seed, index))
-
-    return map_ahead(one, chosen, workers or os.cpu_count() or 1, ahead=4)
+def enlarge(images: NDArray[np.float64], pixels: int) -> NDArray[np.float64]:
+    """Square images (M, S, S) to (M, pixels, pixels): bilinear, pixel centres aligned."""
+    size = images.shape[-1]
+    place = np.clip((np.arange(pixels) + 0.5) * size / pixels - 0.5, 0, size - 1)
+    low = np.minimum(place.astype(np.int64), size - 2)
+    weights = np.zeros((pixels, size))
+    weights[np.arange(pixels), low] = 1 - (place - low)
+    weights[np.arange(pixels), low + 1] += place - low
+    return np.clip(weights @ images @ weights.T, 0, 1)
 
 
-def _canvas(
-    picture: NDArray[np.float64], sensor: tuple[int, int], margin: int
-) -> NDArray[np.float64]:
-    """The picture in the middle of the sensor with `margin` black pixels on every side; what goes
-    beyond them is cut.
-    """
-    canvas = np.zeros((sensor[0] + 2 * margin, sensor[1] + 2 * margin))
-    here, there = [], []
-    for seen, size in zip(sensor, picture.shape, strict=True):
-        first = margin + (seen - size) // 2
-        last = min(first + size, seen + 2 * margin)
-        here.append(slice(max(first, 0), last))
-        there.append(slice(max(-first, 0), last - first))
-    canvas[tuple(here)] = picture[tuple(there)]
-    return canvas
+def sample_times(duration_us: int, substep_us: int) -> NDArray[np.int64]:
+    """When the light is sampled: every `substep_us` from 0 on, and at the end."""
+    return np.unique(np.append(np.arange(0, duration_us, substep_us), duration_us))
 
 
 @lru_cache(maxsize=8)
@@ -279,30 +191,27 @@ def thresholds_of(camera: Camera) -> NDArray[np.float64]:
     return thresholds
 
 
+def _canvas(
+    picture: NDArray[np.float64], sensor: tuple[int, int], margin: int
+) -> NDArray[np.float64]:
+    """The picture in the middle of the sensor, with `margin` black pixels on every side or cut."""
+    canvas = np.zeros((sensor[0] + 2 * margin, sensor[1] + 2 * margin))
+    here, there = [], []
+    for seen, size in zip(sensor, picture.shape, strict=True):
+        first = margin + (seen - size) // 2
+        last = min(first + size, seen + 2 * margin)
+        here.append(slice(max(first, 0), last))
+        there.append(slice(max(-first, 0), last - first))
+    canvas[tuple(here)] = picture[tuple(there)]
+    return canvas
+
+
 def _noise(duration_us: int, camera: Camera, seed: int | Sequence[int]) -> NDArray[np.int64]:
     """Keys of the background events."""
     height, width = camera.sensor
     rng = np.random.default_rng(seed)
     count = rng.poisson(camera.noise_hz * height * width * duration_us * 1e-6)
     return rng.integers(0, duration_us * height * width * 2, count)
-
-
-@njit(nogil=True, cache=True)
-def _columns(keys: Any, height: int, width: int) -> Any:
-    """t, x, y, p of keys ((t * H + y) * W + x) * 2 + p: sorting the keys sorted by time, then row,
-    column, polarity.
-    """
-    t, x, y = (
-        np.empty(len(keys), np.int64),
-        np.empty(len(keys), np.int16),
-        np.empty(len(keys), np.int16),
-    )
-    p = np.empty(len(keys), np.uint8)
-    for i in range(len(keys)):
-        row = (keys[i] >> 1) // width
-        t[i] = row // height
-        x[i], y[i], p[i] = (keys[i] >> 1) - row * width, row - t[i] * height, keys[i] & 1
-    return t, x, y, p
 
 
 @njit(nogil=True, cache=True)
@@ -321,9 +230,7 @@ def _down(high: Any, low: Any, down: float, light: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def _leaving(darkest: Any, after: Any, brightest: Any, leaves: Any) -> None:
-    """leaves[x] = 1 where the light is outside the band. Without a branch, so that it runs on
-    vectors.
-    """
+    """leaves[x] = 1 where the light is outside the band. Without a branch, to run on vectors."""
     for x in range(len(after)):
         leaves[x] = (after[x] <= darkest[x]) | (after[x] >= brightest[x])
 
@@ -340,8 +247,9 @@ def _longer(keys: Any) -> Any:
 def _crossings(
     canvas: Any, times: Any, whole: Any, part: Any, thresholds: Any, floor: float
 ) -> Any:
-    """Keys of all threshold crossings. Logarithms are taken only where the light left the band that
-    makes no event.
+    """Keys of all threshold crossings.
+
+    Logarithms are taken only where the light left the band that makes no event.
     """
     _, height, width = thresholds.shape
     light, after = np.empty((height, width)), np.empty((height, width))
@@ -356,11 +264,8 @@ def _crossings(
     reference = np.log(light + floor)
     # The band is narrowed by far more than the rounding errors of `bright`, which is exp(reference)
     # kept by products: it may only let too much through to the exact test.
-    bright, off, on = (
-        light + floor,
-        np.exp(-thresholds[0]) * (1 + 1e-9),
-        np.exp(thresholds[1]) * (1 - 1e-9),
-    )
+    bright = light + floor
+    off, on = np.exp(-thresholds[0]) * (1 + 1e-9), np.exp(thresholds[1]) * (1 - 1e-9)
     factor = np.exp(thresholds)
     darkest, brightest = bright * off - floor, bright * on - floor
     keys, count = np.empty(4096, np.int64), 0
@@ -386,9 +291,8 @@ def _crossings(
                         bright[y, x] *= factor[1, y, x] if p else 1 / factor[0, y, x]
                         # A crossing at the very end of a substep still belongs to it, so no time
                         # reaches the duration.
-                        t = start + min(
-                            int((reference[y, x] - before) / (level - before) * length), length - 1
-                        )
+                        part_of = (reference[y, x] - before) / (level - before)
+                        t = start + min(int(part_of * length), length - 1)
                         if count == len(keys):
                             keys = _longer(keys)
                         keys[count] = ((t * height + y) * width + x) * 2 + p
@@ -397,3 +301,78 @@ def _crossings(
                     brightest[y, x] = bright[y, x] * on[y, x] - floor
         light, after = after, light
     return keys[:count]
+
+
+@njit(nogil=True, cache=True)
+def _columns(keys: Any, height: int, width: int) -> Any:
+    """t, x, y, p of keys ((t * H + y) * W + x) * 2 + p."""
+    t, p = np.empty(len(keys), np.int64), np.empty(len(keys), np.uint8)
+    x, y = np.empty(len(keys), np.int16), np.empty(len(keys), np.int16)
+    for i in range(len(keys)):
+        row = (keys[i] >> 1) // width
+        t[i] = row // height
+        x[i], y[i], p[i] = (keys[i] >> 1) - row * width, row - t[i] * height, keys[i] & 1
+    return t, x, y, p
+
+
+def simulate(
+    image: ArrayLike, path: Trajectory, camera: Camera, *, seed: int | Sequence[int]
+) -> Events:
+    """The events of `camera` while `image` moves along `path` over a black background.
+
+    image   (H0, W0) in [0, 1]: it starts at the centre, (H - H0) // 2 rows down
+    seed    draws the background events and nothing else
+
+    The image is moved by bilinear interpolation. What lies outside the sensor is not seen until it
+    moves in; an image that is larger than the sensor by what the path moves it hides the
+    background. All times are in [0, path.duration_us). Events are ordered by time, ties by row,
+    column and polarity. The same arguments always give the same events.
+    """
+    picture = np.asarray(image, dtype=np.float64)
+    if picture.ndim != 2 or 0 in picture.shape:
+        raise UsageError(f"simulate: image must be (H0, W0), each >= 1, got shape {picture.shape}")
+    low, high = picture.min(), picture.max()
+    if not (low >= 0 and high <= 1):
+        raise UsageError(f"simulate: image must lie in [0, 1], got {low} to {high}")
+    times = sample_times(path.duration_us, camera.substep_us)
+    dx, dy = path.at(times)
+    margin = math.ceil(max(np.abs(dx).max(), np.abs(dy).max())) + 1
+    canvas = _canvas(picture, camera.sensor, margin)
+    # A pixel (y, x) sees the canvas at (y, x) + margin - (dy, dx): a whole number of pixels and a
+    # fraction.
+    source = margin - np.stack([dy, dx], axis=1)
+    whole = np.floor(source)
+    place = (whole.astype(np.int64), source - whole)
+    keys = _crossings(canvas, times, *place, thresholds_of(camera), float(camera.floor))
+    keys = np.sort(np.concatenate([keys, _noise(path.duration_us, camera, seed)]))
+    t, x, y, p = _columns(keys, *camera.sensor)
+    return Events(t, x, y, p, camera.sensor)
+
+
+def simulate_many(
+    images: ArrayLike,
+    path: Trajectory,
+    camera: Camera,
+    *,
+    seed: int,
+    workers: int | None = None,
+    indices: Sequence[int] | NDArray[np.int64] | None = None,
+) -> Iterator[Events]:
+    """The events of images[i] for every i of `indices` (None: all), in that order.
+
+    images    (M, H0, W0) in [0, 1]
+    workers   threads; None: one a processor
+
+    Image i has its noise from the seed pair (seed, i), so its events depend neither on `workers`
+    nor on what else is simulated.
+    """
+    stack = np.asarray(images)
+    if stack.ndim != 3:
+        raise UsageError(f"simulate_many: images must be (M, H0, W0), got shape {stack.shape}")
+    chosen = [int(i) for i in (range(len(stack)) if indices is None else indices)]
+    threads = (os.cpu_count() or 1) if workers is None else workers
+
+    def one(index: int) -> Events:
+        return simulate(stack[index], path, camera, seed=(seed, index))
+
+    return map_ahead(one, chosen, threads, ahead=4)

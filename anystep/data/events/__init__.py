@@ -1,1 +1,1 @@
-"""Event data sets on disk: which recordings a folder holds, and all of them as one array of frames."""
+"""Event data sets on disk: which recordings a folder holds, and all of them as frames."""

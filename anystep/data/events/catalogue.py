@@ -1,5 +1,4 @@
-"""Which recordings an event data set has in a folder, in every layout: found by their names, before
-any file is opened.
+"""The published event data sets, and which recordings a folder has of them.
 
 Nothing is downloaded. A sample's id is the same in every layout, and samples are ordered by id,
 never by the file system.
@@ -18,43 +17,31 @@ from numpy.typing import NDArray
 
 from anystep._errors import UsageError
 from anystep._lookup import choose
-from anystep.data.camera.film import CAMERA_FILE, filmed
+from anystep.data.camera.film import CAMERA_FILE
 from anystep.data.events.layouts import (
     PARTS,
     TONIC_PARTS,
     Folder,
+    Sample,
     any_depth,
     check_complete,
     cut_gesture,
+    filmed,
     first_place,
     folders_in,
-    nothing_found,
     released_gestures,
-    root_folder,
     tonic_gesture,
     two_levels,
 )
-from anystep.data.events.stack import Sample
 from anystep.data.images.cifar import CIFAR10_CLASSES
 from anystep.data.protocols import Split, natural, number_in, rule_of, split
 
 DIGITS = tuple("0123456789")
 GESTURES = (
-    *(
-        "hand clapping",
-        "right hand wave",
-        "left hand wave",
-        "right arm clockwise",
-        "right arm counter clockwise",
-    ),
-    *(
-        "left arm clockwise",
-        "left arm counter clockwise",
-        "arm roll",
-        "air drums",
-        "air guitar",
-        "other gestures",
-    ),
+    *("hand clapping", "right hand wave", "left hand wave"),
+    *("right arm clockwise", "right arm counter clockwise"),
+    *("left arm clockwise", "left arm counter clockwise"),
+    *("arm roll", "air drums", "air guitar", "other gestures"),
 )
 CALTECH_CLASSES = 101
 _SPIKINGJELLY_FRAMES = re.compile(r"frames_number_([0-9]+)_split_by_(number|time)")
@@ -64,25 +51,189 @@ Found = tuple[list[Sample], tuple[str, ...]]  # samples, in any order, and the c
 
 
 @dataclass(frozen=True)
-class Source:
-    """An event data set: what its folder must hold, and who looks for it there.
+class EventSet:
+    """A row of EVENT_SETS.
 
-    find       gives the samples below a folder and the classes; no samples if nothing of the data
-               set is there
-    protocol   the default split; None: the train and test of the folder if it has them, else
-               "random-90-10@0"
-    sensor     (height, width); None: the files say it
+    find         gives the samples below a folder (none: nothing of the data set is there) and the
+                 classes; its docstring says what the data set is
+    holds        what the folder must hold, for people
+    protocol     the default split; None: the train and test of the folder if it has them, else
+                 "random-90-10@0"
+    sensor       (height, width); None: the files say it
+    from_first   time counts from a recording's first event, not from the clock's zero
+    tight        of each recording the pixels in use are stretched to `size`
     """
 
-    wanted: str
     find: Callable[[Path], Found]
+    holds: str
     protocol: str | None
     sensor: tuple[int, int] | None
+    from_first: bool = True
+    tight: bool = False
+
+
+def _nmnist(base: Path) -> Found:
+    """N-MNIST: 60,000 + 10,000 digits, moved by three saccades (Orchard et al. 2015).
+
+    34 x 34 pixels, 300 ms. `root` has {Train,Test}/<digit>/*.bin, below NMNIST or extract, or is
+    SpikingJelly's.
+    """
+    entries = first_place(base, ("", "NMNIST", "extract"), (".bin",), PARTS, groups=DIGITS)
+    for part in PARTS if entries else ():
+        there = {each.group for each in entries if each.part == part}
+        check_complete("nmnist", base, there, DIGITS, f" in {part}")
+    samples = [
+        Sample(f"{e.part}/{e.group}/{e.path.stem}", int(e.group), e.path, e.part) for e in entries
+    ]
+    return samples, DIGITS
+
+
+def _ncaltech101(base: Path) -> Found:
+    """N-Caltech101: 8,709 recordings of 101 classes, the background is one (Orchard et al. 2015).
+
+    `root` has <class>/*.bin, below Caltech101 or extract, or is SpikingJelly's.
+
+    Recordings differ in size: of each, the pixels in use (x and y shifted to start at 0, up to the
+    largest) are stretched to `size` x `size`, which must be given. BrainCog, the code of TKS, does
+    so; SpikingJelly keeps 180 x 240 for all. Which pixels are in use is known at the end of a
+    recording: no binning makes these frames causal.
+    """
+    below = ("", "Caltech101", "extract", "extract/Caltech101", "NCALTECH101/Caltech101")
+    entries = first_place(base, below, (".bin",), {})
+    classes = tuple(sorted({each.group for each in entries}))
+    if entries and len(classes) != CALTECH_CLASSES:
+        text = f"{base} must hold {CALTECH_CLASSES} folders of classes, got {len(classes)}"
+        raise UsageError(f"ncaltech101: {text}; events-folder reads a part of them")
+    samples = [Sample(f"{e.group}/{e.path.stem}", classes.index(e.group), e.path) for e in entries]
+    return samples, classes
+
+
+def _cifar10_dvs(base: Path) -> Found:
+    """CIFAR10-DVS: 1,000 images of each class of CIFAR-10 before a DVS128 (Li et al. 2017).
+
+    `root` has <class>/*.aedat (Tonic: .aedat4), below CIFAR10DVS or extract, or is SpikingJelly's.
+    There is no official split; docs/data.md has the two that papers use. Ids are <class>/<number of
+    the file>.
+    """
+    places = ("", "CIFAR10DVS", "extract")
+    entries = first_place(base, places, (".aedat", ".aedat4"), {}, groups=CIFAR10_CLASSES)
+    if entries:
+        check_complete("cifar10-dvs", base, {each.group for each in entries}, CIFAR10_CLASSES)
+    samples = []
+    for each in entries:
+        number = number_in(each.path.stem)
+        if number < 0:
+            rule = "the name of a recording must end in its number"
+            raise UsageError(f"cifar10-dvs: {rule}, got {each.path}")
+        label = CIFAR10_CLASSES.index(each.group)
+        samples.append(Sample(f"{each.group}/{number}", label, each.path))
+    return samples, CIFAR10_CLASSES
+
+
+def _cifar10_sim(base: Path) -> Found:
+    """CIFAR-10 filmed by the simulated camera: 1,000 training images of each class at 128 x 128.
+
+    `root` is the folder that `anystep data simulate --images cifar10 --out DIR` made. The benchmark
+    of CIFAR10-DVS's size for whoever has CIFAR-10; not its recordings, see
+    docs/simulated-camera.md. Ids are <class>/<number>; time is the film's own clock.
+    """
+    return filmed(base, CIFAR10_CLASSES), CIFAR10_CLASSES
+
+
+def _dvs_gesture(base: Path) -> Found:
+    """DVS-Gesture: 11 gestures of 29 persons before a DVS128 (Amir et al. 2017).
+
+    `root` has userNN_<light>.aedat, their _labels.csv and trials_to_{train,test}.txt, perhaps below
+    DvsGesture; or Tonic's ibmGestureTrain and ibmGestureTest; or is SpikingJelly's.
+
+    Every gesture starts its clock at its first event. Ids are userNN_<light>/<label>_<k>, k
+    counting the gestures of that label in the recording. The release has more gestures than Tonic's
+    folder: accuracies on the two have other hashes.
+    """
+    samples: list[Sample] = []
+    for place in ("", "DvsGesture", "extract/DvsGesture"):
+        samples = samples or released_gestures(base / place)
+    for place in ("", "DVSGesture"):
+        tonic = two_levels(base / place, (".npy",), TONIC_PARTS)
+        samples = samples or [tonic_gesture(each) for each in tonic]
+    for place in ("events_np", ""):
+        cut = two_levels(base / place, (".npz",), PARTS)
+        samples = samples or [cut_gesture(each) for each in cut]
+    return samples, GESTURES
+
+
+def _events_folder(base: Path) -> Found:
+    """Your own recordings: a folder a class, in every format that `read_events` knows.
+
+    `root` has <class>/.../<file>, or train/<class>/... and test/<class>/... `sensor` is for formats
+    that do not say it, such as .npz; recordings of different sizes need `size`. Time counts from a
+    recording's first event. Ids are paths below root without the suffix.
+    """
+    parts = {path.name.lower(): path for path in folders_in(base)}
+    if set(PARTS) <= set(parts):
+        if extra := sorted(set(parts) & {"val", "valid", "validation"}):
+            text = f"{parts[extra[0]]} lies beside train and test, but validation is carved"
+            raise UsageError(f"events-folder: {text} from train: move its recordings there")
+        entries = [each for part in PARTS for each in any_depth(parts[part], part)]
+    else:
+        entries = list(any_depth(base, None))
+    classes = tuple(sorted({each.group for each in entries}))
+    samples = []
+    for each in entries:
+        name = each.path.relative_to(base).with_suffix("").as_posix()
+        samples.append(Sample(name, classes.index(each.group), each.path, each.part))
+    return samples, classes
+
+
+EVENT_SETS: dict[str, EventSet] = {
+    "nmnist": EventSet(
+        _nmnist,
+        "{Train,Test}/<digit>/*.bin, or SpikingJelly's events_np/train/<digit>/*.npz",
+        protocol="nmnist/official",
+        sensor=(34, 34),
+        from_first=False,
+    ),
+    "ncaltech101": EventSet(
+        _ncaltech101,
+        "the 101 folders <class>/*.bin (Caltech101), or SpikingJelly's events_np/<class>/*.npz",
+        protocol="ncaltech101/90-10-per-class",
+        sensor=(180, 240),
+        from_first=False,
+        tight=True,
+    ),
+    "cifar10-dvs": EventSet(
+        _cifar10_dvs,
+        "<class>/*.aedat (Tonic: *.aedat4), or SpikingJelly's events_np/<class>/*.npz",
+        protocol="cifar10-dvs/last-100",
+        sensor=(128, 128),
+    ),
+    "cifar10-sim": EventSet(
+        _cifar10_sim,
+        f"{CAMERA_FILE} and <class>/<number>.bin, as `anystep data simulate` makes them",
+        protocol="cifar10-sim/last-100",
+        sensor=(128, 128),
+        from_first=False,
+    ),
+    "dvs-gesture": EventSet(
+        _dvs_gesture,
+        "userNN_<light>.aedat with userNN_<light>_labels.csv, or "
+        "ibmGestureTrain/userNN_<light>/<label>.npy (Tonic), or "
+        "events_np/train/<label>/userNN_<light>_<k>.npz (SpikingJelly)",
+        protocol="dvs-gesture/users",
+        sensor=(128, 128),
+    ),
+    "events-folder": EventSet(
+        _events_folder,
+        "<class>/.../<recording>, or train/<class>/... and test/<class>/...",
+        protocol=None,
+        sensor=None,
+    ),
+}
 
 
 @dataclass(frozen=True)
 class FinishedFrames:
-    """Frames that SpikingJelly cut: in which folder, by which binning, and how many of a recording."""
+    """Frames that SpikingJelly cut: where, by which binning, and how many of a recording."""
 
     folder: Path
     binning: str
@@ -122,156 +273,28 @@ class Catalogue:
 
     def split(self) -> Split:
         """Which samples train, choose and test."""
-        return split(
-            self.protocol, self.labels, ids=self.ids, parts=[sample.part for sample in self.samples]
-        )
+        parts = [sample.part for sample in self.samples]
+        return split(self.protocol, self.labels, ids=self.ids, parts=parts)
 
 
-def find_recordings(
-    name: str,
-    root: Folder | None,
-    *,
-    protocol: str | None = None,
-    sensor: Sequence[int] | None = None,
-) -> Catalogue:
-    """The recordings of row `name` of SOURCES in the folder `root`.
-
-    protocol   None takes the row's default
-    sensor     (height, width); None takes the row's, and where it has none each file's own
-
-    ValueError: a folder that is missing, empty or incomplete, with what it must hold; a protocol of
-    another data set.
-    """
-    source = choose(SOURCES, name, "event data set")
-    if protocol is not None:
-        check_protocol(name, protocol)
-    camera = source.sensor if sensor is None else check_sensor(name, sensor)
-    base = root_folder(name, root, source.wanted)
-    samples, classes = source.find(base)
-    if not samples:
-        raise nothing_found(name, base, source.wanted)
-    ordered = sorted(samples, key=lambda sample: natural(sample.id))
-    for one, other in pairwise(ordered):
-        if one.id == other.id:
-            raise UsageError(
-                f"{name}: two files are the sample {one.id}: {one.path} and {other.path}; keep one of them"
-            )
-    given = f"{name}/given" if ordered[0].part else "random-90-10@0"
-    finished = _finished_frames(ordered[0].path)
-    return Catalogue(
-        name, base, tuple(ordered), classes, protocol or source.protocol or given, camera, finished
-    )
-
-
-def check_protocol(name: str, protocol: str) -> None:
+def check_protocol(name: str, protocol: str | None) -> None:
     """A protocol is for its data set; `random-90-10@SEED` and `fold-K-of-N@SEED` are for any."""
+    if protocol is None:
+        return
     rule_of(protocol)
     if not protocol.startswith((f"{name}/", "random-", "fold-")):
-        raise UsageError(
-            f"{name}: protocol must be one of {name}/..., random-90-10@SEED or fold-K-of-N@SEED, got {protocol!r}"
-        )
+        known = f"{name}/..., random-90-10@SEED or fold-K-of-N@SEED"
+        raise UsageError(f"{name}: protocol must be one of {known}, got {protocol!r}")
 
 
-def check_sensor(name: str, sensor: Sequence[int]) -> tuple[int, int]:
-    """`sensor` as (height, width), if it is that."""
-    sides = list(sensor) if isinstance(sensor, Sequence) else []
-    whole = [isinstance(each, int) and not isinstance(each, bool) and each >= 1 for each in sides]
-    if len(whole) != 2 or not all(whole):
+def sensor_of(name: str, sensor: Sequence[int] | None) -> tuple[int, int] | None:
+    """(height, width) of the recordings: what is given, or what row `name` knows."""
+    if sensor is None:
+        return EVENT_SETS[name].sensor
+    sides = tuple(sensor) if isinstance(sensor, Sequence) else ()
+    if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
         raise UsageError(f"{name}: sensor must be (height, width), each >= 1, got {sensor!r}")
     return sides[0], sides[1]
-
-
-def _nmnist(base: Path) -> Found:
-    entries = first_place(base, ("", "NMNIST", "extract"), (".bin",), PARTS, groups=DIGITS)
-    for part in PARTS if entries else ():
-        check_complete(
-            "nmnist",
-            base,
-            {each.group for each in entries if each.part == part},
-            DIGITS,
-            f" in {part}",
-        )
-    return [
-        Sample(f"{e.part}/{e.group}/{e.path.stem}", DIGITS.index(e.group), e.path, e.part)
-        for e in entries
-    ], DIGITS
-
-
-def _ncaltech101(base: Path) -> Found:
-    below = ("", "Caltech101", "extract", "extract/Caltech101", "NCALTECH101/Caltech101")
-    entries = first_place(base, below, (".bin",), {})
-    classes = tuple(sorted({each.group for each in entries}))
-    if entries and len(classes) != CALTECH_CLASSES:
-        raise UsageError(
-            f"ncaltech101: {base} must hold {CALTECH_CLASSES} folders of classes, got {len(classes)}; "
-            "events-folder reads a part of them as a data set of its own"
-        )
-    return [
-        Sample(f"{each.group}/{each.path.stem}", classes.index(each.group), each.path)
-        for each in entries
-    ], classes
-
-
-def _cifar10_dvs(base: Path) -> Found:
-    entries = first_place(
-        base, ("", "CIFAR10DVS", "extract"), (".aedat", ".aedat4"), {}, groups=CIFAR10_CLASSES
-    )
-    if entries:
-        check_complete("cifar10-dvs", base, {each.group for each in entries}, CIFAR10_CLASSES)
-    samples = []
-    for each in entries:
-        number = number_in(each.path.stem)
-        if number < 0:
-            raise UsageError(
-                f"cifar10-dvs: the name of a recording must end in its number, got {each.path}"
-            )
-        samples.append(
-            Sample(f"{each.group}/{number}", CIFAR10_CLASSES.index(each.group), each.path)
-        )
-    return samples, CIFAR10_CLASSES
-
-
-def _cifar10_sim(base: Path) -> Found:
-    return filmed(base, CIFAR10_CLASSES), CIFAR10_CLASSES
-
-
-def _dvs_gesture(base: Path) -> Found:
-    samples: list[Sample] = []
-    for place in ("", "DvsGesture", "extract/DvsGesture"):
-        samples = samples or released_gestures(base / place)
-    for place in ("", "DVSGesture"):
-        samples = samples or [
-            tonic_gesture(e) for e in two_levels(base / place, (".npy",), TONIC_PARTS) if e.part
-        ]
-    for place in ("events_np", ""):
-        samples = samples or [
-            cut_gesture(e) for e in two_levels(base / place, (".npz",), PARTS) if e.part
-        ]
-    return samples, GESTURES
-
-
-def _events_folder(base: Path) -> Found:
-    parts = {path.name.lower(): path for path in folders_in(base)}
-    if set(PARTS) <= set(parts):
-        if extra := sorted(set(parts) & {"val", "valid", "validation"}):
-            raise UsageError(
-                f"events-folder: {parts[extra[0]]} lies beside train and test, but validation is carved from train: "
-                "move its recordings there"
-            )
-        entries = [each for part in PARTS for each in any_depth(parts[part], part)]
-    else:
-        entries = list(any_depth(base, None))
-    classes = tuple(sorted({each.group for each in entries}))
-    samples = [
-        Sample(
-            each.path.relative_to(base).with_suffix("").as_posix(),
-            classes.index(each.group),
-            each.path,
-            each.part,
-        )
-        for each in entries
-    ]
-    return samples, classes
 
 
 def _finished_frames(path: Path) -> FinishedFrames | None:
@@ -282,42 +305,34 @@ def _finished_frames(path: Path) -> FinishedFrames | None:
     return None
 
 
-SOURCES: dict[str, Source] = {
-    "nmnist": Source(
-        "Train/<digit>/*.bin and Test/<digit>/*.bin, or SpikingJelly's events_np/train/<digit>/*.npz",
-        _nmnist,
-        "nmnist/official",
-        (34, 34),
-    ),
-    "ncaltech101": Source(
-        "the 101 folders <class>/*.bin (Caltech101), or SpikingJelly's events_np/<class>/*.npz",
-        _ncaltech101,
-        "ncaltech101/90-10-per-class",
-        (180, 240),
-    ),
-    "cifar10-dvs": Source(
-        "airplane/*.aedat to truck/*.aedat (Tonic: *.aedat4), or SpikingJelly's events_np/<class>/*.npz",
-        _cifar10_dvs,
-        "cifar10-dvs/last-100",
-        (128, 128),
-    ),
-    "cifar10-sim": Source(
-        f"{CAMERA_FILE} and <class>/<number>.bin, as `anystep data simulate` makes them",
-        _cifar10_sim,
-        "cifar10-sim/last-100",
-        (128, 128),
-    ),
-    "dvs-gesture": Source(
-        "userNN_<light>.aedat with userNN_<light>_labels.csv, ibmGestureTrain/userNN_<light>/<label>.npy (Tonic), "
-        "or events_np/train/<label>/userNN_<light>_<k>.npz (SpikingJelly)",
-        _dvs_gesture,
-        "dvs-gesture/users",
-        (128, 128),
-    ),
-    "events-folder": Source(
-        "<class>/.../<recording>, or train/<class>/... and test/<class>/...",
-        _events_folder,
-        None,
-        None,
-    ),
-}
+def find_recordings(
+    name: str,
+    root: Folder | None,
+    *,
+    protocol: str | None = None,
+    sensor: Sequence[int] | None = None,
+) -> Catalogue:
+    """The recordings of row `name` of EVENT_SETS in the folder `root`.
+
+    protocol   None: the row's default
+    sensor     (height, width); None: the row's, and where it has none each file's own
+    """
+    row = choose(EVENT_SETS, name, "event data set")
+    check_protocol(name, protocol)
+    camera = sensor_of(name, sensor)
+    if root is None or not Path(root).is_dir():
+        got = "data.options.root in a recipe" if root is None else f"{str(root)!r} is no folder"
+        raise UsageError(f"{name}: root must be the folder that holds {row.holds}; {got}")
+    base = Path(root)
+    samples, classes = row.find(base)
+    if not samples:
+        raise UsageError(f"{name}: nothing to read in {base}. It must hold {row.holds}")
+    ordered = sorted(samples, key=lambda sample: natural(sample.id))
+    for one, other in pairwise(ordered):
+        if one.id == other.id:
+            paths = f"{one.path} and {other.path}; keep one of them"
+            raise UsageError(f"{name}: two files are the sample {one.id}: {paths}")
+    given = f"{name}/given" if ordered[0].part else "random-90-10@0"
+    chosen = protocol or row.protocol or given
+    finished = _finished_frames(ordered[0].path)
+    return Catalogue(name, base, tuple(ordered), classes, chosen, camera, finished)

@@ -1,5 +1,6 @@
-"""Where the recordings of a data set lie: as released, as SpikingJelly converted them, or as Tonic
-unpacked them.
+"""Where recordings lie: as released, as SpikingJelly or Tonic converted them, or as filmed.
+
+Recordings are found by their names, before any file is opened.
 """
 
 from __future__ import annotations
@@ -10,13 +11,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anystep._errors import UsageError
-from anystep.data.events.stack import Sample
+from anystep.data.camera.film import CAMERA_FILE, read_setting
 from anystep.data.readers import SUFFIXES
-from anystep.data.readers.gestures import CLASSES, gesture_segments
+from anystep.data.readers.gestures import CLASSES, Segment, gesture_segments
 
 Folder = str | os.PathLike[str]
 PARTS = {"train": "train", "test": "test"}
 TONIC_PARTS = {"ibmgesturetrain": "train", "ibmgesturetest": "test"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One recording.
+
+    id        its name, the same in every layout: membership in a split comes from it
+    label     its class
+    path      the file
+    part      "train" or "test", if the data set says so
+    segment   when it is, on the file's clock, if the file holds several recordings
+    frames    whether the file holds finished frames
+    """
+
+    id: str
+    label: int
+    path: Path
+    part: str | None = None
+    segment: Segment | None = None
+    frames: bool = False
 
 
 @dataclass(frozen=True)
@@ -28,36 +49,39 @@ class Entry:
     path: Path
 
 
-def root_folder(name: str, root: Folder | None, wanted: str) -> Path:
-    """The folder in which data set `name` is looked for; None and what is no folder are refused,
-    with what it must hold.
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder by name, without hidden ones."""
+    return sorted(each for each in folder.iterdir() if each.is_dir() and each.name[0] != ".")
+
+
+def two_levels(folder: Path, suffixes: tuple[str, ...], parts: dict[str, str]) -> list[Entry]:
+    """The files [part/]group/name of these suffixes.
+
+    `parts` gives the folders that are parts, in small letters; without any, groups lie in `folder`.
     """
-    if root is None:
-        raise UsageError(
-            f"{name}: root must be the folder that holds {wanted}; nothing is downloaded. In a recipe: data.options.root"
-        )
-    if not Path(root).is_dir():
-        raise UsageError(
-            f"{name}: root must be a folder that holds {wanted}, got {str(root)!r}, which is no folder"
-        )
-    return Path(root)
+    if not folder.is_dir():
+        return []
+    tops: list[tuple[Path, str | None]] = [(folder, None)]
+    if parts:
+        named = [(each, parts.get(each.name.lower())) for each in folders_in(folder)]
+        tops = [(top, part) for top, part in named if part]
+    return [
+        Entry(part, group.name, Path(file.path))
+        for top, part in tops
+        for group in folders_in(top)
+        for file in os.scandir(group)
+        if file.name[0] != "." and file.name.lower().endswith(suffixes)
+    ]
 
 
-def nothing_found(name: str, root: Path, wanted: str) -> ValueError:
-    """The error for a folder without a recording."""
-    return UsageError(
-        f"{name}: nothing to read in {root}. It must hold {wanted}; nothing is downloaded"
-    )
-
-
-def check_complete(
-    name: str, root: Path, found: set[str], classes: Sequence[str], where: str = ""
-) -> None:
-    """Every class has recordings, or which have none."""
-    lost = [each for each in classes if each not in found]
-    if lost:
-        text = f"{name}: {root} has no recordings{where} of {', '.join(lost)}"
-        raise UsageError(f"{text}; the release has all {len(classes)} classes")
+def any_depth(folder: Path, part: str | None) -> Iterator[Entry]:
+    """The readable files at any depth below the folders of classes."""
+    readable = (*SUFFIXES, ".aedat")
+    for group in folders_in(folder):
+        for path, _, files in os.walk(group):
+            for file in files:
+                if file[0] != "." and Path(file).suffix.lower() in readable:
+                    yield Entry(part, group.name, Path(path) / file)
 
 
 def first_place(
@@ -68,93 +92,63 @@ def first_place(
     *,
     groups: Sequence[str] = (),
 ) -> list[Entry]:
-    """The files of the first place that has some: the release in one of `folders`, then as
-    SpikingJelly converted them.
+    """The files of the first place that has some: the release, else what SpikingJelly made of it.
 
-    groups   only these folders of classes count; none given: all
+    folders   below `root`, that may hold the release
+    groups    only these folders of classes count; none given: all
     """
-    converted = (("events_np", (".npz",)), ("", (".npz",)))
-    for folder, endings in (*((folder, suffixes) for folder in folders), *converted):
-        entries = [
-            each
-            for each in two_levels(root / folder, endings, parts)
-            if not groups or each.group in groups
-        ]
-        if entries:
+    released = [(folder, suffixes) for folder in folders]
+    for folder, endings in (*released, ("events_np", (".npz",)), ("", (".npz",))):
+        found = two_levels(root / folder, endings, parts)
+        if entries := [each for each in found if not groups or each.group in groups]:
             return entries
     return []
 
 
-def folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder by name, without hidden ones."""
-    return sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
-
-
-def two_levels(folder: Path, suffixes: Sequence[str], parts: dict[str, str]) -> list[Entry]:
-    """The files [part/]group/name of these suffixes; `parts` gives the folders that are parts, in
-    small letters.
-    """
-    if not folder.is_dir():
-        return []
-    tops = [
-        (path, parts[path.name.lower()])
-        for path in folders_in(folder)
-        if path.name.lower() in parts
-    ]
-    found = []
-    for top, part in tops if parts else [(folder, None)]:
-        for group in folders_in(top):
-            files = (each for each in os.scandir(group) if not each.name.startswith("."))
-            found += [
-                Entry(part, group.name, Path(file.path))
-                for file in files
-                if file.name.lower().endswith(tuple(suffixes))
-            ]
-    return found
-
-
-def any_depth(folder: Path, part: str | None) -> Iterator[Entry]:
-    """The readable files at any depth below the folders of classes."""
-    readable = (*SUFFIXES, ".aedat")
-    for group in folders_in(folder):
-        for path, _, files in os.walk(group):
-            for file in files:
-                if not file.startswith(".") and Path(file).suffix.lower() in readable:
-                    yield Entry(part, group.name, Path(path) / file)
+def check_complete(
+    name: str, root: Path, found: set[str], classes: Sequence[str], where: str = ""
+) -> None:
+    """Refuse a release in which a class has no recordings."""
+    if lost := [each for each in classes if each not in found]:
+        text = f"{name}: {root} has no recordings{where} of {', '.join(lost)}"
+        raise UsageError(f"{text}; the release has all {len(classes)} classes")
 
 
 def released_gestures(folder: Path) -> list[Sample]:
-    """The gestures of the release: the recordings that the two lists name, or all, cut by the
-    tables beside them.
+    """The gestures of the release: recordings cut by the tables beside them.
+
+    The recordings are those that the two lists name, without the lists all.
     """
-    listed = [folder / f"trials_to_{part}.txt" for part in PARTS]
-    names: list[str] = []
-    for file in listed:
-        if file.is_file():
-            names += [
-                line.strip()
-                for line in file.read_text(encoding="utf-8").splitlines()
-                if line.strip()
-            ]
-    paths = [folder / Path(name).name for name in names] or sorted(folder.glob("user*.aedat"))
+    lists = [folder / f"trials_to_{part}.txt" for part in PARTS]
+    names = [
+        line.strip()
+        for file in lists
+        if file.is_file()
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
     samples = []
+    paths = [folder / Path(name).name for name in names] or sorted(folder.glob("user*.aedat"))
     for path in paths:
         table = path.with_name(f"{path.stem}_labels.csv")
         for needed in (path, table):
             if not needed.is_file():
-                raise UsageError(
-                    f"dvs-gesture: {needed} is missing; the release has it beside the other trials"
-                )
+                rule = "is missing; the release has it beside the other trials"
+                raise UsageError(f"dvs-gesture: {needed} {rule}")
         counts = [0] * CLASSES
         for segment in gesture_segments(table):
             label = segment.class_number - 1
-            samples.append(
-                Sample(f"{path.stem}/{label}_{counts[label]}", label, path, segment=segment)
-            )
+            name = f"{path.stem}/{label}_{counts[label]}"
+            samples.append(Sample(name, label, path, segment=segment))
             counts[label] += 1
     return samples
+
+
+def _gesture(text: str, path: Path) -> int:
+    if text not in [str(label) for label in range(CLASSES)]:
+        rule = f"a label must be in 0..{CLASSES - 1}"
+        raise UsageError(f"dvs-gesture: {rule}, got {text!r} in {path}")
+    return int(text)
 
 
 def tonic_gesture(entry: Entry) -> Sample:
@@ -164,15 +158,24 @@ def tonic_gesture(entry: Entry) -> Sample:
 
 
 def cut_gesture(entry: Entry) -> Sample:
-    """train/<label>/userNN_<light>_<k>.npz."""
+    """train/<label>/userNN_<light>_<k>.npz, as SpikingJelly cuts them."""
     label = _gesture(entry.group, entry.path)
     trial, _, count = entry.path.stem.rpartition("_")
     return Sample(f"{trial}/{label}_{count}", label, entry.path, entry.part)
 
 
-def _gesture(text: str, path: Path) -> int:
-    if text not in [str(label) for label in range(CLASSES)]:
-        raise UsageError(
-            f"dvs-gesture: a label must be in 0..{CLASSES - 1}, got {text!r} in {path}"
-        )
-    return int(text)
+def filmed(folder: Path, classes: Sequence[str]) -> list[Sample]:
+    """The recordings of a film, <class>/<name>.bin; none where there is no camera.json."""
+    setting = read_setting(folder)
+    if setting is None:
+        return []
+    samples = [
+        Sample(f"{name}/{file.stem}", label, file)
+        for label, name in enumerate(classes)
+        for file in sorted((folder / name).glob("*.bin"))
+    ]
+    if len(samples) != setting["recordings"]:
+        wanted = f"{setting['recordings']} recordings that {CAMERA_FILE} speaks of"
+        text = f"{folder} holds {len(samples)} of the {wanted}: the filming was stopped"
+        raise UsageError(f"{text}; run it again and it goes on from there")
+    return samples

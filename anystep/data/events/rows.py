@@ -1,233 +1,106 @@
-"""The published event data sets, read where they lie: the original release, SpikingJelly's folders
-and Tonic's.
-
-Nothing is downloaded. A sample's id is the same in every layout, and samples are ordered by id,
-never by the file system.
-"""
+"""The rows of DATASETS that hold events: recordings on disk, as frames in three parts."""
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TypedDict, Unpack
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anystep._errors import AnystepWarning, UsageError
-from anystep._lookup import check_keys
 from anystep.data.events.catalogue import (
-    SOURCES,
+    EVENT_SETS,
     Catalogue,
-    check_protocol,
-    check_sensor,
     find_recordings,
+    sensor_of,
 )
 from anystep.data.events.layouts import Folder
-from anystep.data.events.stack import Look, stack_frames
+from anystep.data.events.stack import FrameSpec, stack_frames
 from anystep.data.frames import BINNINGS, Binning, Encoding
 from anystep.data.protocols import Split
 from anystep.data.sets import Splits
 
 
-class FrameOptions(TypedDict, total=False):
-    """How the frames of a row look, and what becomes of recordings that cannot be read."""
+@dataclass(frozen=True)
+class EventOptions:
+    """The options of every event data set.
 
-    size: int | None
-    interpolation: str
-    skip_bad: bool
-
-
-def nmnist(
-    *,
-    binning: Encoding,
-    cache: Folder | None = None,
-    workers: int | None = None,
-    root: Folder | None = None,
-    size: int | None = None,
-    interpolation: str = "nearest",
-    protocol: str = "nmnist/official",
-    skip_bad: bool = False,
-) -> Splits:
-    """N-MNIST: 60,000 + 10,000 digits on a 34 x 34 sensor, moved by three saccades of 100 ms
-    (Orchard et al. 2015).
-
-    root   the folder with {Train,Test}/<digit>/*.bin, or one above it called NMNIST or extract, or
-           SpikingJelly's root
+    root            the folder with the recordings; what it must hold, EVENT_SETS says
+    sensor          (height, width), for files that do not say it; None: the data set's own
+    protocol        a name of PROTOCOLS for this data set; None: its default
+    size            frames become size x size; None: they keep the size of the sensor
+    interpolation   how: "nearest" or "bilinear", see `frames.resize`
+    skip_bad        leave out recordings that cannot be read, with a warning. The hash of the split
+                    then changes
     """
-    look = look_of("nmnist", binning, size, interpolation, from_first=False)
-    check_protocol("nmnist", protocol)
-    found = find_recordings("nmnist", root, protocol=protocol)
-    return frames_of(found, look, cache=cache, workers=workers, skip_bad=skip_bad)
+
+    root: Folder | None = None
+    sensor: Sequence[int] | None = None
+    protocol: str | None = None
+    size: int | None = None
+    interpolation: str = "nearest"
+    skip_bad: bool = False
 
 
-def ncaltech101(
-    *,
-    binning: Encoding,
-    cache: Folder | None = None,
-    workers: int | None = None,
-    root: Folder | None = None,
-    size: int | None = None,
-    interpolation: str = "nearest",
-    protocol: str = "ncaltech101/90-10-per-class",
-    skip_bad: bool = False,
-) -> Splits:
-    """N-Caltech101: 8,709 recordings of 101 classes (the background is one) by three saccades
-    (Orchard et al. 2015).
-
-    root   the folder with <class>/*.bin, or one above it called Caltech101 or extract, or
-           SpikingJelly's root
-
-    Recordings differ in size: of each, the pixels in use (x and y shifted to start at 0, up to the
-    largest) are stretched to `size` x `size`, so `size` must be given. BrainCog, the code of TKS,
-    does so; SpikingJelly keeps 180 x 240 for all. Which pixels are in use is known at the end of a
-    recording: no binning makes these frames causal.
-    """
-    look = look_of("ncaltech101", binning, size, interpolation, from_first=False, tight=True)
-    if size is None:
-        raise UsageError(
-            "ncaltech101: size must be given, such as 48: the recordings differ in size, got None"
-        )
-    check_protocol("ncaltech101", protocol)
-    found = find_recordings("ncaltech101", root, protocol=protocol)
-    return frames_of(found, look, cache=cache, workers=workers, skip_bad=skip_bad)
+def _check_finished(found: Catalogue, spec: FrameSpec) -> None:
+    """Frames that SpikingJelly cut are of the binning asked for, or an error."""
+    made = found.finished
+    if made and (spec.binning.name, spec.binning.steps) != (made.binning, made.steps):
+        holds = f"{made.folder} holds {made.steps} frames cut by {made.binning}"
+        asked = f"the binning is {spec.binning.describe()}"
+        way_out = "give the folder above it as root to cut the events themselves"
+        raise UsageError(f"{found.name}: {holds}, {asked}; {way_out}")
 
 
-def cifar10_dvs(
-    *,
-    binning: Encoding,
-    cache: Folder | None = None,
-    workers: int | None = None,
-    root: Folder | None = None,
-    size: int | None = None,
-    interpolation: str = "nearest",
-    protocol: str = "cifar10-dvs/last-100",
-    skip_bad: bool = False,
-) -> Splits:
-    """CIFAR10-DVS: 1,000 images of each class of CIFAR-10, moved before a DVS128 of 128 x 128 (Li
-    et al. 2017).
-
-    root   the folder with <class>/*.aedat (or Tonic's .aedat4), or one above it called CIFAR10DVS
-           or extract, or
-           SpikingJelly's root
-
-    There is no official split; see docs/data.md for the two that papers use. Ids are
-    <class>/<number of the file>.
-    """
-    look = look_of("cifar10-dvs", binning, size, interpolation)
-    check_protocol("cifar10-dvs", protocol)
-    found = find_recordings("cifar10-dvs", root, protocol=protocol)
-    return frames_of(found, look, cache=cache, workers=workers, skip_bad=skip_bad)
+def _without(parts: Split, found: Catalogue, bad: dict[int, str]) -> Split:
+    """The split without the recordings that cannot be read, and a warning that counts them."""
+    index, message = next(iter(bad.items()))
+    text = f"left out {len(bad)} of {len(found.samples)} recordings that cannot be read"
+    said = f"{found.name}: {text}; the first, {found.ids[index]}: {message}"
+    warnings.warn(said, AnystepWarning, stacklevel=4)
+    kept = (part[~np.isin(part, list(bad))] for part in (parts.train, parts.val, parts.test))
+    return Split(parts.name, *kept)
 
 
-def dvs_gesture(
-    *,
-    binning: Encoding,
-    cache: Folder | None = None,
-    workers: int | None = None,
-    root: Folder | None = None,
-    size: int | None = None,
-    interpolation: str = "nearest",
-    protocol: str = "dvs-gesture/users",
-    skip_bad: bool = False,
-) -> Splits:
-    """DVS-Gesture: 11 gestures of 29 persons on a DVS128 of 128 x 128 (Amir et al. 2017).
-
-    root   the folder with userNN_<light>.aedat, their _labels.csv and trials_to_{train,test}.txt
-           (DvsGesture), or one above
-           it, or Tonic's folder with ibmGestureTrain and ibmGestureTest, or SpikingJelly's root
-
-    Every gesture starts its clock at its first event. Ids are userNN_<light>/<label>_<k>, k
-    counting the gestures of that label in the recording. The release has more gestures than Tonic's
-    folder: accuracies on the two have other hashes.
-    """
-    look = look_of("dvs-gesture", binning, size, interpolation)
-    check_protocol("dvs-gesture", protocol)
-    found = find_recordings("dvs-gesture", root, protocol=protocol)
-    return frames_of(found, look, cache=cache, workers=workers, skip_bad=skip_bad)
-
-
-def events_folder(
-    *,
-    binning: Encoding,
-    cache: Folder | None = None,
-    workers: int | None = None,
-    root: Folder | None = None,
-    sensor: Sequence[int] | None = None,
-    protocol: str | None = None,
-    **frames: Unpack[FrameOptions],
-) -> Splits:
-    """Your own recordings: a folder a class, in every format that `read_events` knows.
-
-    root       holds <class>/.../<file>, or train/<class>/... and test/<class>/...
-    sensor     (height, width), for formats that do not say it, such as .npz
-    protocol   None: "events-folder/given" if there are train and test, else "random-90-10@0"
-    frames     size, interpolation and skip_bad, as the other rows have them
-
-    Time counts from a recording's first event. Ids are paths below root without the suffix; classes
-    are in the order of their names. Recordings of different sizes need `size`.
-    """
-    check_keys(frames, FrameOptions.__annotations__, "option", "dataset events-folder")
-    camera = None if sensor is None else check_sensor("events-folder", sensor)
-    look = look_of(
-        "events-folder",
-        binning,
-        frames.get("size"),
-        frames.get("interpolation", "nearest"),
-        sensor=camera,
-    )
-    if protocol is not None:
-        check_protocol("events-folder", protocol)
-    found = find_recordings("events-folder", root, protocol=protocol, sensor=camera)
-    return frames_of(
-        found, look, cache=cache, workers=workers, skip_bad=frames.get("skip_bad", False)
-    )
-
-
-def look_of(
+def event_set(
     name: str,
-    binning: Encoding,
-    size: int | None,
-    interpolation: str,
+    /,
     *,
-    sensor: tuple[int, int] | None = None,
-    from_first: bool = True,
-    tight: bool = False,
-) -> Look:
-    """The record of how frames are made, or an error for images' encodings."""
-    if not isinstance(binning, Binning):
-        raise UsageError(
-            f"{name} holds events: its binning must be one of {', '.join(BINNINGS)}, got {binning.name}"
-        )
-    return Look(binning, size, interpolation, sensor or SOURCES[name].sensor, from_first, tight)
-
-
-def frames_of(
-    found: Catalogue, look: Look, *, cache: Folder | None, workers: int | None, skip_bad: bool
+    binning: Encoding,
+    cache: Folder | None = None,
+    workers: int | None = None,
+    **options: Any,
 ) -> Splits:
-    """Frames of all recordings, split by their protocol. Skipped recordings change the hash of the
-    split.
+    """Row `name` of EVENT_SETS in frames of `binning`; `options` are those of EventOptions.
+
+    cache     where the frames are kept; None: `default_cache()`
+    workers   threads that read; None: one a processor
     """
-    described, samples = look.binning.describe(), found.samples
+    row, chosen = EVENT_SETS[name], EventOptions(**options)
+    if not isinstance(binning, Binning):
+        kinds = ", ".join(BINNINGS)
+        rule = f"{name} holds events: its binning must be one of {kinds}"
+        raise UsageError(f"{rule}, got {binning.name}")
+    shape = (chosen.size, chosen.interpolation, sensor_of(name, chosen.sensor))
+    spec = FrameSpec(binning, *shape, from_first=row.from_first, tight=row.tight)
+    if row.tight and chosen.size is None:
+        rule = "size must be given, such as 48: the recordings differ in size"
+        raise UsageError(f"{name}: {rule}, got None")
+    found = find_recordings(name, chosen.root, protocol=chosen.protocol, sensor=chosen.sensor)
+    parts, samples, described = found.split(), found.samples, binning.describe()
     if found.finished:
-        check_finished(found, look)
-        samples, described = (
-            tuple(replace(each, frames=True) for each in samples),
-            {**described, "cut_by": "spikingjelly"},
-        )
-    parts = found.split()
-    stack = stack_frames(found.name, samples, look, cache=cache, workers=workers, skip_bad=skip_bad)
+        _check_finished(found, spec)
+        samples = tuple(replace(each, frames=True) for each in samples)
+        described["cut_by"] = "spikingjelly"
+    stack = stack_frames(
+        name, samples, spec, cache=cache, workers=workers, skip_bad=chosen.skip_bad
+    )
     if stack.bad:
-        index, message = next(iter(stack.bad.items()))
-        text = f"{found.name}: left out {len(stack.bad)} of {len(samples)} recordings that cannot be read"
-        warnings.warn(
-            f"{text}; the first, {found.ids[index]}: {message}", AnystepWarning, stacklevel=3
-        )
-        parts = Split(
-            parts.name,
-            *(_without(part, stack.bad) for part in (parts.train, parts.val, parts.test)),
-        )
+        parts = _without(parts, found, stack.bad)
     data = stack.with_labels(found.labels, found.ids)
     return Splits(
         train=data.subset(parts.train),
@@ -236,20 +109,20 @@ def frames_of(
         classes=found.classes,
         protocol=parts.name,
         protocol_hash=parts.hash,
-        causal=look.causal,
+        causal=spec.causal,
         binning=described,
     )
 
 
-def _without(part: NDArray[np.int64], bad: dict[int, str]) -> NDArray[np.int64]:
-    return part[~np.isin(part, list(bad))]
+def _row(name: str) -> Callable[..., Splits]:
+    """`event_set` of one data set, with its description and with its options by name."""
+    row: Any = partial(event_set, name)
+    row.__doc__ = EVENT_SETS[name].find.__doc__
+    *own, _ = inspect.signature(row).parameters.values()  # without **options
+    options = inspect.signature(EventOptions).parameters.values()
+    named = [each.replace(kind=each.KEYWORD_ONLY) for each in (*own, *options)]
+    row.__signature__ = inspect.Signature(named)
+    return row
 
 
-def check_finished(found: Catalogue, look: Look) -> None:
-    """Frames that SpikingJelly cut are of the binning asked for, or an error."""
-    made = found.finished
-    if made and (look.binning.name, look.binning.steps) != (made.binning, made.steps):
-        raise UsageError(
-            f"{found.name}: {made.folder} holds {made.steps} frames cut by {made.binning}, the binning is "
-            f"{look.binning.describe()}; give the folder above it as root to cut the events themselves"
-        )
+EVENT_ROWS: dict[str, Callable[..., Splits]] = {name: _row(name) for name in EVENT_SETS}

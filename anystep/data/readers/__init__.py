@@ -38,19 +38,15 @@ SUFFIXES: dict[str, str] = {f".{name}": name for name in READERS}
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """The row of READERS for a file, by its suffix; for `.aedat` by the version in the first line."""
+    """The row of READERS for a file: by its suffix, and for `.aedat` by its first line."""
     suffix = Path(path).suffix.lower()
     if suffix == ".aedat":
         file = regular_file(path)
         version = version_of(file, np.fromfile(file, dtype=np.uint8, count=64))
         name = f"aedat{version[:1]}"
         if name not in READERS:
-            raise unknown(
-                version,
-                [known[5:] for known in READERS if known.startswith("aedat")],
-                "AEDAT version",
-                f"{file}",
-            )
+            versions = [known[5:] for known in READERS if known.startswith("aedat")]
+            raise unknown(version, versions, "AEDAT version", f"{file}")
         return name
     if suffix not in SUFFIXES:
         if Path(path).exists():
@@ -74,7 +70,7 @@ def read_events(
     sort     True puts events that step back in time in order (stable); False refuses them
 
     Times are the file's own clock in us: nothing is subtracted. Anything wrong with the content is
-    a ValueError that names the file and the event or byte; a missing file is a FileNotFoundError.
+    a UsageError that names the file; a missing file is a FileNotFoundError.
     """
     reader = choose(READERS, format_of(path) if format is None else format, "event format")
     return reader(path, sensor=sensor, sort=sort)

@@ -18,9 +18,8 @@ DVS128: Size = (128, 128)
 
 _POLARITY = 1
 _KNOWN_PACKETS = range(14)  # special, polarity, frame, IMU, ... matrix: what cAER writes
-_PACKET = struct.Struct(
-    "<hhiiiiii"
-)  # type, source, size, time offset, time overflow, capacity, number, valid
+# type, source, size, time offset, time overflow, capacity, number, valid
+_PACKET = struct.Struct("<hhiiiiii")
 
 
 def version_of(path: str | os.PathLike[str], data: NDArray[np.uint8]) -> str:
@@ -28,9 +27,54 @@ def version_of(path: str | os.PathLike[str], data: NDArray[np.uint8]) -> str:
     line = data[:64].tobytes().partition(b"\n")[0]
     if not line.startswith(b"#!AER-DAT"):
         raise UsageError(
-            f"{path}: no AEDAT file: the first line must be '#!AER-DAT2.0' or '#!AER-DAT3.1', got {line[:24]!r}"
+            f"{path}: no AEDAT file: the first line must be '#!AER-DAT2.0' or '#!AER-DAT3.1', "
+            f"got {line[:24]!r}"
         )
     return line.removeprefix(b"#!AER-DAT").strip().decode("ascii", "replace")
+
+
+def _end_of_comments(path: Path, data: NDArray[np.uint8]) -> int:
+    """The first byte after the `#` lines; no event or packet starts with `#`."""
+    raw, start = data.data, 0
+    while start < len(raw) and raw[start] == ord("#"):
+        # A line of text is short; without the limit a damaged file would be searched to its end.
+        line = bytes(raw[start : start + 4096])
+        end = line.find(b"\n")
+        if end < 0:
+            raise UsageError(f"{path}: truncated: the header line at byte {start} has no end")
+        start += end + 1
+    return start
+
+
+def _polarity_packets(
+    path: Path, data: NDArray[np.uint8], start: int
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """The words and the times of all polarity events."""
+    words, times = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
+    while start < len(data):
+        if len(data) - start < _PACKET.size:
+            raise UsageError(
+                f"{path}: truncated: the packet at byte {start} has no whole header of "
+                f"{_PACKET.size} bytes"
+            )
+        kind, _, size, _, overflow, _, number, _ = _PACKET.unpack_from(data.data, start)
+        known = kind in _KNOWN_PACKETS and (size == 8 or (kind != _POLARITY and size > 0))
+        if not known or number < 0 or overflow < 0:
+            raise UsageError(
+                f"{path}: damaged: no packet at byte {start}: type {kind}, {number} events of "
+                f"{size} bytes"
+            )
+        first, start = start + _PACKET.size, start + _PACKET.size + number * size
+        if start > len(data):
+            raise UsageError(
+                f"{path}: truncated: the packet at byte {first - _PACKET.size} claims {number} "
+                f"events of {size} bytes, {len(data) - first} bytes are left"
+            )
+        if kind == _POLARITY:
+            pairs = data[first:start].view("<u4").reshape(-1, 2)
+            words.append(pairs[:, 0].astype(np.uint32))
+            times.append(pairs[:, 1].astype(np.int32) + np.int64(overflow) * 2**31)
+    return np.concatenate(words), np.concatenate(times)
 
 
 def read_aedat2(
@@ -40,12 +84,12 @@ def read_aedat2(
 
     Bits of an address a: 15 special, 14..8 row r, 7..1 column c, 0 polarity bit q. Special events
     (triggers, marks) are no pixels and are left out. The picture is turned upright as
-    SpikingJelly's CIFAR10-DVS loader does, so frames agree with
-    it: x = 127 - r, y = 127 - c, p = 1 - q (q = 1 is darker in these files). The authors' dat2mat.m
-    has x = 127 - c, y = r and the same polarity.
+    SpikingJelly's CIFAR10-DVS loader does, so frames agree with it: x = 127 - r, y = 127 - c,
+    p = 1 - q (q = 1 is darker in these files). The authors' dat2mat.m has x = 127 - c, y = r and
+    the same polarity.
 
-    ValueError: another version, half an event at the end, an address above 16 bits (another camera,
-    or the bytes of a word the wrong way round), a step back in time (unless `sort`).
+    Refused: another version, half an event at the end, an address above 16 bits (another camera, or
+    the bytes of a word the wrong way round), a step back in time (unless `sort`).
     """
     place, data = Path(path), read_bytes(path)
     version = version_of(place, data)
@@ -55,11 +99,12 @@ def read_aedat2(
     whole_records(place, data, start=start, size=8)
     pairs = data[start:].view(">u4").reshape(-1, 2)
     wide = pairs[:, 0].astype(np.uint32)
-    if wide.max() > 0xFFFF:
+    if (wide > 0xFFFF).any():
         index = int((wide > 0xFFFF).argmax())
         raise UsageError(
-            f"{place}: event {index} at byte {start + 8 * index} has the address 0x{wide[index]:08x}; a DVS128 has 16 bits. "
-            "The file is damaged, little-endian or from another camera"
+            f"{place}: event {index} at byte {start + 8 * index} has the address "
+            f"0x{wide[index]:08x}; a DVS128 has 16 bits. The file is damaged, little-endian or "
+            "from another camera"
         )
     address, t = wide.astype(np.uint16), pairs[:, 1].astype(np.int64)
     special = address >= 0x8000
@@ -80,22 +125,20 @@ def read_aedat3(
     """AEDAT 3.1: `#` lines up to `#!END-HEADER`, then little-endian packets.
 
     A packet is a header of 28 bytes (type, source, event size, time offset, time overflow,
-    capacity, number, valid) and `number` events. Of polarity packets (type 1) an event is a word d
-    and a time t: bit 0 valid, bit 1 polarity, bits 2..16 row, bits 17..31 column, and t + overflow
-    * 2^31 in us. Other packets and events marked as not valid are left out. Coordinates are taken
-    as they are, as SpikingJelly and Tonic do. `sensor` is (128, 128) when it is not given.
+    capacity, number, valid) and `number` events. In polarity packets (type 1) an event is a word
+    (bit 0 valid, bit 1 polarity, bits 2..16 row, bits 17..31 column) and a time t, which stands for
+    t + overflow * 2^31 us. Other packets and events marked as not valid are left out. Coordinates
+    are taken as they are, as SpikingJelly and Tonic do. `sensor` is (128, 128) when it is not
+    given.
 
-    ValueError: another version, a header that claims more than the file holds, an event outside the
-    sensor, a step back in time (unless `sort`), by byte or event.
+    Refused: another version, a packet that claims more than the file holds, an event outside the
+    sensor, a step back in time (unless `sort`).
     """
     place, data = Path(path), read_bytes(path)
     version = version_of(place, data)
     if not version.startswith("3"):
         raise UsageError(f"{place}: must be AEDAT 3.1, the file says {version}")
     words, times = _polarity_packets(place, data, _end_of_comments(place, data))
-    if (times < 0).any():
-        index = int((times < 0).argmax())
-        raise UsageError(f"{place}: t[{index}] = {times[index]} must be >= 0")
     valid = (words & np.uint32(1)).astype(bool)
     if not valid.all():
         words, times = words[valid], times[valid]
@@ -107,52 +150,3 @@ def read_aedat3(
     }
     hint = "Pass sensor=(height, width) for a larger camera; else the file is damaged"
     return checked(place, columns, sensor or DVS128, sort=sort, hint=hint)
-
-
-def _end_of_comments(path: Path, data: NDArray[np.uint8]) -> int:
-    """The first byte after the `#` lines. Neither an address of 16 bits nor a packet that is known
-    starts with `#`.
-    """
-    raw, start = data.data, 0
-    while start < len(raw) and raw[start] == ord("#"):
-        # A line of text is short; without the limit a damaged file would be searched to its end.
-        line = bytes(raw[start : start + 4096])
-        end = line.find(b"\n")
-        if end < 0:
-            raise UsageError(f"{path}: truncated: the header line at byte {start} has no end")
-        start += end + 1
-    return start
-
-
-def _polarity_packets(
-    path: Path, data: NDArray[np.uint8], start: int
-) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """The words and the times of all polarity events."""
-    words, times = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
-    while start < len(data):
-        if len(data) - start < _PACKET.size:
-            raise UsageError(
-                f"{path}: truncated: the packet at byte {start} has no whole header of {_PACKET.size} bytes"
-            )
-        kind, _, size, _, overflow, _, number, _ = _PACKET.unpack_from(data.data, start)
-        if (
-            kind not in _KNOWN_PACKETS
-            or size < 1
-            or number < 0
-            or overflow < 0
-            or (kind == _POLARITY and size != 8)
-        ):
-            raise UsageError(
-                f"{path}: no packet at byte {start}: type {kind}, {number} events of {size} bytes. The file is damaged"
-            )
-        first, start = start + _PACKET.size, start + _PACKET.size + number * size
-        if start > len(data):
-            raise UsageError(
-                f"{path}: truncated: the packet at byte {first - _PACKET.size} claims {number} events of {size} bytes, "
-                f"{len(data) - first} bytes are left"
-            )
-        if kind == _POLARITY:
-            pairs = data[first:start].view("<u4").reshape(-1, 2)
-            words.append(pairs[:, 0].astype(np.uint32))
-            times.append(pairs[:, 1].astype(np.int32) + np.int64(overflow) * 2**31)
-    return np.concatenate(words), np.concatenate(times)

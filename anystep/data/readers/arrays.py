@@ -1,19 +1,16 @@
-"""Events in plain columns: `.npz` with t, x, y, p, the `.npy` files of Tonic's DVS-Gesture, and
-`.csv`.
-"""
+"""Events in plain columns: `.npz` with t, x, y, p, `.npy` of Tonic's DVS-Gesture, and `.csv`."""
 
 from __future__ import annotations
 
 import io
 import math
 import os
-import tokenize
 import warnings
 import zipfile
-import zlib
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from anystep._errors import UsageError
@@ -22,76 +19,68 @@ from anystep.data.readers.source import Size, checked, largest_unpacked, regular
 from anystep.data.recording import Events
 
 _COLUMNS = ("t", "x", "y", "p")
-_NOTHING = {name: np.empty(0, np.int64) for name in _COLUMNS}
 _LONGEST_HEADER = 4096
 _LATEST_MS = 1e15  # 30,000 years
-_BROKEN = (
-    ValueError,
-    TypeError,
-    SyntaxError,
-    EOFError,
-    OverflowError,
-    RecursionError,
-    tokenize.TokenError,
-)
-_BROKEN_ZIP = (*_BROKEN, zipfile.BadZipFile, zlib.error, RuntimeError, KeyError, OSError)
+
+
+def _array(data: bytes) -> NDArray[Any]:
+    """The array of a .npy file, whose header must agree with the size: numpy would take the memory
+    that it claims.
+    """
+    content = io.BytesIO(data)
+    version = npy.read_magic(content)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, column_major, dtype = read(content)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - content.tell():
+        raise UsageError(f"{len(data) - content.tell()} bytes are no {dtype} of shape {shape}")
+    array = np.frombuffer(data, dtype, offset=content.tell())
+    return array.reshape(shape[::-1]).T if column_major else array.reshape(shape)
 
 
 def read_npz(
     path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False
 ) -> Events:
-    """An archive of the columns t (us), x, y, p, as SpikingJelly keeps them in `events_np`; other
-    arrays are not looked at.
+    """An archive of the columns t (us), x, y, p, as SpikingJelly keeps them in `events_np`.
 
-    The size is `sensor`, or else the archive's own array `sensor` (height, width); an archive
-    without one does not say how large its camera was, so it must be given. ValueError: no such
+    The size is `sensor`, or else the archive's own array `sensor` (height, width). Refused: no such
     archive, a missing or damaged column, columns that unpack to more than a hundred times the file,
     and what `Events` refuses.
     """
     place = regular_file(path)
     try:
         with zipfile.ZipFile(place) as archive:
-            names = set(archive.namelist())
-            missing = [name for name in _COLUMNS if f"{name}.npy" not in names]
-            if missing:
-                raise UsageError(f"no array {', '.join(missing)}; must have t, x, y, p")
-            read = [
-                info
-                for info in archive.infolist()
-                if info.filename.removesuffix(".npy") in (*_COLUMNS, "sensor")
-            ]
-            unpacked, packed = sum(info.file_size for info in read), place.stat().st_size
-            if unpacked > largest_unpacked(packed):
-                raise UsageError(f"{packed} bytes that unpack to {unpacked} are no recording")
-            columns = {name: _member(archive, name) for name in _COLUMNS}
-            size = sensor or (_stored_sensor(archive) if "sensor.npy" in names else None)
-    except _BROKEN_ZIP as error:
-        raise UsageError(f"{place}: no archive of events: {error}") from error
-    if size is None:
-        raise UsageError(
-            f"{place}: an .npz does not say how large the camera was: pass sensor=(height, width)"
-        )
-    return checked(place, columns, size, sort=sort)
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+            wanted = [name for name in (*_COLUMNS, "sensor") if f"{name}.npy" in sizes]
+            unpacked = sum(sizes[f"{name}.npy"] for name in wanted)
+            if unpacked > largest_unpacked(place):
+                raise UsageError(f"{unpacked} bytes are too much for so small a file")
+            arrays = {name: _array(archive.read(f"{name}.npy")) for name in wanted}
+            columns = {name: arrays[name] for name in _COLUMNS}
+            if sensor is None and "sensor" in arrays:
+                height, width = arrays["sensor"]
+                sensor = int(height), int(width)
+    except Exception as error:  # whatever zipfile and numpy raise for a damaged file: named
+        raise UsageError(f"{place}: no archive of events t, x, y, p: {error}") from error
+    return checked(place, columns, sensor, sort=sort)
 
 
 def read_npy(
     path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False
 ) -> Events:
     """An array (M, 4) with the columns x, y, p, t in milliseconds: how Tonic keeps DVS-Gesture.
-    Times become us.
 
-    `sensor` is (128, 128) when it is not given. ValueError: a damaged file, another shape, and what
-    `Events` refuses.
+    Times become us. `sensor` is (128, 128) when it is not given. Refused: a damaged file, another
+    shape, and what `Events` refuses.
     """
     place = regular_file(path)
     try:
-        with place.open("rb") as file:
-            array = _array(file, place.stat().st_size)
-    except _BROKEN as error:
+        array = _array(place.read_bytes())
+    except Exception as error:  # whatever numpy raises for a damaged header: named, not hidden
         raise UsageError(f"{place}: no array of events: {error}") from error
     if array.ndim != 2 or array.shape[1] != 4 or array.dtype.kind not in "iuf":
         raise UsageError(
-            f"{place}: must be numbers (M, 4) with columns x, y, p, t, got {array.dtype} {array.shape}"
+            f"{place}: must be numbers (M, 4) with columns x, y, p, t, "
+            f"got {array.dtype} {array.shape}"
         )
     x, y, p, milliseconds = array.T
     strange = ~((milliseconds >= 0) & (milliseconds < _LATEST_MS))
@@ -109,103 +98,40 @@ def read_npy(
     return checked(place, {"t": t, "x": x, "y": y, "p": p}, sensor or DVS128, sort=sort)
 
 
+def _csv_header(line: str) -> tuple[list[int], Size | None]:
+    """The places of t, x, y and p, and (height, width) where x and y say theirs."""
+    parts = [field.strip().lower().partition("@") for field in line.split(",")]
+    names = ["p" if name in ("on", "polarity") else name for name, _, _ in parts]
+    if any(names.count(name) != 1 for name in _COLUMNS):
+        raise UsageError(
+            "the first line must name t, x, y and p (or on, or polarity) once each, "
+            f"got {line[:60]!r}"
+        )
+    width, height = (parts[names.index(name)][2] for name in ("x", "y"))
+    said = width.isdecimal() and height.isdecimal()
+    return [names.index(name) for name in _COLUMNS], (int(height), int(width)) if said else None
+
+
 def read_csv(
     path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False
 ) -> Events:
-    """A table with commas: the first line names t (us), x, y and p (or on, or polarity: 0 or 1) in
-    any order.
+    """A table with commas: the first line names t (us), x, y and p (0 or 1) in any order.
 
-    The size is `sensor`, or else what the header says as faery writes it (`t,x@34,y@24,on`: 34
-    wide, 24 high). ValueError: a header without one of the names, a row that is no whole numbers,
-    no size, and what `Events` refuses. (faery would read this too, but it holds the clock where a
-    time steps back and does not look at the size.)
+    p may be called on or polarity. The size is `sensor`, or else what the first line says as faery
+    writes it (`t,x@34,y@24,on`: 34 wide, 24 high). Refused: a first line without one of the names,
+    a row that is no whole numbers, no size, and what `Events` refuses. (faery would read this too,
+    but it holds the clock where a time steps back and does not look at the size.)
     """
     place = regular_file(path)
     try:
-        with place.open(encoding="utf-8", newline=None) as file:
-            names, said = _csv_header(file.readline(_LONGEST_HEADER))
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", UserWarning
-                )  # "no data" is refused below, by the name of the file
-                warnings.simplefilter("error", DeprecationWarning)  # an older numpy cuts 1.5 to 1
-                wanted = [names.index(name) for name in _COLUMNS]
-                table = np.loadtxt(
-                    file, np.int64, delimiter=",", usecols=wanted, ndmin=2, comments=None
-                )
-    except (*_BROKEN, DeprecationWarning) as error:
+        with place.open(encoding="utf-8") as file, warnings.catch_warnings():
+            wanted, said = _csv_header(file.readline(_LONGEST_HEADER))
+            warnings.simplefilter("ignore", UserWarning)  # "no data" is refused below, by name
+            warnings.simplefilter("error", DeprecationWarning)  # an older numpy cuts 1.5 to 1
+            table = np.loadtxt(
+                file, np.int64, delimiter=",", usecols=wanted, ndmin=2, comments=None
+            )
+    except (ValueError, OverflowError, DeprecationWarning) as error:
         raise UsageError(f"{place}: no table of events: {error}") from error
-    size = sensor or said
-    if size is None:
-        raise UsageError(
-            f"{place}: the header does not say how large the camera was: pass sensor=(height, width)"
-        )
-    return checked(
-        place,
-        dict(zip(_COLUMNS, table.T, strict=True)) if table.size else _NOTHING,
-        size,
-        sort=sort,
-    )
-
-
-def _csv_header(line: str) -> tuple[list[str], Size | None]:
-    """The names of the columns, and (height, width) where x and y say theirs."""
-    parts = [field.strip().partition("@") for field in line.split(",")]
-    names = ["p" if name.lower() in ("on", "polarity") else name.lower() for name, _, _ in parts]
-    missing = [name for name in _COLUMNS if names.count(name) != 1]
-    if missing:
-        raise UsageError(
-            f"the first line must name t, x, y and p (or on, or polarity) once each, got {line[:60]!r}"
-        )
-    said = {name: size for name, (_, _, size) in zip(names, parts, strict=True)}
-    if not all(
-        said[name].isascii() and said[name].isdigit() and len(said[name]) < 6 for name in ("x", "y")
-    ):
-        return names, None
-    return names, (int(said["y"]), int(said["x"]))
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """One array of an archive."""
-    info = archive.getinfo(f"{name}.npy")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UsageError(f"array {name} is compressed in a way that numpy does not use")
-    with archive.open(info) as file:
-        return _array(file, info.file_size)
-
-
-def _stored_sensor(archive: zipfile.ZipFile) -> Size:
-    """The array `sensor` of an archive."""
-    array = _member(archive, "sensor")
-    if array.shape != (2,) or array.dtype.kind not in "iu":
-        raise UsageError(
-            f"array sensor must be two whole numbers (height, width), got {array.dtype} {array.shape}"
-        )
-    return int(array[0]), int(array[1])
-
-
-def _array(file: IO[bytes], size: int) -> NDArray[Any]:
-    """The array of a .npy stream of `size` bytes. The header must agree with the size before memory
-    is taken for it.
-    """
-    data = file.read(size)
-    head = io.BytesIO(data)
-    version = np.lib.format.read_magic(head)
-    if version not in ((1, 0), (2, 0)):
-        raise UsageError(f".npy version {version} is not (1, 0) or (2, 0)")
-    read_header = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    shape, column_major, dtype = read_header(head)
-    if dtype.hasobject or dtype.itemsize == 0 or min(shape, default=0) < 0:
-        raise UsageError(f"an array of {dtype} {shape} holds no numbers")
-    claimed, there = math.prod(shape) * dtype.itemsize, len(data) - head.tell()
-    if claimed != there:
-        raise UsageError(
-            f"the header claims {claimed} bytes for {dtype} {shape}, {there} are there"
-        )
-    return np.frombuffer(data, dtype, offset=head.tell()).reshape(
-        shape, order="F" if column_major else "C"
-    )
+    columns = dict(zip(_COLUMNS, table.reshape(-1, 4).T, strict=True))
+    return checked(place, columns, sensor or said, sort=sort)

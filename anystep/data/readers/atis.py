@@ -23,13 +23,13 @@ _OVERFLOW_US = 8192
 def read_bin(
     path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False
 ) -> Events:
-    """A recording of 5-byte events: x, y, then p in bit 23 and the time in us in bits 22..0 of a
-    big-endian word.
+    """5-byte events: x, y, and a big-endian word of p (bit 23) and the time in us (bits 22..0).
 
     An event with y == 240 is no event: it and all after it are 8192 us later than their own time
     says. `sensor` is (34, 34) when it is not given (N-MNIST); N-Caltech101 needs sensor=(180, 240),
     its recordings differ in size and fit into that.
-    ValueError: half an event at the end, an event outside the sensor, a step back in time (unless
+
+    Refused: half an event at the end, an event outside the sensor, a step back in time (unless
     `sort`).
 
     Orchard et al. 2015, doi:10.3389/fnins.2015.00437, and the loaders published with the data sets.
@@ -37,9 +37,8 @@ def read_bin(
     data = read_bytes(path)
     count = whole_records(Path(path), data, start=0, size=5)
     marks = np.flatnonzero(data[1::5] == _OVERFLOW_ROW)
-    late = (
-        np.diff(marks, prepend=-1, append=count) - 1
-    )  # events before the first mark, between the first and the second, ...
+    # Events before the first mark, between the first and the second, ...
+    late = np.diff(marks, prepend=-1, append=count) - 1
     if len(marks):
         data = data.view("V5")[data[1::5] != _OVERFLOW_ROW].view(np.uint8)
         count -= len(marks)
@@ -53,5 +52,5 @@ def read_bin(
     if len(marks):
         t += np.repeat(np.arange(len(late)) * _OVERFLOW_US, late)
     columns: dict[str, NDArray[Any]] = {"t": t, "x": x, "y": y, "p": p}
-    hint = f"N-MNIST has {NMNIST}, N-Caltech101 needs sensor={NCALTECH101}; else the file is damaged or of another format"
+    hint = f"N-MNIST has {NMNIST}, N-Caltech101 needs sensor={NCALTECH101}"
     return checked(Path(path), columns, sensor or NMNIST, sort=sort, hint=hint)

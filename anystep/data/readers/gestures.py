@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,7 @@ _HEADER = ["class", "startTime_usec", "endTime_usec"]
 
 @dataclass(frozen=True)
 class Segment:
-    """A gesture: its class 1..11 as in the table (a label from 0 is `class_number - 1`), and start
-    <= t < end in us.
-    """
+    """A gesture: its class, 1..11 as in the table, and its time, start <= t < end in us."""
 
     class_number: int
     start_us: int
@@ -38,11 +37,27 @@ class Segment:
         return Events(events.t[part], events.x[part], events.y[part], events.p[part], events.sensor)
 
 
-def gesture_segments(path: str | os.PathLike[str]) -> list[Segment]:
-    """The rows of a `userNN_light_labels.csv`: class,startTime_usec,endTime_usec, in the order of
-    the file.
+def _segment(file: Path, number: int, line: str) -> Segment:
+    """The gesture in one row."""
+    if not re.fullmatch(r"(\s*[0-9]{1,18}\s*,){2}\s*[0-9]{1,18}\s*", line):
+        raise UsageError(f"{file}: line {number} must be three whole numbers, got {line[:60]!r}")
+    segment = Segment(*(int(field) for field in line.split(",")))
+    if not 1 <= segment.class_number <= CLASSES:
+        raise UsageError(
+            f"{file}: line {number}: class must be in 1..{CLASSES}, got {segment.class_number}"
+        )
+    if segment.end_us <= segment.start_us:
+        raise UsageError(
+            f"{file}: line {number}: the end {segment.end_us} must be after the start "
+            f"{segment.start_us}"
+        )
+    return segment
 
-    ValueError: another header, a row that is no three whole numbers, a class outside 1..11, an end
+
+def gesture_segments(path: str | os.PathLike[str]) -> list[Segment]:
+    """The rows of a `userNN_light_labels.csv`: class,startTime_usec,endTime_usec.
+
+    Refused: another header, a row that is no three whole numbers, a class outside 1..11, an end
     that is not after its start.
     """
     file = regular_file(path)
@@ -59,22 +74,3 @@ def gesture_segments(path: str | os.PathLike[str]) -> list[Segment]:
     if not segments:
         raise UsageError(f"{file}: holds no gestures")
     return segments
-
-
-def _segment(file: Path, number: int, line: str) -> Segment:
-    """The gesture in one row."""
-    fields = [field.strip() for field in line.split(",")]
-    if len(fields) != 3 or not all(
-        field.isascii() and field.isdigit() and len(field) <= 18 for field in fields
-    ):
-        raise UsageError(f"{file}: line {number} must be three whole numbers, got {line[:60]!r}")
-    segment = Segment(*(int(field) for field in fields))
-    if not 1 <= segment.class_number <= CLASSES:
-        raise UsageError(
-            f"{file}: line {number}: class must be in 1..{CLASSES}, got {segment.class_number}"
-        )
-    if segment.end_us <= segment.start_us:
-        raise UsageError(
-            f"{file}: line {number}: the end {segment.end_us} must be after the start {segment.start_us}"
-        )
-    return segment
