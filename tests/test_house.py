@@ -59,8 +59,8 @@ FREE_OF_TORCH = """
     _extras _files _lookup environment console config cli cli_data training.schedule
     evaluation.readout evaluation.metrics evaluation.report.runs evaluation.report.page
     evaluation.figures data.recording data.frames data.protocols data.cache data.sets data.datasets
-    data.digits data.camera.simulate data.images.cifar data.images.rows data.images.pictures
-    data.images.shards
+    data.digits data.camera.simulate data.images.cifar data.images.layouts data.images.rows
+    data.images.pictures data.images.shards
 """
 
 # The command line is a promise to other people's scripts.

@@ -13,7 +13,8 @@ from anystep.data.digits import digits, digits_dvs
 from anystep.data.events.rows import EVENT_ROWS
 from anystep.data.frames import Encoding
 from anystep.data.images.cifar import cifar10, cifar100
-from anystep.data.images.rows import LAYOUTS, photographs
+from anystep.data.images.layouts import LAYOUTS
+from anystep.data.images.rows import photographs
 from anystep.data.sets import Splits
 
 DATASETS: dict[str, Callable[..., Splits]] = {

@@ -28,7 +28,8 @@ from anystep.data.augmentation.randaugment import RandAugment
 from anystep.data.augmentation.warps import Crop, Flip, ResizedCrop, Roll, Rotate
 from anystep.data.datasets import DATASETS
 from anystep.data.frames import Direct
-from anystep.data.images.rows import IMAGENET_MEAN, IMAGENET_STD, PictureSet
+from anystep.data.images.pictures import PictureSet
+from anystep.data.images.rows import IMAGENET_MEAN, IMAGENET_STD
 from anystep.data.sets import FrameSet, Splits
 from anystep.nn.fuse import fold_scales_
 from anystep.nn.weights import copy_weights

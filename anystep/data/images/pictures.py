@@ -1,31 +1,41 @@
-"""Pictures: image files decoded when they are asked for, from folders or out of parquet shards."""
+"""Pictures: image files decoded when they are asked for, and the data set that normalises them."""
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from anystep._errors import UsageError
 from anystep._extras import need
+from anystep.data.frames import Direct
 from anystep.data.images.shards import ShardImages
+from anystep.data.sets import Blocks, DataSet
 
-MOST_OBLONG = (
-    100  # a line of 60,000 pixels in a file of 140 bytes would take 12 GB at a height of 256
-)
+# A line of 60,000 pixels in a file of 140 bytes would take 12 GB at a height of 256.
+MOST_OBLONG = 100
+
+
+class Pictures(Protocol):
+    """Images by number, (P, H, W) uint8: an array, a memory map, or files decoded at access."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> NDArray[np.uint8]: ...
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The test transform of the papers (256 and 224): the shorter side to `resize` pixels
-    (bilinear), then the centre `crop`.
+    """The papers' test transform: the shorter side to `resize` pixels, then the centre `crop`.
 
-    The longer side is int(resize * longer / shorter), as in torchvision.
+    Bilinear; 256 and 224 in the papers. The longer side is int(resize * longer / shorter), as in
+    torchvision.
     """
 
     resize: int = 256
@@ -35,66 +45,131 @@ class Fit:
         if not 1 <= self.crop <= self.resize:
             raise UsageError(f"images: crop must be in 1..resize ({self.resize}), got {self.crop}")
 
-    def decode(self, file: str | io.BytesIO, where: str) -> NDArray[np.uint8]:
-        """The image in a file, (3, crop, crop); a grey one has three equal planes. Error: no whole
-        image, by `where` it is.
-        """
-        pillow = need("PIL.Image", extra="images", purpose="reading image files")
-        try:
-            with pillow.open(file) as picture:
-                return self._pixels(picture.convert("RGB"), pillow.Resampling.BILINEAR)
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            pillow.DecompressionBombError,
-        ) as error:  # SyntaxError: a broken PNG
-            raise UsageError(f"{where} is not a whole image: {error}") from error
-
-    def _pixels(self, picture: Any, filtered: Any) -> NDArray[np.uint8]:
-        shorter = min(picture.size)
-        if max(picture.size) > MOST_OBLONG * shorter:
-            width, height = picture.size
-            raise UsageError(
-                f"it has {width} x {height} pixels: no side may be more than {MOST_OBLONG} times the other"
-            )
+    def __call__(self, picture: Any) -> Any:
+        """A Pillow image of crop x crop pixels."""
+        width, height = picture.size
+        shorter = min(width, height)
+        if max(width, height) > MOST_OBLONG * shorter:
+            rule = f"no side may be more than {MOST_OBLONG} times the other"
+            raise UsageError(f"it has {width} x {height} pixels: {rule}")
         size = tuple(int(self.resize * side / shorter) for side in picture.size)
         if size != picture.size:
-            picture = picture.resize(size, filtered)
+            pillow = need("PIL.Image", extra="images", purpose="reading image files")
+            picture = picture.resize(size, pillow.Resampling.BILINEAR)
         left, top = (round((side - self.crop) / 2) for side in size)
-        pixels = np.asarray(picture.crop((left, top, left + self.crop, top + self.crop)))
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return picture.crop((left, top, left + self.crop, top + self.crop))
+
+
+def decode(file: str | io.BytesIO, where: str, fit: Fit | None = None) -> NDArray[np.uint8]:
+    """The image in a file (by `where` in errors), (3, H, W); a grey one has three equal planes."""
+    pillow = need("PIL.Image", extra="images", purpose="reading image files")
+    # SyntaxError: a broken PNG.
+    broken = (OSError, SyntaxError, ValueError, pillow.DecompressionBombError)
+    try:
+        with pillow.open(file) as picture:
+            coloured = picture.convert("RGB")
+            pixels = np.asarray(coloured if fit is None else fit(coloured))
+    except broken as error:
+        raise UsageError(f"{where} is not a whole image: {error}") from error
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 class ImageFiles:
-    """Image files, decoded at access and fitted by `Fit`: items (3, crop, crop) uint8. Error: no
-    whole image, by name.
-    """
+    """Image files, decoded at access and fitted by `Fit`: items (3, crop, crop) uint8."""
 
-    def __init__(
-        self, files: Sequence[str | os.PathLike[str]], *, resize: int = 256, crop: int = 224
-    ) -> None:
-        self.files = [os.fspath(file) for file in files]
-        self.fit = Fit(resize, crop)
+    def __init__(self, files: Sequence[str | os.PathLike[str]], fit: Fit) -> None:
+        self.files, self.fit = [os.fspath(file) for file in files], fit
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        return self.fit.decode(self.files[index], self.files[index])
+        return decode(self.files[index], self.files[index], self.fit)
 
 
 class ParquetPictures:
-    """The images of parquet shards, as `ImageFiles` those of files. Error: no whole image, by shard
-    and row.
-    """
+    """The images of parquet shards, as `ImageFiles` those of files."""
 
-    def __init__(self, images: ShardImages, *, resize: int = 256, crop: int = 224) -> None:
-        self.images = images
-        self.fit = Fit(resize, crop)
+    def __init__(self, images: ShardImages, fit: Fit) -> None:
+        self.images, self.fit = images, fit
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        return self.fit.decode(io.BytesIO(self.images[index]), self.images.where(index))
+        return decode(io.BytesIO(self.images[index]), self.images.where(index), self.fit)
+
+
+def _planes(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) == 0 or not np.isfinite(array).all():
+        rule = "must be a list with a number for each plane"
+        raise UsageError(f"PictureSet: {name} {rule}, got {values!r}")
+    return tuple(array.tolist())
+
+
+class PictureSet(DataSet):
+    """Images with labels, normalised when they are read and shown T times without a copy.
+
+        item = ((image / 255 - mean) / std shown T times (T, P, H, W) float32, label)
+
+    pictures    M images (P, H, W) uint8
+    labels      (M,)
+    ids         (M,) names, in the order of which a split counts; None: the numbers
+    mean, std   a number for each of the P planes
+    blocks      which images lie together on disk, if an epoch must read those together
+    """
+
+    labels: NDArray[np.int64]
+    ids: NDArray[Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        labels: ArrayLike,
+        *,
+        encoding: Direct,
+        mean: Sequence[float],
+        std: Sequence[float],
+        ids: ArrayLike | None = None,
+        blocks: Blocks | None = None,
+    ) -> None:
+        self._pictures, self.encoding, self.blocks = pictures, encoding, blocks
+        self._rows = np.arange(len(pictures))
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.ids = self._rows if ids is None else np.asarray(ids)
+        self.mean, self.std = _planes("mean", mean), _planes("std", std)
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise UsageError(
+                "PictureSet: std must be as many numbers > 0 as mean, "
+                f"got {list(std)} beside {list(mean)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], int]:
+        image = self.raw(index)
+        if len(image) != len(self.mean):
+            raise UsageError(
+                f"PictureSet: mean and std are for {len(self.mean)} planes, "
+                f"an image has {len(image)}"
+            )
+        mean, std = (
+            np.array(each, dtype=np.float32).reshape(-1, 1, 1) for each in (self.mean, self.std)
+        )
+        return self.encoding((image.astype(np.float32) / 255 - mean) / std), int(self.labels[index])
+
+    def raw(self, index: int) -> NDArray[np.uint8]:
+        """The image as it is stored, (P, H, W) uint8."""
+        return np.asarray(self._pictures[int(self._rows[index])])
+
+    def subset(self, indices: ArrayLike) -> PictureSet:
+        """The images `indices` (B,), in that order, over the same store."""
+        rows = np.asarray(indices, dtype=np.int64)
+        view = copy.copy(self)
+        view._rows, view.labels, view.ids = self._rows[rows], self.labels[rows], self.ids[rows]
+        view.blocks = None if self.blocks is None else self.blocks.subset(rows)
+        return view
