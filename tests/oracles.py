@@ -218,14 +218,6 @@ def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
     return sum(risk_coverage(confidence, correct)) / len(confidence)
 
 
-def e_aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """AURC minus that of a ranking with every error last: (1/N) sum_{j=1..R} j / (N - R + j)."""
-    samples = len(confidence)
-    errors = sum(1 for value in correct if not value)
-    best = sum(j / (samples - errors + j) for j in range(1, errors + 1)) / samples
-    return aurc(confidence, correct) - best
-
-
 def ece(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15) -> float:
     """sum_b (n_b / N) |acc_b - conf_b|. A bin owns its lower edge, so a confidence of exactly 1 has
     a bin of its own.

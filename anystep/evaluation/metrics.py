@@ -105,14 +105,6 @@ def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
     return float(risk_coverage(confidence, correct).mean())
 
 
-def e_aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
-    """AURC minus the AURC of a perfect ranking with as many errors: 0 is the best a confidence can
-    do.
-    """
-    _, correct = _arrays(confidence, correct)
-    return aurc(confidence, correct) - aurc(correct.astype(np.float64), correct)
-
-
 def ece(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15) -> float:
     """Expected calibration error: sum_b (n_b / N) |accuracy_b - confidence_b| over equal-width bins
     (Guo et al. 2017).

@@ -93,7 +93,4 @@ def kd(
     return _distil(teacher, logits.mean(0), temperature, reduction)
 
 
-DISTILLATIONS: dict[str, Callable[..., Tensor]] = {
-    "kd": kd,
-    "skd": skd,
-}
+DISTILLATIONS: dict[str, Callable[..., Tensor]] = {"kd": kd, "skd": skd}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 
 import pytest
-import slow_distillation
 import torch
 
 from anystep.training.distillation import DISTILLATIONS
@@ -172,13 +171,3 @@ def test_options_are_keyword_only_and_have_defaults(name):
     assert all(
         each.kind is each.KEYWORD_ONLY and each.default is not each.empty for each in options
     )
-
-
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize(
-    "row", [name for name in sorted(DISTILLATIONS) if hasattr(slow_distillation, name)]
-)
-def test_a_distillation_agrees_with_its_slow_loop(row, size):
-    logits, teacher = case(size, seed=9)
-    expected = getattr(slow_distillation, row)(logits.numpy(), teacher.numpy())
-    assert DISTILLATIONS[row](logits, teacher).item() == pytest.approx(expected, rel=1e-10)

@@ -1,8 +1,8 @@
 """What every row of LOSSES promises. A new row is tested without a new test: required floats are
 0.5, the rest has defaults.
 
-A test whose only argument is `name` is a promise; `tests/training/test_methods.py` runs them all on a row
-made up there.
+A test whose only argument is `name` is a promise; `tests/training/test_methods.py` runs them all on
+a row made up there.
 """
 
 from __future__ import annotations
@@ -10,21 +10,12 @@ from __future__ import annotations
 import inspect
 import re
 
-import oracles
 import pytest
-import slow_distillation
 import torch
 
 from anystep.training.losses import LOSSES
 
 SIZES = [(1, 1, 2), (1, 4, 3), (4, 1, 10), (5, 6, 4), (10, 3, 101)]
-SLOW_LOOPS = {
-    "ce": oracles.smoothed_ce,
-    "label_smoothing": lambda logits, labels: oracles.smoothed_ce(logits, labels, epsilon=0.1),
-    "step_ce": lambda logits, labels: oracles.tet(logits, labels, lamb=0.0),
-    "full_range": slow_distillation.full_range,
-    "strong_weak": slow_distillation.strong_weak,
-}
 every_row = pytest.mark.parametrize("name", sorted(LOSSES))
 
 
@@ -181,17 +172,3 @@ def test_detaching_the_teacher_keeps_the_value_and_takes_its_gradient(row):
     detached, detached_slope = value_and_slope(loss_of(row), logits, labels, detach=True)
     assert torch.equal(detached, value)
     assert (detached_slope - slope).abs().max() > 1e-4
-
-
-def with_slow_loop():
-    return [name for name in sorted(LOSSES) if name in SLOW_LOOPS or hasattr(oracles, name)]
-
-
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("row", with_slow_loop())
-def test_a_loss_agrees_with_its_slow_loop(row, size):
-    logits, labels = case(size, seed=7)
-    slow = SLOW_LOOPS.get(row) or getattr(oracles, row)
-    options = {} if row in SLOW_LOOPS else required(LOSSES[row])
-    expected = slow(logits.numpy(), labels.numpy(), **options)
-    assert loss_of(row)(logits, labels).item() == pytest.approx(expected, rel=1e-10)

@@ -72,15 +72,6 @@ def test_the_soft_part_of_hsd_is_the_kl_of_the_authors_code_at_every_step(reduct
     torch.testing.assert_close(parts["ce"], F.cross_entropy(said["student"].mean(0), labels))
 
 
-def test_kd_is_skd_of_the_time_mean():
-    said, labels = outputs()
-    kd = create_method("hsd", distill="kd").loss(said, labels, 0.0)["kd"]
-    mean = {"student": said["student"].mean(0, keepdim=True), "teacher": said["teacher"]}
-    torch.testing.assert_close(
-        kd, create_method("hsd", distill="skd").loss(mean, labels, 0.0)["skd"]
-    )
-
-
 def test_without_distillation_there_is_no_teacher_to_run():
     _, snn = create_method("hsd", distill="none").phases()
     assert snn.teacher is None
@@ -88,12 +79,6 @@ def test_without_distillation_there_is_no_teacher_to_run():
     assert list(
         create_method("hsd", distill="none").loss({"student": said["student"]}, labels, 0.0)
     ) == ["ce"]
-
-
-def test_the_first_phase_of_hsd_learns_the_labels_alone():
-    said, labels = outputs()
-    parts = create_method("hsd", label_loss="tet").loss({"student": said["student"]}, labels, 0.0)
-    torch.testing.assert_close(parts["tet"], anystep.training.losses.tet(said["student"], labels))
 
 
 def test_a_student_that_teaches_itself_gets_its_own_time_mean_as_a_constant():
@@ -127,12 +112,6 @@ def test_each_half_goes_where_the_options_say():
     )
     _, snn = create_method("hsd", teacher_frames=[5, 8]).phases()
     assert (snn.frames, snn.teacher_frames) == (slice(5, None), slice(5, 8))
-
-
-@pytest.mark.parametrize("frames", [[5], [3, 3], [4, 2], [-1, 5], "0:5", [0.0, 5], [True, 5]])
-def test_frames_that_are_no_span_are_refused(frames):
-    with pytest.raises(ValueError, match=r"ann_frames must be \[first, stop\], counted from 0"):
-        create_method("hsd", ann_frames=frames)
 
 
 def test_changing_the_second_half_of_the_recordings_changes_the_snn_and_not_its_teacher(
@@ -207,16 +186,6 @@ def test_conversion_alone_gives_the_weights_of_the_ann_to_an_snn_and_trains_noth
     assert scores["prefix_top1"][-1] > 80
 
 
-def test_a_recorded_run_teaches_another(light, tmp_path):
-    anystep.run_record(record_of("ce", neuron="relu"), tmp_path / "teacher")
-    record = record_of(
-        "skd", neuron="lif", options={"teacher": OTHER_RUN}, teacher=str(tmp_path / "teacher")
-    )
-    anystep.run_record(record, tmp_path / "student")
-    assert [sorted(row["parts"]) for row in rows_of(tmp_path / "student")] == [["ce", "skd"]] * 2
-    assert len(json.loads((tmp_path / "student" / "env.json").read_text())["teacher"]) == 16
-
-
 def test_the_ann_of_an_earlier_run_becomes_the_snn(light, tmp_path):
     ann = record_of(
         "ce", neuron={"name": "qcfs"}, epochs=1, data={"name": "moving-light", "frames": [0, 5]}
@@ -270,91 +239,6 @@ def test_a_twin_teaches_a_network_that_does_not_start_from_it(light, tmp_path):
 # What is refused, before anything is trained
 
 
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        (
-            lambda place: record_of("hsd", neuron="lif"),
-            "method hsd needs model.neuron qcfs_if, got 'lif'",
-        ),
-        (
-            lambda place: record_of("skd", neuron="lif", options={"teacher": "run"}),
-            "name its folder with --teacher RUN",
-        ),
-        (
-            lambda place: record_of("ce", neuron="lif", teacher=str(place)),
-            "learns from no other run",
-        ),
-        (
-            lambda place: record_of(
-                "kd", neuron="lif", options={"teacher": "run"}, teacher=str(place)
-            ),
-            "is not a finished run, there is no",
-        ),
-        (
-            lambda place: record_of("hsd", options={"ann": {"lrr": 1.0}}),
-            "unknown key 'lrr' in the plan of phase 'ann'",
-        ),
-        (lambda place: record_of("hsd", options={"snn": {"lr": -1.0}}), "lr must be > 0"),
-        (lambda place: record_of("hsd", options={"distill": "sdk"}), "Did you mean 'skd'"),
-        (
-            lambda place: record_of("hsd", options={"snn": {"lr": "fast"}}),
-            "phase 'snn': lr must be float, got 'fast'",
-        ),
-        (
-            lambda place: record_of("hsd", options={"twin": "run", "levels": 8}),
-            "method hsd: levels does nothing, twin 'run'",
-        ),
-        (
-            lambda place: record_of("hsd", options={"distill": "none", "temperature": 2.0}),
-            "does nothing, nothing is distilled",
-        ),
-        (
-            lambda place: record_of(
-                "skd", neuron="lif", options={"teacher": "self", "twin_share": 0.2}
-            ),
-            "no twin is trained",
-        ),
-        (lambda place: record_of("hsd", epochs=5), r"would be 2 \+ 2 for the phases"),
-        (
-            lambda place: record_of("hsd", options={"snn_frames": [10, 12]}),
-            r"frames \[10, 12\] are not within the 10 frames",
-        ),
-        (
-            lambda place: record_of("hsd", options={"snn_frames": [5, 20]}),
-            r"frames \[5, 20\] are not within the 10 frames",
-        ),
-        (
-            lambda place: record_of(
-                "hsd",
-                train={"epochs": 2, "batch_size": 16, "steps": 7},
-                options={"teacher_frames": [8, 10]},
-            ),
-            "train.steps 7 leaves phase 'snn' without teacher_frames",
-        ),
-        (
-            lambda place: record_of(
-                "ce",
-                model={
-                    "neuron": "lif",
-                    "norm": {"name": "tebn", "steps": 4},
-                    "options": {"widths": WIDTHS},
-                },
-            ),
-            "made for 4 steps",
-        ),
-        (
-            lambda place: record_of("kd", neuron="lif", options={"teacher": "self"}),
-            "cannot learn from itself",
-        ),
-    ],
-)
-def test_what_cannot_work_is_refused_by_name(light, tmp_path, record, message):
-    with pytest.raises(ValueError, match=message):
-        anystep.run_record(record(tmp_path / "nothing"), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_an_snn_does_not_pass_for_the_ann_that_it_came_from(light, tmp_path):
     anystep.run_record(record_of("hsd"), tmp_path / "both")
     record = record_of("hsd", options={"twin": OTHER_RUN}, teacher=str(tmp_path / "both"))
@@ -392,15 +276,6 @@ def test_a_finished_run_needs_its_teacher_no_more(light, tmp_path):
     (tmp_path / "teacher" / "model.safetensors").unlink()
     assert anystep.run_record(record, tmp_path / "student", resume=True) == scores
     assert anystep.evaluate_run(tmp_path / "student") == scores
-
-
-def test_methods_with_and_without_another_run_stand_side_by_side(light, tmp_path):
-    anystep.run_record(record_of("ce", neuron="relu"), tmp_path / "teacher")
-    record = record_of(
-        "skd", neuron="lif", options={"teacher": OTHER_RUN}, teacher=str(tmp_path / "teacher")
-    )
-    table = anystep.compare_methods(record, ["ce", "skd"], [0], tmp_path / "both")["table"]
-    assert {row["method"] for row in table} == {"ce", "skd"}
 
 
 def test_the_twin_of_full_range_learns_the_labels_alone(light, tmp_path):

@@ -4,18 +4,14 @@ scheme of two phases.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
-import pytest
 import torch
 from contracts import promises
 from contracts import test_method_contract as method_contract
-from moving_light import WIDTHS, moving_light, recordings, small_model, trained
+from moving_light import recordings, small_model, trained
 
 import anystep
-from anystep.data.datasets import DATASETS
-from anystep.data.sets import FrameSet
 from anystep.training import losses
 from anystep.training.fit import start
 from anystep.training.methods import METHODS
@@ -163,75 +159,3 @@ def test_each_network_of_a_two_phase_method_sees_its_own_half_of_the_recording()
         halves = {half.tobytes() for frames, _ in data for half in (frames[:5].astype("float32"),)}
         assert all(sample.numpy().tobytes() in halves for sample in views["teacher"].unbind(1))
         assert not any(sample.numpy().tobytes() in halves for sample in views["student"].unbind(1))
-
-
-def test_the_second_half_of_the_recording_never_reaches_the_training_of_the_teacher():
-    data = recordings()
-    frames, labels = data.frames.copy(), data.labels
-    other = frames.copy()
-    other[:, 5:] = 255 - other[:, 5:]
-    changed = FrameSet(other, labels)
-    (ann, snn), (same_ann, other_snn) = (both_phases(TwoPhase(), each) for each in (data, changed))
-    for key, value in ann.state_dict().items():
-        assert torch.equal(same_ann.state_dict()[key], value), key
-    assert not torch.equal(other_snn.model.classifier.weight, snn.model.classifier.weight)
-
-
-def record_of(method, *, epochs):
-    tree = {
-        "data": {"name": "moving-light"},
-        "model": {"options": {"widths": WIDTHS}},
-        "method": {"name": method},
-        "train": {"epochs": epochs, "batch_size": 16, "lr": 5e-3},
-        "tensorboard": False,
-    }
-    return anystep.record_from(tree)
-
-
-def test_a_two_phase_method_runs_from_its_record_to_its_scores(tmp_path, monkeypatch):
-    monkeypatch.setitem(DATASETS, "moving-light", moving_light)
-    monkeypatch.setitem(METHODS, "two_phase", TwoPhase)
-    scores = anystep.run_record(record_of("two_phase", epochs=4), tmp_path / "run")
-    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [(row["phase"], row["epoch"]) for row in rows] == [
-        ("ann", 1),
-        ("ann", 2),
-        ("snn", 1),
-        ("snn", 2),
-    ]
-    assert [sorted(row["parts"]) for row in rows] == [["ce"]] * 2 + [["ce", "pull"]] * 2
-    assert scores["frames"] == [5, 6, 7, 8, 9]
-    assert scores["prefix"].endswith(
-        ", from frame 6"
-    )  # what a device has seen by t = 1 is six frames
-    assert scores["steps"] == 5  # the last phase's frames are what the network is judged on
-    assert scores["prefix_top1"][-1] > 80
-    assert any(
-        type(module).__name__ == "LIF" for module in anystep.load_model(tmp_path / "run").modules()
-    )
-
-
-def test_a_two_phase_run_killed_in_its_second_phase_goes_on_to_the_same_weights(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setitem(DATASETS, "moving-light", moving_light)
-    monkeypatch.setitem(METHODS, "two_phase", TwoPhase)
-    record = record_of("two_phase", epochs=4)
-    anystep.run_record(record, tmp_path / "whole")
-    plain, calls = TwoPhase.loss, []
-
-    def stops(self, outputs, labels, progress):
-        calls.append(progress)
-        if len(calls) == 14:  # 4 updates an epoch, 2 epochs a phase: in the second epoch of the SNN
-            raise KeyboardInterrupt
-        return plain(self, outputs, labels, progress)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(TwoPhase, "loss", stops)
-        with pytest.raises(KeyboardInterrupt):
-            anystep.run_record(record, tmp_path / "stopped")
-    anystep.run_record(record, tmp_path / "stopped", resume=True)
-    whole, resumed = (
-        anystep.load_model(tmp_path / name).state_dict() for name in ("whole", "stopped")
-    )
-    assert all(torch.equal(resumed[key], whole[key]) for key in whole)

@@ -16,8 +16,7 @@ from moving_light import small_model, trained
 import anystep
 from anystep.training import losses
 from anystep.training.losses import LOSSES
-from anystep.training.methods import TKS, LossMethod, create_method
-from anystep.training.phases import Method
+from anystep.training.methods import TKS, create_method
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -97,51 +96,6 @@ def test_the_weight_of_tks_over_four_epochs_as_fit_sees_it(ramp, expected, monke
 
 
 # Bad input
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        (
-            "tsk",
-            {},
-            r"unknown method 'tsk'. Did you mean 'tks'\? Known: ce, label_smoothing, step_ce, tet, tks",
-        ),
-        ("tks", {"aplha": 0.3}, r"unknown argument 'aplha' in method tks. Did you mean 'alpha'"),
-        (
-            "label_smoothing",
-            {"eps": 0.1},
-            r"unknown argument 'eps' in method label_smoothing. Did you mean 'epsilon'",
-        ),
-        ("ce", {"logits": 1}, r"unknown argument 'logits' in method ce"),
-        ("tks", {"alpha": "much"}, r"method tks: alpha must be float, got 'much'"),
-        ("tks", {"alpha": 1.5}, r"alpha must be in \[0, 1\], got 1.5"),
-        ("tks", {"temperature": 0}, r"temperature must be > 0 and finite, got 0"),
-        ("tks", {"pool": "sum_corect"}, r"unknown pool 'sum_corect'. Did you mean 'sum_correct'"),
-        ("tks", {"ramp": "linar"}, r"unknown ramp 'linar'. Did you mean 'linear'"),
-        ("tet", {"lamb": -1}, r"lamb must be in \[0, 1\], got -1"),
-        ("label_smoothing", {"epsilon": 2.0}, r"epsilon must be in \[0, 1\), got 2.0"),
-        (
-            "label_smoothing",
-            {"epsilon": "a"},
-            r"method label_smoothing: epsilon must be float, got 'a'",
-        ),
-        (None, {}, r"unknown method None"),
-    ],
-)
-def test_a_wrong_name_or_argument_is_refused_before_training(name, options, message):
-    with pytest.raises(ValueError, match=message):
-        create_method(name, **options)
-
-
-def test_a_loss_method_without_a_required_argument_is_refused_by_name():
-    with pytest.raises(ValueError, match="method tks: alpha is required"):
-        LossMethod("tks", temperature=2.0)
-
-
-def test_a_method_without_a_loss_says_so():
-    with pytest.raises(TypeError, match="Method defines no loss"):
-        Method().loss({}, torch.zeros(0), 0.0)
 
 
 # A new loss: what docs/add-a-loss.md promises
