@@ -14,7 +14,8 @@ from anystep._errors import AnystepWarning
 __version__ = "0.1.0"
 
 _HOMES = {
-    "nn.weights": ("load_model", "save_model"),
+    "nn.weights": ("save_model",),
+    "folder": ("load_model", "write_report"),
     "compare": ("compare_methods", "compare_recipes"),
     "config": ("Record", "load_recipe", "record_from"),
     "data.camera.batched": ("simulate_batch",),
@@ -45,7 +46,6 @@ _HOMES = {
     "nn.activations": ("ACTIVATIONS",),
     "nn.neurons": ("IF", "LIF", "NEURONS", "PLIF"),
     "evaluation.readout": ("prefix_mean",),
-    "evaluation.report.page": ("write_report",),
     "run": ("evaluate_run", "run_record"),
     "training.schedule": ("Plan",),
     "nn.surrogate": ("SURROGATES",),

@@ -26,7 +26,8 @@ from anystep.evaluation.evaluate import Outputs as Outputs
 from anystep.evaluation.evaluate import collect as collect
 from anystep.evaluation.evaluate import score as score
 from anystep.evaluation.readout import prefix_mean as prefix_mean
-from anystep.evaluation.report.page import write_report as write_report
+from anystep.folder import load_model as load_model
+from anystep.folder import write_report as write_report
 from anystep.nn.activations import ACTIVATIONS as ACTIVATIONS
 from anystep.nn.fuse import fuse_model as fuse_model
 from anystep.nn.layers import direct_encoding as direct_encoding
@@ -39,7 +40,6 @@ from anystep.nn.neurons import NEURONS as NEURONS
 from anystep.nn.neurons import PLIF as PLIF
 from anystep.nn.norms import NORMS as NORMS
 from anystep.nn.surrogate import SURROGATES as SURROGATES
-from anystep.nn.weights import load_model as load_model
 from anystep.nn.weights import save_model as save_model
 from anystep.run import evaluate_run as evaluate_run
 from anystep.run import run_record as run_record

@@ -14,8 +14,7 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path`; it replaces `path` when the block ends well and vanishes when
-    it does not.
+    """A temporary path beside `path`: it replaces `path` if the block ends well, else it vanishes.
 
     A process killed inside the block leaves the old file as it was. The data are on disk (fsync)
     before the rename.
@@ -28,12 +27,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(
-            temporary, 0o644
-        )  # mkstemp made it private; a result is for the whole group to read
+        os.chmod(temporary, 0o644)  # mkstemp made it private; a result is for the whole group
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
+    """Write `content`, whole or not at all. Error: `OSError` with the path, for a full disk say."""
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        size = f"{len(content) / 2**20:.1f} MiB"
+        raise OSError(f"could not write {path} ({size}): {error.strerror}") from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

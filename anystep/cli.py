@@ -22,7 +22,8 @@ OVERRIDES = "any key of the recipe can be overridden: --train.epochs 3 --method.
 
 def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
     """Train what RECIPE says, or go on with a run that stopped."""
-    from anystep.run import default_folder, read_record, run_record
+    from anystep.folder import RunFolder
+    from anystep.run import default_folder, run_record
 
     if arguments.resume:
         flags = [getattr(arguments, key) for key in ("recipe", "out", *ENGINE_FLAGS)]
@@ -31,7 +32,7 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
                 "--resume RUN goes on with that run as it is: no recipe, no --out and no overrides with it"
             )
         folder = Path(arguments.resume)
-        record = read_record(folder)
+        record = RunFolder(folder).read_record()
     else:
         record = _record(arguments.recipe, arguments, overrides)
         folder = Path(arguments.out) if arguments.out else default_folder(record)
@@ -118,11 +119,11 @@ def sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
 def report(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
     """One self-contained HTML page, and a PNG of the accuracy over t, from finished runs."""
     from anystep.evaluation.report.page import accuracy_png, write_report
-    from anystep.evaluation.report.runs import read_runs
+    from anystep.folder import read_runs, runs_in
 
     _no_overrides(overrides)
-    runs = read_runs([run for place in arguments.runs for run in _runs_in(Path(place))])
-    page = write_report(runs, Path(arguments.out))
+    runs = read_runs(run for place in arguments.runs for run in runs_in(place))
+    page = write_report(runs, arguments.out)
     picture = accuracy_png(runs, page.with_suffix(".png"))
     print(f"report: {page}\npicture: {picture}", file=sys.stderr)
     return {"report": str(page), "picture": str(picture)}
@@ -136,12 +137,13 @@ def data(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, A
 
 def keys(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
     """Every key of a recipe, with its type and default."""
-    from anystep.config import record_parser
+    from anystep.config import describe_keys
+    from anystep.console import print_table
 
     _no_overrides(overrides)
-    parser = record_parser()
-    print(parser.format_help(), file=sys.stderr)
-    return {"keys": list(parser.get_defaults().keys(branches=False))}
+    rows = describe_keys()
+    print_table("keys of a recipe", ["key", "type", "default", "what"], rows)
+    return {"keys": [name for name, *_ in rows]}
 
 
 ENGINE_FLAGS = ("devices", "precision")
@@ -287,14 +289,6 @@ def _record_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", metavar="NAME", help="like 32-true or bf16-mixed (engine.precision)"
     )
-
-
-def _runs_in(place: Path) -> list[Path]:
-    """A run folder itself, or the run folders directly inside a folder that is none (as `compare`
-    makes them).
-    """
-    inside = sorted(path.parent for path in place.glob("*/config.yaml"))
-    return inside if inside and not (place / "config.yaml").exists() else [place]
 
 
 def _no_overrides(overrides: Sequence[str]) -> None:

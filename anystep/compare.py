@@ -2,66 +2,142 @@
 
 from __future__ import annotations
 
-import json
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anystep._errors import UsageError
 from anystep._files import write_json
 from anystep.config import MethodConfig, Record
 from anystep.console import say
+from anystep.evaluation.metrics import mean_and_sd
+from anystep.folder import RunFolder
 from anystep.preflight import check, learns_from_run
 from anystep.run import judged_on, load_splits, run_record
 from anystep.training.methods import create_method
 
-TEST = (
-    "protocol",
-    "protocol_hash",
-    "split",
-    "samples",
-)  # what accuracies side by side must have in common
+# What accuracies side by side must have in common
+TEST = ("protocol", "protocol_hash", "split", "samples")
+
+Run = dict[str, Any]  # what a run scored: run, method, seed, env, scores; and its label, if any
+Row = dict[str, Any]  # of the table: label, method, t, top1_mean, top1_sd, seeds; and its prefix
 
 
-def compare_methods(
-    record: Record, methods: Sequence[str], seeds: Sequence[int], folder: Path | str
-) -> dict[str, Any]:
-    """Run each method with each seed into `folder/METHOD-seedN`; finished runs are kept, unfinished
-    ones go on.
+def refuse_twice(who: str, /, **given: Sequence[Any]) -> None:
+    """Refuse a list, given under its name, that is empty or has something twice."""
+    if not all(given.values()):
+        raise UsageError(
+            f"{who} needs at least {' and '.join(f'one {what[:-1]}' for what in given)}"
+        )
+    for what, values in given.items():
+        if len(set(values)) != len(values):
+            raise UsageError(f"{who}: some {what} are named twice: {', '.join(map(str, values))}")
 
-    Only `method` and `seed` differ between the runs. A method named in the record keeps the
-    record's options; the others have their defaults. Writes and returns `comparison.json`: the
-    record, what each run scored, and the table.
+
+def refuse_other_tests(tests: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse accuracies of different tests side by side.
+
+    tests: name -> its scores, or of them what `TEST` names.
     """
-    refuse_twice("compare", methods=methods, seeds=seeds)
-    rows = {name: with_method(record, name) for name in methods}
-    return _compare(rows, seeds, Path(folder), {"record": asdict(record)})
+    # Older scores name no split
+    (first, base), *others = [(name, {"split": "test", **test}) for name, test in tests.items()]
+    for name, test in others:
+        unlike = [
+            f"{key} {base[key]!r} and {test[key]!r}" for key in TEST if test[key] != base[key]
+        ]
+        if unlike:
+            raise UsageError(
+                f"compare: {first} and {name} are not judged on the same test: {'; '.join(unlike)}"
+            )
 
 
-def compare_recipes(
-    records: Sequence[Record], seeds: Sequence[int], folder: Path | str
-) -> dict[str, Any]:
-    """Run each record with each seed into `folder/NAME-seedN`; finished runs are kept, unfinished
-    ones go on.
+def with_method(record: Record, name: str) -> Record:
+    """The record with the method `name`.
 
-    A row of the table is a record, called by its `name`. Anything may differ between them but the
-    test: before anything is trained, records that are not judged on the same samples of the same
-    protocol are refused. The number of steps may differ. Writes and returns `comparison.json`: the
-    records by name, what each run scored, and the table.
+    It keeps its options if it has that method already; another method has its defaults.
     """
-    folder = Path(folder)
-    refuse_twice("compare", names=[record.name for record in records], seeds=seeds)
-    rows = {record.name: record for record in records}
-    for record in records:
-        check(record)
-    refuse_other_tests(
-        {name: _test_of(record, folder / f"{name}-seed{seeds[0]}") for name, record in rows.items()}
-    )
-    return _compare(
-        rows, seeds, folder, {"records": {name: asdict(record) for name, record in rows.items()}}
-    )
+    if name == record.method.name:
+        return record
+    other = replace(record, method=MethodConfig(name=name))
+    return other if learns_from_run(create_method(name)) else replace(other, teacher=None)
+
+
+def run_all(records: Mapping[str, Record], folder: Path) -> list[Run]:
+    """Run each record into `folder/NAME`: what each scored.
+
+    All are checked before the first is trained. Finished runs are kept and unfinished ones go on.
+    Error: two that were not judged on the same test.
+    """
+    places = {name: RunFolder(folder / name) for name in records}
+    for name, record in records.items():
+        if not places[name].finished:  # what is finished needs nothing any more
+            check(record)
+    runs: list[Run] = []
+    for name, record in records.items():
+        place = places[name]
+        if place.finished:
+            say(f"{name}: finished already, kept; another --out trains it anew")
+        try:
+            scores = run_record(record, place.path, resume=place.begun)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{place.path} is unfinished, the same command goes on with it"
+            ) from None
+        about = {"run": name, "method": asdict(record.method), "seed": record.seed}
+        runs.append({**about, "env": place.read_environment(), "scores": scores})
+    refuse_other_tests({run["run"]: run["scores"] for run in runs})
+    return runs
+
+
+def label_of(run: Mapping[str, Any]) -> str:
+    """The row of the table that a run belongs to: its label, or its method where it has none."""
+    own = run["method"]
+    return str(run.get("label", own if isinstance(own, str) else own["name"]))
+
+
+def _meanings(runs: Sequence[Run]) -> dict[str, str]:
+    """Label -> what the first t steps are: `live, from frame 6`.
+
+    It also says how the frames are cut, where that differs.
+    """
+    first = {label_of(run): run["scores"] for run in reversed(runs)}
+    prefix = {label: str(scores.get("prefix", "")) for label, scores in first.items()}
+    cut = {label: dict(scores.get("binning") or {}) for label, scores in first.items()}
+    for label, binning in cut.items():
+        if prefix[label].startswith("live"):
+            binning.pop("steps", None)  # more frames of the same kind: the first t are the same
+    told = {
+        label: " ".join(f"{key} {value}" for key, value in binning.items())
+        for label, binning in cut.items()
+    }
+    if len(set(told.values())) == 1:
+        return prefix
+    return {label: f"{prefix[label]}; {told[label]}" for label in first}
+
+
+def table_of(runs: Sequence[Run]) -> list[Row]:
+    """A row for every label and prefix t: mean and sample standard deviation over the seeds.
+
+    Both are in percent; the deviation of one seed is null. Where the first t steps are not the same
+    for all runs, because one sees a later part of the recording or fuller frames, say, every row
+    has what they are for it, as `prefix`.
+    """
+    rows = []
+    meanings = _meanings(runs)
+    for label in dict.fromkeys(map(label_of, runs)):
+        own = [run for run in runs if label_of(run) == label]
+        row = {"label": label} if "label" in own[0] else {}
+        row |= {"prefix": meanings[label]} if len(set(meanings.values())) > 1 else {}
+        row |= {"method": own[0]["method"]["name"]}
+        means, sds = mean_and_sd([run["scores"]["prefix_top1"] for run in own])
+        for t, (mean, sd) in enumerate(zip(means, sds, strict=True), start=1):
+            spread = None if np.isnan(sd) else float(sd)
+            numbers = {"t": t, "top1_mean": float(mean), "top1_sd": spread}
+            rows.append({**row, **numbers, "seeds": [run["seed"] for run in own]})
+    return rows
 
 
 def _compare(
@@ -79,153 +155,61 @@ def _compare(
     return result
 
 
-def refuse_twice(who: str, /, **given: Sequence[Any]) -> None:
-    """Refuse a list, given under its name, that is empty or has something twice."""
-    if not all(given.values()):
-        raise UsageError(
-            f"{who} needs at least {' and '.join(f'one {what[:-1]}' for what in given)}"
-        )
-    for what, values in given.items():
-        if len(set(values)) != len(values):
-            raise UsageError(f"{who}: some {what} are named twice: {', '.join(map(str, values))}")
+def compare_methods(
+    record: Record, methods: Sequence[str], seeds: Sequence[int], folder: Path | str
+) -> dict[str, Any]:
+    """Run each method with each seed into `folder/METHOD-seedN`.
 
-
-def with_method(record: Record, name: str) -> Record:
-    """The record with the method `name`: with its own options if it has that method, with the
-    method's defaults if not.
+    Finished runs are kept, unfinished ones go on. Only `method` and `seed` differ between the runs.
+    A method named in the record keeps the record's options; the others have their defaults. Writes
+    and returns `comparison.json`: the record, what each run scored, and the table.
     """
-    if name == record.method.name:
-        return record
-    other = replace(record, method=MethodConfig(name=name))
-    return other if learns_from_run(create_method(name)) else replace(other, teacher=None)
+    refuse_twice("compare", methods=methods, seeds=seeds)
+    rows = {name: with_method(record, name) for name in methods}
+    return _compare(rows, seeds, Path(folder), {"record": asdict(record)})
 
 
-def run_all(records: Mapping[str, Record], folder: Path) -> list[dict[str, Any]]:
-    """Run each record into `folder/NAME` and return what each scored: run, method, seed, env and
-    scores.
-
-    All are checked before the first is trained. Finished runs are kept and unfinished ones go on.
-    Error: two that were not judged on the same test.
-    """
-    for name, record in records.items():
-        if not (folder / name / "scores.json").exists():  # what is finished needs nothing any more
-            check(record)
-    runs = []
-    for name, record in records.items():
-        place = folder / name
-        if (place / "scores.json").exists():
-            say(f"{name}: finished already, kept; another --out trains it anew")
-        try:
-            scores = run_record(record, place, resume=(place / "config.yaml").exists())
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"{place} is unfinished, the same command goes on with it"
-            ) from None
-        environment = json.loads((place / "env.json").read_text())
-        runs.append(
-            {
-                "run": name,
-                "method": asdict(record.method),
-                "seed": record.seed,
-                "env": environment,
-                "scores": scores,
-            }
-        )
-    refuse_other_tests({run["run"]: run["scores"] for run in runs})
-    return runs
-
-
-def _test_of(record: Record, place: Path) -> dict[str, Any]:
+def _test_of(record: Record, place: RunFolder) -> dict[str, Any]:
     """What a record is judged on: as its finished run in `place` says, or else its data."""
-    if (place / "scores.json").exists():
-        return json.loads((place / "scores.json").read_text())
+    if place.finished:
+        return place.read_scores()
     splits = load_splits(record)
     test = {"protocol": splits.protocol, "protocol_hash": splits.protocol_hash}
     return {**test, "split": record.judge, "samples": len(judged_on(splits, record))}
 
 
-def refuse_other_tests(tests: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse accuracies of different tests side by side. tests: name -> its scores, or of them what
-    `TEST` names.
+def compare_recipes(
+    records: Sequence[Record], seeds: Sequence[int], folder: Path | str
+) -> dict[str, Any]:
+    """Run each record with each seed into `folder/NAME-seedN`.
+
+    Finished runs are kept, unfinished ones go on. A row of the table is a record, called by its
+    `name`. Anything may differ between them but the test: before anything is trained, records that
+    are not judged on the same samples of the same protocol are refused. The number of steps may
+    differ. Writes and returns `comparison.json`: the records by name, what each run scored, and the
+    table.
     """
-    (first, base), *others = [
-        (name, {"split": "test", **test}) for name, test in tests.items()
-    ]  # older scores name no split
-    for name, test in others:
-        unlike = [
-            f"{key} {base[key]!r} and {test[key]!r}" for key in TEST if test[key] != base[key]
-        ]
-        if unlike:
-            raise UsageError(
-                f"compare: {first} and {name} are not judged on the same test: {'; '.join(unlike)}"
-            )
+    folder = Path(folder)
+    refuse_twice("compare", names=[record.name for record in records], seeds=seeds)
+    rows = {record.name: record for record in records}
+    for record in records:
+        check(record)
+    places = {name: RunFolder(folder / f"{name}-seed{seeds[0]}") for name in rows}
+    refuse_other_tests({name: _test_of(record, places[name]) for name, record in rows.items()})
+    said = {"records": {name: asdict(record) for name, record in rows.items()}}
+    return _compare(rows, seeds, folder, said)
 
 
-def label_of(run: Mapping[str, Any]) -> str:
-    """What a run, or a row of the table, is called: its label, or its method where it has none."""
-    own = run["method"]
-    return str(run.get("label", own if isinstance(own, str) else own["name"]))
-
-
-def table_of(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for every label and prefix t: mean and sample standard deviation (null for one seed)
-    over the seeds, percent.
-
-    Where the first t steps are not the same to all runs, because one sees a later part of the
-    recording or fuller frames, say, every row has what they are to it, as `prefix`.
-    """
-    rows = []
-    meanings = _meanings(runs)
-    for label in dict.fromkeys(map(label_of, runs)):
-        own = [run for run in runs if label_of(run) == label]
-        row = {"label": label} if "label" in own[0] else {}
-        row |= {"prefix": meanings[label]} if len(set(meanings.values())) > 1 else {}
-        for t, values in enumerate(
-            zip(*(run["scores"]["prefix_top1"] for run in own), strict=True), start=1
-        ):
-            spread = statistics.stdev(values) if len(values) > 1 else None
-            numbers = {
-                "t": t,
-                "top1_mean": statistics.fmean(values),
-                "top1_sd": spread,
-                "seeds": [run["seed"] for run in own],
-            }
-            rows.append({**row, "method": own[0]["method"]["name"], **numbers})
-    return rows
-
-
-def _meanings(runs: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Label -> what the first t steps are: `live, from frame 6`, and how the frames are cut where
-    that differs.
-    """
-    first = {label_of(run): run["scores"] for run in reversed(runs)}
-    prefix = {label: str(scores.get("prefix", "")) for label, scores in first.items()}
-    cut = {label: dict(scores.get("binning") or {}) for label, scores in first.items()}
-    for label, binning in cut.items():
-        if prefix[label].startswith("live"):
-            binning.pop("steps", None)  # more frames of the same kind: the first t are the same
-    told = {
-        label: " ".join(f"{key} {value}" for key, value in binning.items())
-        for label, binning in cut.items()
-    }
-    return (
-        {label: f"{prefix[label]}; {told[label]}" for label in first}
-        if len(set(told.values())) > 1
-        else prefix
-    )
-
-
-def cell(row: dict[str, Any]) -> str:
+def cell(mean: float, sd: float | None) -> str:
     """`95.6 ± 0.3`, or `95.6` for one seed.
 
-    >>> cell({"top1_mean": 95.62, "top1_sd": None})
+    >>> cell(95.62, None)
     '95.6'
     """
-    spread = "" if row["top1_sd"] is None else f" ± {row['top1_sd']:.1f}"
-    return f"{row['top1_mean']:.1f}{spread}"
+    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
 
 
-def table_cells(table: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def table_cells(table: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of the table with a row a label and a column a t, as text.
 
     A row whose prefix means something else than that of another row says so behind its name.
@@ -236,13 +220,13 @@ def table_cells(table: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[s
         label_of(row): f"{label_of(row)} ({row['prefix']})" if "prefix" in row else label_of(row)
         for row in table
     }
-    cells = {(label_of(row), row["t"]): cell(row) for row in table}
+    cells = {(label_of(row), row["t"]): cell(row["top1_mean"], row["top1_sd"]) for row in table}
     head = "recipe" if any(label_of(row) != row["method"] for row in table) else "method"
     rows = [[name, *(cells.get((label, t), "") for t in steps)] for label, name in names.items()]
     return [head, *(f"t = {t}" for t in steps)], rows
 
 
-def markdown_table(table: Iterable[dict[str, Any]]) -> str:
+def markdown_table(table: Iterable[Row]) -> str:
     """The table in Markdown: mean ± sd of the top-1 accuracy in percent."""
     header, rows = table_cells(table)
     lines = [header, ["---"] * len(header), *rows]

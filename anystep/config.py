@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -15,7 +17,16 @@ from anystep._errors import UsageError
 from anystep._lookup import check_keys
 from anystep.training.schedule import Plan
 
-Tree = dict[str, Any]
+Tree = dict[str, Any]  # a recipe as YAML reads it
+
+
+def _refuse_decided(options: Mapping[str, Any], decided: Sequence[str], where: str) -> None:
+    """Refuse options that something else decides: the data, or a key of their own."""
+    for key in decided:
+        if key in options:
+            raise UsageError(
+                f"{where}: {key!r} is not an option, the data or another key of the recipe decide it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +37,9 @@ class DataConfig:
         name: a row of DATASETS.
         binning: a row of ENCODINGS and its arguments: a binning of events, or "direct" for images.
         augment: rows of AUGMENTS, by name or as mappings with their fields, in this order; for
-        training alone.
-        frames: the part [first, stop] of every recording's frames that there is at all, counted
-        from 0; null takes all.
+            training alone.
+        frames: keep the frames [first, stop) of every recording, counted from 0, and no others;
+            null keeps all.
         cache: folder for frames; null takes the user's cache folder.
         options: further arguments of the data set.
     """
@@ -41,6 +52,11 @@ class DataConfig:
     frames: list[int] | None = None
     cache: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.frames is not None and len(self.frames) != 2:
+            raise UsageError(f"data.frames must be [first, stop] or null, got {self.frames}")
+        _refuse_decided(self.options, ("binning", "cache", "workers"), "data.options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +74,10 @@ class ModelConfig:
     neuron: str | dict[str, Any] = "lif"
     norm: str | dict[str, Any] = "bn"
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        decided = ("name", "num_classes", "in_planes", "input_size", "neuron", "norm")
+        _refuse_decided(self.options, decided, "model.options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +101,23 @@ class EngineConfig:
         accelerator: cpu, gpu or auto.
         devices: processes, one a device.
         precision: as Lightning Fabric names it, like 32-true or bf16-mixed; auto is bf16-mixed on a
-        GPU, 32-true on a CPU.
-        recompute: keep less for the backward pass and compute it again: less memory, more time.
+            GPU, 32-true on a CPU.
+        recompute: activation checkpointing: less memory, more time.
     """
 
     accelerator: str = "auto"
     devices: int = 1
     precision: str = "auto"
     recompute: bool = False
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise UsageError(f"engine.devices must be >= 1, got {self.devices}")
+        if self.precision == "16-mixed":
+            raise UsageError(
+                "engine.precision 16-mixed has a loss scale that a checkpoint does not hold: "
+                "use bf16-mixed"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +128,9 @@ class Record:
         name: what the run folder is called.
         seed: of weights, order and views.
         teacher: the run folder (or file of weights) whose network teaches, for methods that learn
-        from another run.
+            from another run.
         judge: the split that the finished run is judged on; val while you tune, so that test
-        chooses nothing.
+            chooses nothing.
         select: the network of the last epoch, or of the best one on the validation split.
         tensorboard: also write TensorBoard events into the run folder.
     """
@@ -120,8 +149,9 @@ class Record:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-3 as a string, and the last of two equal keys; people who write recipes
-    mean neither.
+    """Reads 1e-3 as a number and refuses a key that is there twice.
+
+    YAML 1.1 reads a string, and the last of the two: nobody who writes recipes means that.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -156,6 +186,13 @@ def parse_value(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong, and in which line, on one line."""
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}: " if mark else ""
+    return place + (getattr(error, "problem", None) or str(error).splitlines()[0])
+
+
 def _read(path: Path) -> Tree:
     try:
         tree = parse_value(path.read_text(encoding="utf-8"))
@@ -172,16 +209,11 @@ def _read(path: Path) -> Tree:
     return tree
 
 
-def _yaml_problem(error: Exception) -> str:
-    """What is wrong, and in which line, on one line."""
-    mark = getattr(error, "problem_mark", None)
-    place = f"line {mark.line + 1}: " if mark else ""
-    return place + (getattr(error, "problem", None) or str(error).splitlines()[0])
-
-
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
-    """`above` laid over `below`, mapping by mapping. A section that changes its `name` starts
-    afresh: the options of one method mean nothing to another.
+    """`above` laid over `below`, mapping by mapping.
+
+    A section that changes its `name` starts afresh: the options of one method mean nothing to
+    another.
 
     >>> merge({"m": {"name": "tks", "options": {"alpha": 0.3}}}, {"m": {"name": "ce"}})
     {'m': {'name': 'ce'}}
@@ -198,8 +230,9 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
 
 
 def load_recipe(path: str | Path) -> Tree:
-    """A recipe file as a tree; the file that its `base:` names (relative to it, itself without a
-    base) lies below.
+    """A recipe file as a tree, laid over the file that its `base:` names.
+
+    The base is named relative to the recipe and has no base itself.
     """
     path = Path(path)
     tree = _read(path)
@@ -216,94 +249,100 @@ def load_recipe(path: str | Path) -> Tree:
     return merge(below, tree)
 
 
-def _sections(kind: Any = Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    yield prefix, kind
-    for name, hint in get_type_hints(kind).items():
+def _words(hint: Any) -> str:
+    """A type as people who write recipes call it: `int or null`, `a list of int`."""
+    if isinstance(hint, UnionType):
+        return " or ".join(map(_words, get_args(hint)))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    if get_origin(hint) is list:
+        return f"a list of {_words(get_args(hint)[0])}"
+    if get_origin(hint) is dict:
+        return "a mapping"
+    return {NoneType: "null", str: "text"}.get(hint, hint.__name__)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value that YAML gave is of the type `hint` of a field."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, each) for each in get_args(hint))
+    if get_origin(hint) is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(each, get_args(hint)[0]) for each in value)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint  # so that true is no number
+
+
+def _shown(value: Any) -> str:
+    """A value as a recipe writes it."""
+    return "null" if value is None else str(value)
+
+
+def _section(kind: type, tree: Any, place: str = "") -> Any:
+    """A frozen section from its part of the recipe; `place` is its name there."""
+    if not isinstance(tree, Mapping):
+        raise UsageError(f"{place} must be a mapping, got {_shown(tree)}")
+    hints = get_type_hints(kind)
+    check_keys(tree, hints, "key", place or "the recipe")
+    values = {}
+    for key, value in tree.items():
+        name = f"{place}.{key}" if place else key
+        if is_dataclass(hints[key]):
+            values[key] = _section(hints[key], value, name)
+        elif not _fits(value, hints[key]):
+            raise UsageError(f"{name}: expected {_words(hints[key])}, got {_shown(value)}")
+        else:
+            whole = type(value) is int and float in (hints[key], *get_args(hints[key]))
+            values[key] = float(value) if whole else deepcopy(value)
+    return kind(**values)
+
+
+def _keys_of(kind: Any, place: str = "") -> Iterator[tuple[str, Any, Any, str]]:
+    """(whole name, type, default, description) of every key of a section and of those in it.
+
+    The descriptions are the lines `key: text` of the dataclass's docstring.
+    """
+    default, hints = kind(), get_type_hints(kind)
+    about = re.split(rf"\s({'|'.join(hints)}): ", " ".join((kind.__doc__ or "").split()))
+    texts = dict(zip(about[1::2], about[2::2], strict=True))
+    for key, hint in hints.items():
+        name, value = f"{place}.{key}".lstrip("."), getattr(default, key)
         if is_dataclass(hint):
-            yield from _sections(hint, f"{prefix}.{name}" if prefix else name)
+            yield from _keys_of(hint, name)
+        else:
+            yield name, hint, value, texts[key]
 
 
-def _check_tree(tree: Mapping[str, Any]) -> None:
-    for place, kind in _sections():
-        section: Any = tree
-        for key in place.split(".") if place else []:
-            section = section.get(key, {})
-        if not isinstance(section, Mapping):
-            raise UsageError(f"{place} must be a mapping, got {section!r}")
-        for key in section if not place else ():
-            _point_into_sections(key)
-        check_keys(section, [f.name for f in fields(kind)], "key", place or "the recipe")
-
-
-def _point_into_sections(key: str) -> None:
-    """Refuse a key that is at home one level lower, by its whole name."""
-    homes = [
-        place for place, kind in _sections() if place and key in [f.name for f in fields(kind)]
+def describe_keys() -> list[tuple[str, str, str, str]]:
+    """Every key of a recipe: its name, its type, its default and what it is for."""
+    return [
+        (name, _words(hint), "null" if default is None else json.dumps(default), text)
+        for name, hint, default, text in _keys_of(Record)
     ]
-    if homes and key not in [f.name for f in fields(Record)]:
-        raise UsageError(
-            f"unknown key {key!r} in the recipe. Did you mean {' or '.join(f'{h}.{key}' for h in homes)}?"
-        )
 
 
-def record_parser() -> Any:
-    """The typed parser of a `Record`: every key is a flag, with its help."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog="anystep", exit_on_error=False, allow_abbrev=False, add_help=False)
-    parser.add_class_arguments(Record, None)
-    return parser
+def _point_into_sections(tree: Mapping[str, Any]) -> None:
+    """Refuse a key that is at home one level lower, by its whole name."""
+    own = get_type_hints(Record)
+    for key in tree:
+        homes = [name for name, *_ in _keys_of(Record) if name.partition(".")[2] == key]
+        if homes and key not in own:
+            raise UsageError(
+                f"unknown key {key!r} in the recipe. Did you mean {' or '.join(homes)}?"
+            )
 
 
 def record_from(tree: Mapping[str, Any]) -> Record:
-    """A checked record. Errors name the key: an unknown one (with the nearest), or a value of the
-    wrong type.
+    """A checked record.
+
+    Errors name the key: an unknown one (with the nearest), or a value of the wrong type.
     """
-    from argparse import ArgumentError
-
-    _check_tree(tree)
-    parser = record_parser()
-    try:
-        values = vars(parser.instantiate(parser.parse_object(deepcopy(dict(tree)))))
-    except ArgumentError as error:
-        raise UsageError(_readable(str(error))) from None
-    return Record(
-        **{name: _as_written(value, tree.get(name, {})) for name, value in values.items()}
-    )
-
-
-def _as_written(section: Any, given: Any) -> Any:
-    """The section with its free mappings as the recipe has them: jsonargparse reads text in them as
-    YAML, again.
-    """
-    if not is_dataclass(section) or isinstance(section, type):
-        return section
-    return replace(
-        section,
-        **{name: dict(value) for name, value in given.items() if isinstance(value, Mapping)},
-    )
-
-
-def _readable(message: str) -> str:
-    """jsonargparse's message on one line, in the words of the rest: `train.epochs: expected int,
-    got many`.
-    """
-    line = re.sub(r"\s+", " ", message)
-    line = re.sub(r"Parser key \"([^\"]+)\":? ?", r"\1: ", line)
-    union = re.fullmatch(
-        r"(.*: )Does not validate .* Subtypes: \[(.*?)\] Errors: .* Given value: (.*)", line
-    )
-    if union:
-        kinds = (
-            re.sub(r"<class '([^']+)'>", r"\1", union[2])
-            .replace("NoneType", "null")
-            .replace("typing.", "")
-        )
-        return f"{union[1]}expected {' or '.join(re.split(', (?![^[]*])', kinds))}, got {union[3]}"
-    line = re.sub(r"Expected an? <class '([^']+)'>\. Got value: (.*)", r"expected \1, got \2", line)
-    return re.sub(
-        r"Expected an? typing\.(.*)\. Got value: (.*)", r"expected \1, got \2", line
-    ).strip()
+    _point_into_sections(tree)
+    return _section(Record, tree)
 
 
 def overrides_from(arguments: Sequence[str]) -> Tree:

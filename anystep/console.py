@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from anystep._extras import need
+
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -43,22 +45,20 @@ def epoch_line(row: dict[str, Any], *, epochs: int) -> str:
 
 
 class EpochLines:
-    """Prints each epoch and, if asked to, writes it for TensorBoard. A resumed run drops the events
-    it will write again.
+    """Prints each epoch and, into the folder `tensorboard` if there is one, writes it for TensorBoard.
+
+    A resumed run drops the events of the epochs that it will write again.
     """
 
-    def __init__(self, folder: Path, *, epochs: int, tensorboard: bool, resumed_at: int) -> None:
+    def __init__(self, *, epochs: int, tensorboard: Path | None, resumed_at: int) -> None:
         self.epochs = epochs
         self.written = resumed_at
         self.writer: Any = None
-        if tensorboard:
-            from anystep._extras import need
-
-            need("tensorboard", extra="train", purpose="writing TensorBoard events")
-            module = need(
-                "torch.utils.tensorboard", extra="train", purpose="writing TensorBoard events"
-            )
-            self.writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at)
+        if tensorboard is not None:
+            purpose = "writing TensorBoard events"
+            need("tensorboard", extra="train", purpose=purpose)
+            module = need("torch.utils.tensorboard", extra="train", purpose=purpose)
+            self.writer = module.SummaryWriter(str(tensorboard), purge_step=resumed_at)
 
     def show(self, row: dict[str, Any]) -> None:
         """One epoch, a row of `log.jsonl`."""

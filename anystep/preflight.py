@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,58 +12,88 @@ from anystep.config import Record
 from anystep.data.augmentation.augment import create_augmentation
 from anystep.data.datasets import DATASETS
 from anystep.data.frames import ENCODINGS, Encoding
+from anystep.folder import weights_file
 from anystep.nn.models import create_model, name_and_options
-from anystep.nn.weights import weights_file
 from anystep.training.methods import create_method
-from anystep.training.phases import OTHER_RUN, Method, check_shares, frames_seen, phase_plan
+from anystep.training.phases import (
+    OTHER_RUN,
+    Method,
+    Phase,
+    check_shares,
+    frames_seen,
+    phase_plan,
+)
 
 
-def check(record: Record) -> Method:
-    """Refuse by name what cannot work, before data are read or time is spent. Returns the record's
-    method.
-    """
-    method = create_method(record.method.name, **record.method.options)
-    data, devices = record.data, record.engine.devices
-    if data.frames is not None and len(data.frames) != 2:
-        raise UsageError(f"data.frames must be [first, stop] or null, got {data.frames}")
-    _refuse(data.options, ("binning", "cache", "workers"), "data.options")
-    _refuse(
-        record.model.options,
-        ("name", "num_classes", "in_planes", "input_size", "neuron", "norm"),
-        "model.options",
-    )
-    check_arguments(choose(DATASETS, data.name, "dataset"), data.options, f"dataset {data.name}")
-    _check_method(record, method)
-    _check_labels(record, method)
-    if make_binning(data.binning).steps is None:
+def make_binning(spec: str | dict[str, Any]) -> Encoding:
+    """A binning, or the encoding of images, from its name and arguments."""
+    name, options = name_and_options(spec)
+    kind = choose(ENCODINGS, name, "binning")
+    check_arguments(kind, options, f"binning {name}", complete=True)
+    return kind(**options)
+
+
+def steps_of(record: Record) -> int:
+    """How many time steps a recording of the record has: those of `data.frames`, or all."""
+    steps = make_binning(record.data.binning).steps
+    if steps is None:
         raise UsageError("training needs recordings of one length: give data.binning.steps")
-    check_shares(method, record.train)
-    if record.engine.precision == "16-mixed":
+    return len(range(steps)[slice(*(record.data.frames or (None,)))])
+
+
+def network_of(record: Record, phase: Phase, **data: int) -> dict[str, Any]:
+    """The arguments of `create_model` for the network of a phase: the record's, and what the `data`
+    decide: num_classes, in_planes and input_size.
+    """
+    model = record.model
+    neuron = model.neuron if phase.neuron is None else phase.neuron
+    return {"name": model.name, **data, "neuron": neuron, "norm": model.norm, **model.options}
+
+
+def learns_from_run(method: Method) -> bool:
+    """Whether a method needs the network of another run."""
+    return any(OTHER_RUN in (phase.teacher, phase.start_from) for phase in method.phases())
+
+
+def _check_teacher(record: Record, method: Method) -> None:
+    """Refuse a teacher that is missing, or that nobody asked for."""
+    asked, teacher = learns_from_run(method), record.teacher
+    if asked and teacher is None:
         raise UsageError(
-            "engine.precision 16-mixed has a loss scale that a checkpoint does not hold: use bf16-mixed"
+            f"method {record.method.name} learns from another run: name its folder with --teacher RUN"
         )
-    for size in (phase_plan(phase, record.train).batch_size for phase in method.phases()):
-        if devices < 1 or size % devices:
+    if teacher is not None and not asked:
+        raise UsageError(
+            f"teacher: method {record.method.name} with these options learns from no other run"
+        )
+    if teacher is not None and not weights_file(teacher).exists():
+        raise UsageError(
+            f"teacher: {teacher} is not a finished run, there is no {weights_file(teacher)}"
+        )
+
+
+def _check_frames(record: Record, phase: Phase) -> None:
+    """Refuse a phase whose frames the recordings do not have, or that `train.steps` leaves out."""
+    steps = steps_of(record)
+    parts = {"frames": phase.frames}
+    if phase.teacher is not None:
+        parts["teacher_frames"] = phase.teacher_frames
+    for name, part in parts.items():
+        if max(part.start or 0, (part.stop or 1) - 1) >= steps:
             raise UsageError(
-                f"engine.devices must be >= 1 and share a batch of {size} equally, got {devices}"
+                f"phase {phase.name!r}: {name} [{part.start or 0}, {part.stop}] "
+                f"are not within the {steps} frames of a recording"
             )
-    for phase in method.phases():
-        neuron = record.model.neuron if phase.neuron is None else phase.neuron
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            create_model(
-                record.model.name,
-                num_classes=2,
-                input_size=64,
-                neuron=neuron,
-                **model_options(record),
-            )
-    return method
+    seen = frames_seen(phase, record.train)
+    if not range(steps)[seen]:
+        raise UsageError(
+            f"train.steps {record.train.steps} leaves no frame for phase {phase.name!r}, "
+            "which begins later"
+        )
 
 
 def _check_labels(record: Record, method: Method) -> None:
-    """Refuse augmentations that do not exist, or that mix labels for a method that needs one class
-    a sample.
-    """
+    """Refuse augmentations that mix labels for a method that needs one class a sample."""
     if not create_augmentation(
         record.data.augment, classes=2, mean=[0.0] * 3, std=[1.0] * 3
     ).soft_labels:
@@ -79,59 +108,28 @@ def _check_labels(record: Record, method: Method) -> None:
             raise UsageError(f"{what}, and method {record.method.name}: {error}") from error
 
 
-def _check_method(record: Record, method: Method) -> None:
-    """Refuse a neuron that the method cannot train, and a teacher that is missing or that nobody
-    asked for.
+def check(record: Record) -> Method:
+    """The method of a record that names nothing unknown and nothing that contradicts itself.
+
+    No data are read. `run.dry_update` then tries what cannot be judged by name.
     """
+    method = create_method(record.method.name, **record.method.options)
+    data, devices = record.data, record.engine.devices
+    check_arguments(choose(DATASETS, data.name, "dataset"), data.options, f"dataset {data.name}")
     neuron, _ = name_and_options(record.model.neuron)
     if method.neurons and neuron not in method.neurons:
         raise UsageError(
-            f"method {record.method.name} needs model.neuron {' or '.join(method.neurons)}, got {neuron!r}"
+            f"method {record.method.name} needs model.neuron {' or '.join(method.neurons)}, "
+            f"got {neuron!r}"
         )
+    _check_teacher(record, method)
+    _check_labels(record, method)
+    check_shares(method, record.train)
     for phase in method.phases():
-        phase_plan(phase, record.train)
-        seen = frames_seen(phase, record.train)
-        if seen.stop is not None and seen.stop <= (seen.start or 0):
-            raise UsageError(
-                f"train.steps {record.train.steps} leaves no frame for phase {phase.name!r}, which begins later"
-            )
-    asked = learns_from_run(method)
-    if asked and record.teacher is None:
-        raise UsageError(
-            f"method {record.method.name} learns from another run: name its folder with --teacher RUN"
-        )
-    if record.teacher is not None and not asked:
-        raise UsageError(
-            f"teacher: method {record.method.name} with these options learns from no other run"
-        )
-    if record.teacher is not None and not weights_file(record.teacher).exists():
-        raise UsageError(
-            f"teacher: {record.teacher} is not a finished run, there is no {weights_file(record.teacher)}"
-        )
-
-
-def learns_from_run(method: Method) -> bool:
-    """Whether a method needs the network of another run."""
-    return any(OTHER_RUN in (phase.teacher, phase.start_from) for phase in method.phases())
-
-
-def _refuse(options: Mapping[str, Any], decided: Sequence[str], where: str) -> None:
-    """Refuse options that something else decides: the data, or a key of their own."""
-    for key in decided:
-        if key in options:
-            raise UsageError(
-                f"{where}: {key!r} is not an option, the data or another key of the recipe decide it"
-            )
-
-
-def model_options(record: Record) -> dict[str, Any]:
-    """The arguments of `create_model` that the data do not decide."""
-    return {"norm": record.model.norm, **record.model.options}
-
-
-def make_binning(spec: str | dict[str, Any]) -> Encoding:
-    """A binning, or the encoding of images, from its name and arguments."""
-    name, options = name_and_options(spec)
-    kind = choose(ENCODINGS, name, "binning")
-    check_arguments(kind, options, f"binning {name}", complete=True)
-    return kind(**options)
+        _check_frames(record, phase)
+        size = phase_plan(phase, record.train).batch_size
+        if size % devices:
+            raise UsageError(f"engine.devices must share a batch of {size} equally, got {devices}")
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            create_model(**network_of(record, phase, num_classes=2, input_size=64))
+    return method

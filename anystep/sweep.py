@@ -1,6 +1,4 @@
-"""Training length x test length: a network for each number of training steps, each judged after
-every step.
-"""
+"""Training length x test length: one network for each number of training steps, judged at every step."""
 
 from __future__ import annotations
 
@@ -13,13 +11,82 @@ import numpy as np
 
 from anystep._errors import UsageError
 from anystep._files import write_json
-from anystep.compare import refuse_twice, run_all, with_method
+from anystep.compare import Run, cell, refuse_twice, run_all, with_method
 from anystep.config import Record
 from anystep.evaluation.figures import grids, style
 from anystep.evaluation.metrics import mean_and_sd
-from anystep.preflight import make_binning
+from anystep.preflight import steps_of
 
 PICTURES = ("sweep.png", "sweep.svg")
+
+MatrixOf = dict[str, Any]  # what `matrix_of` returns
+
+
+def matrix_of(runs: Sequence[Mapping[str, Any]]) -> MatrixOf:
+    """The accuracies of one method's runs in percent.
+
+    Rows are training lengths, rising; columns are test lengths 1..T. `top1_mean` and `top1_sd` are
+    over the seeds; the sample standard deviation of one seed is null. A row is one network judged
+    at every t (TKS Fig. 3a: the longest row); the cells with t equal to the row's T are networks
+    judged at the length they were trained with (Fig. 3b). A network that does not see the first
+    `skipped` steps was trained on as many fewer.
+    """
+    lengths = sorted({run["train_steps"] for run in runs})
+    rows = [
+        [run["scores"]["prefix_top1"] for run in runs if run["train_steps"] == steps]
+        for steps in lengths
+    ]
+    over_seeds = [mean_and_sd(row) for row in rows]
+    return {
+        "prefix": runs[0]["scores"]["prefix"],
+        "skipped": runs[0]["skipped"],
+        "train_steps": lengths,
+        "test_steps": list(range(1, len(rows[0][0]) + 1)),
+        "top1_mean": [mean.tolist() for mean, _ in over_seeds],
+        "top1_sd": [
+            [None if np.isnan(value) else float(value) for value in sd] for _, sd in over_seeds
+        ],
+        "seeds": sorted({run["seed"] for run in runs}),
+    }
+
+
+def draw_matrices(matrices: Mapping[str, MatrixOf], path: Path | str) -> Path:
+    """The matrices as heat maps, one a method, in a PNG or SVG file.
+
+    Each title says what a prefix is.
+    """
+    drawn = {
+        f"{name} ({matrix['prefix']})": grids.Matrix(
+            list(matrix["train_steps"]),
+            np.asarray(matrix["top1_mean"], float),
+            np.asarray(matrix["top1_sd"], float),
+            matrix["skipped"],
+        )
+        for name, matrix in matrices.items()
+    }
+    return style.save(lambda: grids.heat_maps(drawn), path)
+
+
+def sweep_cells(matrices: Mapping[str, MatrixOf]) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of a table as text: a row a method and training length, a column a test length."""
+    steps = sorted({t for matrix in matrices.values() for t in matrix["test_steps"]})
+    rows = []
+    for name, matrix in matrices.items():
+        columns = matrix["train_steps"], matrix["top1_mean"], matrix["top1_sd"]
+        for length, means, sds in zip(*columns, strict=True):
+            cells = [cell(mean, sd) for mean, sd in zip(means, sds, strict=True)]
+            label = f"{name} (trained with T = {length})"
+            rows.append([label, *cells, *[""] * (len(steps) - len(cells))])
+    return ["method", *(f"t = {t}" for t in steps)], rows
+
+
+def _told(run: Run, record: Record) -> dict[str, Any]:
+    """What `sweep.json` says of a run; the rest of its scores is in its folder."""
+    kept = ("protocol", "protocol_hash", "split", "samples", "prefix", "prefix_top1")
+    scores = {key: run["scores"][key] for key in kept if key in run["scores"]}
+    about = {key: run[key] for key in ("run", "method", "seed", "env")}
+    skipped = run["scores"]["frames"][0] - (record.data.frames or (0,))[0]
+    return {**about, "train_steps": record.train.steps, "skipped": skipped, "scores": scores}
 
 
 def sweep_steps(
@@ -29,13 +96,13 @@ def sweep_steps(
     seeds: Sequence[int],
     folder: Path | str,
 ) -> dict[str, Any]:
-    """Train each method on the first T time steps, for each T of `train_steps` and each seed, and
-    judge it at all steps.
+    """Train each method on the first T time steps, for each T of `train_steps` and each seed.
 
-    Runs go to `folder/METHOD-trainT-seedN`; finished ones are kept, unfinished ones go on. Only
-    `train.steps`, `method` and `seed` differ between them. Writes the pictures `sweep.png` and
-    `sweep.svg`, and returns and writes `sweep.json`: the record, every run's accuracy after t
-    steps, and a matrix a method (`matrix_of`). Error: a T that the recordings do not have.
+    Each network is judged at all steps. Runs go to `folder/METHOD-trainT-seedN`; finished ones are
+    kept, unfinished ones go on. Only `train.steps`, `method` and `seed` differ between them. Writes
+    the pictures `sweep.png` and `sweep.svg`, and returns and writes `sweep.json`: the record, every
+    run's accuracy after t steps, and a matrix a method (`matrix_of`). Error: a T that the
+    recordings do not have.
     """
     folder = Path(folder)
     refuse_twice("sweep", train_steps=train_steps, methods=methods, seeds=seeds)
@@ -43,10 +110,13 @@ def sweep_steps(
     for steps in train_steps:
         if not 1 <= steps <= most:
             raise UsageError(
-                f"sweep: train_steps must be in 1..{most}, the time steps of {record.name}, got {steps}"
+                f"sweep: train_steps must be in 1..{most}, the time steps of {record.name}, "
+                f"got {steps}"
             )
     records = {
-        f"{name}-train{steps}-seed{seed}": _one(with_method(record, name), steps, seed)
+        f"{name}-train{steps}-seed{seed}": replace(
+            with_method(record, name), seed=seed, train=replace(record.train, steps=steps)
+        )
         for name in methods
         for steps in train_steps
         for seed in seeds
@@ -62,89 +132,3 @@ def sweep_steps(
     for picture in PICTURES:
         draw_matrices(matrices, folder / picture)
     return result
-
-
-def steps_of(record: Record) -> int:
-    """How many time steps a recording of the record has. Error: each has its own number."""
-    steps = make_binning(record.data.binning).steps
-    if steps is None:
-        raise UsageError(
-            "sweep: data.binning must give steps, got null: recordings of different length have no common T"
-        )
-    return len(range(steps)[slice(*(record.data.frames or (None,)))])
-
-
-def _one(record: Record, steps: int, seed: int) -> Record:
-    return replace(record, seed=seed, train=replace(record.train, steps=steps))
-
-
-def _told(run: dict[str, Any], record: Record) -> dict[str, Any]:
-    """What `sweep.json` says of a run; the rest of its scores is in its folder."""
-    kept = ("protocol", "protocol_hash", "split", "samples", "prefix", "prefix_top1")
-    scores = {key: run["scores"][key] for key in kept if key in run["scores"]}
-    about = {key: run[key] for key in ("run", "method", "seed", "env")}
-    skipped = run["scores"]["frames"][0] - (record.data.frames or (0,))[0]
-    return {**about, "train_steps": record.train.steps, "skipped": skipped, "scores": scores}
-
-
-def matrix_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The accuracies of one method's runs by training length (rows, rising) and test length 1..T
-    (columns), in percent.
-
-    `top1_mean` and `top1_sd` are over the seeds; the sample standard deviation of one seed is null.
-    A row is one network judged at every t (TKS Fig. 3a: the longest row); the cells with t equal to
-    the row's T are networks judged at the length they were trained with (Fig. 3b). A network that
-    is not shown the first `skipped` steps was trained on as many fewer.
-    """
-    lengths = sorted({run["train_steps"] for run in runs})
-    cells = [
-        [run["scores"]["prefix_top1"] for run in runs if run["train_steps"] == steps]
-        for steps in lengths
-    ]
-    over_seeds = [mean_and_sd(values) for values in cells]
-    return {
-        "prefix": runs[0]["scores"]["prefix"],
-        "skipped": runs[0]["skipped"],
-        "train_steps": lengths,
-        "test_steps": list(range(1, len(cells[0][0]) + 1)),
-        "top1_mean": [mean.tolist() for mean, _ in over_seeds],
-        "top1_sd": [
-            [None if np.isnan(value) else float(value) for value in sd] for _, sd in over_seeds
-        ],
-        "seeds": sorted({run["seed"] for run in runs}),
-    }
-
-
-def draw_matrices(matrices: Mapping[str, Mapping[str, Any]], path: Path | str) -> Path:
-    """The matrices as heat maps, one a method, in a PNG or SVG file; what a prefix is stands in
-    each title.
-    """
-    drawn = {
-        f"{name} ({matrix['prefix']})": grids.Matrix(
-            list(matrix["train_steps"]),
-            np.asarray(matrix["top1_mean"], float),
-            np.asarray(matrix["top1_sd"], float),
-            matrix["skipped"],
-        )
-        for name, matrix in matrices.items()
-    }
-    return style.save(lambda: grids.heat_maps(drawn), path)
-
-
-def sweep_cells(matrices: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of a table with a row a method and training length, and a column a test
-    length, as text.
-    """
-    steps = sorted({t for matrix in matrices.values() for t in matrix["test_steps"]})
-    rows = []
-    for name, matrix in matrices.items():
-        for length, means, sds in zip(
-            matrix["train_steps"], matrix["top1_mean"], matrix["top1_sd"], strict=True
-        ):
-            cells = [
-                f"{mean:.1f}" + ("" if sd is None else f" ± {sd:.1f}")
-                for mean, sd in zip(means, sds, strict=True)
-            ]
-            label = f"{name} (trained with T = {length})"
-            rows.append([label, *cells, *[""] * (len(steps) - len(cells))])
-    return ["method", *(f"t = {t}" for t in steps)], rows

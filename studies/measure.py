@@ -16,7 +16,7 @@ from anystep._files import write_json, write_text
 from anystep.compare import compare_methods, markdown_table
 from anystep.config import load_recipe, record_from
 from anystep.evaluation.report.page import accuracy_png, write_report
-from anystep.evaluation.report.runs import read_runs
+from anystep.folder import read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

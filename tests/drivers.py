@@ -12,18 +12,18 @@ import os
 import resource
 import signal
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
 
+from anystep import folder
+from anystep._files import atomic_path
 from anystep.cli import main
 from anystep.data.datasets import DATASETS
 from anystep.data.recording import Events
 from anystep.data.sets import FrameSet, FramesOf, Splits
-from anystep.nn import weights as checkpoint
 from anystep.nn.models import create_model
 from anystep.training.fit import fit, start
 from anystep.training.methods import METHODS, LossMethod
@@ -143,28 +143,21 @@ def write_recipe(folder, **changes):
     return path
 
 
-class _HalfWritten(type(Path())):
-    """A path where writing kills the process halfway through."""
-
-    def write_bytes(self, data):
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def die_in_write(number):
     """Make the process kill itself in the middle of writing its checkpoint number `number`, counted
     from 1.
     """
-    whole, written = checkpoint.atomic_path, []
+    whole, written = folder.write_bytes, []
 
-    @contextmanager
-    def half(path):
+    def half(path, content):
         written.append(path)
-        with whole(path) as temporary:
-            yield _HalfWritten(temporary) if len(written) == number else temporary
+        if len(written) < number:
+            return whole(path, content)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoint.atomic_path = half
+    folder.write_bytes = half
 
 
 def command(arguments, output, number, limit):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anystep._errors import AnystepWarning, UsageError
+from anystep._errors import AnystepWarning, RunError, UsageError
 from anystep.data.loader import derive_seed, epoch_order, load_batches, to_device
 from anystep.data.sets import DataSet
 from anystep.evaluation.energy import FiringRates, firing_rates
@@ -157,5 +157,5 @@ class Trainer:
         loss = sum(parts.values())
         if not math.isfinite(loss):
             what = f"the training loss is no longer finite ({parts})"
-            raise FloatingPointError(f"{what}: lower train.lr or set train.grad_clip")
+            raise RunError(f"{what}: lower train.lr or set train.grad_clip")
         return {"train_loss": loss, "train_acc": 100 * accuracy, "parts": parts}

@@ -1,12 +1,12 @@
-"""Run folders: read whole or refused by name, and compared key by key."""
+"""Finished runs: compared key by key, and grouped under labels that tell them apart."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from fake_runs import edit, make_run, rescore
 
-from anystep.evaluation.report.runs import differences, grouped, read_run, read_runs
+from anystep.evaluation.report.runs import differences, grouped
+from anystep.folder import RunFolder, read_runs
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_run_that_sees_a_later_part_says_so_in_its_label(tmp_path):
     assert list(grouped([whole, late])) == ["ce", "hsd (from frame 4)"]
     assert (late.first_frame, late.skipped, late.train_steps) == (3, 3, 6)
     edit(runs[1], data={"frames": [2, 6]})
-    assert read_run(runs[1]).skipped == 1
+    assert RunFolder(runs[1]).read().skipped == 1
 
 
 def test_runs_are_grouped_by_method_in_the_order_given_and_sorted_by_seed(tmp_path):
@@ -124,72 +124,3 @@ def test_runs_are_grouped_by_method_in_the_order_given_and_sorted_by_seed(tmp_pa
         "ce": [0, 1],
     }
     assert list(groups) == ["tks", "ce"]
-
-
-def test_folders_of_one_name_are_told_apart_by_their_parents(tmp_path):
-    runs = [make_run(tmp_path / m / "0", method=m, samples=4, size=2) for m in ("ce", "tks")]
-    assert [record.label for record in read_runs(runs)] == ["ce/0", "tks/0"]
-
-
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [
-        ("config.yaml", "is not a run folder: it has no config.yaml"),
-        (
-            "scores.json",
-            r"is an unfinished run: it has no scores.json. Finish it: anystep train --resume .*x",
-        ),
-        ("env.json", "env.json is missing"),
-        ("log.jsonl", "log.jsonl is missing"),
-        ("outputs.npz", "outputs.npz is missing"),
-    ],
-)
-def test_a_folder_without_a_file_is_refused_by_name(tmp_path, file, message):
-    run = make_run(tmp_path / "x", samples=4, size=2)
-    (run / file).unlink()
-    with pytest.raises(ValueError, match=message):
-        read_run(run)
-
-
-@pytest.mark.parametrize("file", ["scores.json", "env.json", "log.jsonl", "outputs.npz"])
-def test_a_truncated_file_is_named(tmp_path, file):
-    run = make_run(tmp_path / "x", samples=4, size=2)
-    whole = (run / file).read_bytes()
-    (run / file).write_bytes(whole[: len(whole) - len(whole) // 3])
-    with pytest.raises(ValueError, match=rf"{file}.* is truncated or not"):
-        read_run(run)
-
-
-def test_scores_and_outputs_that_contradict_each_other_are_refused(tmp_path):
-    run = make_run(tmp_path / "x", samples=4, size=2)
-    rescore(run, step_top1=[1.0])
-    with pytest.raises(
-        ValueError, match=r"scores.json: step_top1 must have shape \(3,\), got \(1,\)"
-    ):
-        read_run(run)
-    other = make_run(tmp_path / "y", samples=4, size=2, steps=2)
-    (other / "outputs.npz").write_bytes((run / "outputs.npz").read_bytes())
-    with pytest.raises(ValueError, match=r"outputs.npz: logits must be \(2, M, 4\)"):
-        read_run(other)
-
-
-def test_a_missing_score_is_named(tmp_path):
-    run = make_run(tmp_path / "x", samples=4, size=2)
-    (run / "scores.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"scores.json lacks protocol, protocol_hash"):
-        read_run(run)
-
-
-def test_an_example_that_is_not_in_the_outputs_is_refused(tmp_path):
-    run = make_run(tmp_path / "x", samples=4, size=2)
-    arrays = dict(np.load(run / "outputs.npz"))
-    np.savez(run / "outputs.npz", **(arrays | {"example_index": 4}))
-    with pytest.raises(ValueError, match=r"example_index must be in 0..3, got 4"):
-        read_run(run)
-
-
-def test_runs_that_cannot_share_a_page_are_refused(tmp_path):
-    one, other = (make_run(tmp_path / n, samples=4, size=2, names=n) for n in ("ab", "cd"))
-    for runs, word in (([one, other], "same classes"), ([one, one], "twice"), ([], "got none")):
-        with pytest.raises(ValueError, match=word):
-            read_runs(runs)

@@ -13,7 +13,7 @@ from fake_runs import STEPS, edit, make_run, rescore, softmax
 from anystep.evaluation.figures import curves, style
 from anystep.evaluation.report.page import differences, write_report
 from anystep.evaluation.report.pictures import embed
-from anystep.evaluation.report.runs import read_runs
+from anystep.folder import read_runs
 
 FIGURES = ("accuracy", "step", "class", "confusion", "risk", "film", "features", "training")
 TABLES = ("accuracy", "confidence", "provenance")

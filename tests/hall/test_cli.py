@@ -14,10 +14,11 @@ import pytest
 from terminal import Terminal
 
 import anystep
-from anystep import cli, run
+from anystep import cli
 from anystep._errors import UsageError
 from anystep._extras import MissingExtraError
 from anystep.cli import COMMANDS
+from anystep.folder import RunFolder
 from anystep.training.methods import METHODS, LossMethod
 from anystep.training.phases import Phase
 
@@ -71,13 +72,15 @@ def test_overrides_reach_the_record_in_both_spellings(terminal, recipe):
     terminal.done(
         "train", recipe, "--out", "run", "--train.lr=0.5", "--model.options.widths", "[[3], [5]]"
     )
-    record = run.read_record(terminal.folder / "run")
+    record = RunFolder(terminal.folder / "run").read_record()
     assert (record.train.lr, record.model.options) == (0.5, {"widths": [[3], [5]]})
 
 
 def test_resume_finishes_a_run_and_takes_nothing_else(terminal, recipe, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(run, "save_model", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            RunFolder, "save_network", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         code, out, err = terminal("train", recipe, "--out", "run")
     assert (code, out) == (130, "")
     assert (
@@ -126,7 +129,9 @@ def test_compare_of_several_recipes_has_a_row_each_and_overrides_reach_all(termi
         ("other", "ce"),
     ]
     for name in ("tiny", "other"):
-        train = run.read_record(terminal.folder / "runs" / "compare" / f"{name}-seed0").train
+        train = (
+            RunFolder(terminal.folder / "runs" / "compare" / f"{name}-seed0").read_record().train
+        )
         assert (train.epochs, train.lr) == (1, 0.5)
     assert "prefix of t live steps, tiny/made-up (0000000000000000), test" in " ".join(err.split())
 
@@ -175,14 +180,14 @@ def test_data_list_and_keys_name_what_there_is(terminal):
         (["--precision", "16-mixed"], "engine.precision 16-mixed has a loss scale"),
         (["--devices", "3"], "share a batch of 16 equally, got 3"),
         (["--engine.accelerator", "abacus"], "engine: "),
-        (["--data.options.flaw", "labels"], "labels must be in 0..3, got 7..10 in a batch"),
+        (["--data.options.flaw", "labels"], "labels must be in 0..3, got 7..7 in a batch"),
         (
             ["--data.options.flaw", "planes"],
-            "a sample must be frames (T, P, H, W), the first one is (2, 12, 12)",
+            "a sample must be square frames (T, P, H, W), the first one is (2, 12, 12)",
         ),
         (
             ["--data.options.flaw", "width"],
-            "a sample must be square frames, the first one is (3, 2, 12, 14)",
+            "a sample must be square frames (T, P, H, W), the first one is (3, 2, 12, 14)",
         ),
         (["--data.options.flaw", "empty"], "fixed_duration: an empty event stream has no frames"),
         (

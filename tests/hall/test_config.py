@@ -9,14 +9,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anystep._errors import UsageError
 from anystep.config import (
     Record,
+    describe_keys,
     load_recipe,
     merge,
     overrides_from,
     parse_value,
     record_from,
-    record_parser,
     to_yaml,
 )
 from anystep.training.schedule import Plan
@@ -134,111 +135,101 @@ def test_overrides_read_every_kind_of_value():
         (["epochs", "3"], "expected an override like --train.epochs 3, got 'epochs'"),
         (["--train.epochs"], "--train.epochs needs a value"),
         (["--seed", "1", "--seed.x", "2"], "--seed.x: 'seed' has been given a value of its own"),
-        (["--seed", "[1"], r"--seed: '\[1' is not a YAML value: line 1: expected ',' or '\]'"),
-        (
-            ["--seed", "!!python/object:os.system x"],
-            "--seed: .* is not a YAML value: line 1: could not determine a constructor",
-        ),
+        (["--seed", "[1"], "--seed: '[1' is not a YAML value: line 1: expected ',' or ']'"),
+        (["--seed", "!!python/object:os.system x"], "line 1: could not determine a constructor"),
     ],
 )
 def test_a_bad_override_is_refused_with_its_flag(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UsageError) as caught:
         overrides_from(arguments)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
+        # unknown keys, with the nearest
         (
             {"trian": {}},
-            r"unknown key 'trian' in the recipe\. Did you mean 'train'\? Known: name, seed, data",
+            "unknown key 'trian' in the recipe. Did you mean 'train'? Known: name, seed",
         ),
         (
             {"train": {"epoch": 3}},
-            r"unknown key 'epoch' in train\. Did you mean 'epochs'\? Known: epochs, batch_size",
+            "unknown key 'epoch' in train. Did you mean 'epochs'? Known: epo",
         ),
-        ({"engine": {"device": 2}}, r"unknown key 'device' in engine\. Did you mean 'devices'\?"),
-        ({"data": {"bining": {}}}, r"unknown key 'bining' in data\. Did you mean 'binning'\?"),
+        ({"engine": {"device": 2}}, "unknown key 'device' in engine. Did you mean 'devices'?"),
+        ({"epochs": 2}, "unknown key 'epochs' in the recipe. Did you mean train.epochs?"),
+        ({"options": {}}, "Did you mean data.options or model.options or method.options?"),
         ({"base": "x.yaml"}, "unknown key 'base' in the recipe"),
         ({1: 2}, "unknown key 1 in the recipe"),
-    ],
-)
-def test_an_unknown_key_at_any_depth_is_refused_with_the_nearest(tree, message):
-    with pytest.raises(ValueError, match=message):
-        record_from(tree)
-
-
-@pytest.mark.parametrize(
-    ("tree", "message"),
-    [
+        ({"train": {None: 2}}, "unknown key None in train"),
+        # values of a wrong type
         ({"train": {"epochs": "many"}}, "train.epochs: expected int, got many"),
-        ({"train": {"epochs": 2.5}}, r"train.epochs: expected int, got 2\.5"),
+        ({"train": {"epochs": 2.5}}, "train.epochs: expected int, got 2.5"),
+        ({"train": {"batch_size": None}}, "train.batch_size: expected int, got null"),
         ({"train": {"lr": True}}, "train.lr: expected float, got True"),
         ({"train": {"grad_clip": "hard"}}, "train.grad_clip: expected float or null, got hard"),
         ({"train": 3}, "train must be a mapping, got 3"),
-        ({"train": None}, "train must be a mapping, got None"),
+        ({"train": None}, "train must be a mapping, got null"),
         ({"seed": "zero"}, "seed: expected int, got zero"),
-        ({"name": 3}, "name: expected str, got 3"),
-        ({"select": "worst"}, r"select: expected Literal\['last', 'best'\], got worst"),
+        ({"seed": True}, "seed: expected int, got True"),
+        ({"name": 3}, "name: expected text, got 3"),
+        ({"select": "worst"}, "select: expected last or best, got worst"),
+        ({"data": {"binning": "direct"}}, "data.binning: expected a mapping, got direct"),
+        ({"data": {"binning": None}}, "data.binning: expected a mapping, got null"),
         (
-            {"data": {"binning": "fixed_duration"}},
-            "data.binning: expected dict, got fixed_duration",
+            {"data": {"augment": ["a", 1]}},
+            "data.augment: expected a list of text or a mapping, got",
         ),
-        ({"data": {"cache": 5}}, "data.cache: expected str or null, got 5"),
-        ({"model": {"neuron": 3}}, r"model.neuron: expected str or dict\[str, Any\], got 3"),
-        ({"model": {"options": [1]}}, r"model.options: expected dict, got \[1\]"),
+        ({"data": {"cache": 5}}, "data.cache: expected text or null, got 5"),
+        ({"model": {"neuron": 3}}, "model.neuron: expected text or a mapping, got 3"),
+        ({"model": {"options": {1: 2}}}, "model.options: expected a mapping, got {1: 2}"),
+        # values that cannot be
+        ({"train": {"epochs": 0}}, "train: epochs must be >= 1, got 0"),
+        ({"train": {"lr": 0.0}}, "train: lr must be > 0, got 0"),
+        ({"train": {"lr": float("nan")}}, "train: lr must be > 0, got nan"),
+        ({"train": {"grad_clip": 0.0}}, "train: grad_clip must be > 0 or null, got 0"),
+        ({"train": {"workers": -2}}, "train: workers must be >= 0, got -2"),
+        ({"data": {"frames": [1]}}, "data.frames must be [first, stop] or null, got [1]"),
+        ({"data": {"options": {"cache": "x"}}}, "data.options: 'cache' is not an option"),
+        ({"model": {"options": {"norm": "bn"}}}, "model.options: 'norm' is not an option"),
+        ({"engine": {"devices": 0}}, "engine.devices must be >= 1, got 0"),
+        ({"engine": {"precision": "16-mixed"}}, "engine.precision 16-mixed has a loss scale"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused_with_its_key(tree, message):
-    with pytest.raises(ValueError, match=f"^{message}$"):
+def test_a_record_that_cannot_be_is_refused_with_its_key(tree, message):
+    with pytest.raises(UsageError) as caught:
         record_from(tree)
-
-
-@pytest.mark.parametrize(
-    ("tree", "message"),
-    [
-        ({"epochs": 0}, "train: epochs must be >= 1, got 0"),
-        ({"batch_size": -1}, "train: batch_size must be >= 1, got -1"),
-        ({"lr": 0.0}, "train: lr must be > 0, got 0"),
-        ({"lr": float("nan")}, "train: lr must be > 0, got nan"),
-        ({"grad_clip": 0.0}, "train: grad_clip must be > 0 or null, got 0"),
-        ({"workers": -2}, "train: workers must be >= 0, got -2"),
-    ],
-)
-def test_a_plan_out_of_range_is_refused_with_its_key(tree, message):
-    with pytest.raises(ValueError, match=message):
-        record_from({"train": tree})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "train: {epochs: 3\nseed: 2",
-            r"recipe\.yaml is not a YAML recipe: line 2: expected ',' or '}'",
-        ),
-        ("- 1\n- 2", r"recipe\.yaml is not a YAML recipe: it must be a mapping, got list"),
-        ("", r"it must be a mapping, got NoneType"),
+        ("train: {epochs: 3\nseed: 2", "is not a YAML recipe: line 2: expected ',' or '}'"),
+        ("- 1\n- 2", "is not a YAML recipe: it must be a mapping, got list"),
+        ("", "it must be a mapping, got NoneType"),
         ("seed: !!python/object:os.system x", "line 1: could not determine a constructor"),
         ("seed: 1\ntrain: {lr: 1}\nseed: 2", "is not a YAML recipe: line 3: 'seed' is there twice"),
-        ("base: [a]", r"base must be the name of a recipe, got \['a'\]"),
-        ("base: nowhere.yaml", r"there is no recipe .*nowhere\.yaml"),
+        ("? [seed]\n: 1", "is not a YAML recipe: line 1: found unhashable key"),
+        ("base: [a]", "base must be the name of a recipe, got ['a']"),
+        ("base: nowhere.yaml", "there is no recipe"),
+        (b"\xff\xfe\x00\x01", "is not a YAML recipe: 'utf-8' codec"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_refused_on_one_line(recipe, text, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        load_recipe(recipe(text))
+def test_a_file_that_is_no_recipe_is_refused_on_one_line(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError) as caught:
+        load_recipe(path)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no recipe"):
-        load_recipe(tmp_path / "none.yaml")
-    with pytest.raises(ValueError, match=r"cannot read the recipe .*: Is a directory"):
+def test_a_folder_is_no_recipe(tmp_path):
+    with pytest.raises(UsageError, match=r"cannot read the recipe .*: Is a directory"):
         load_recipe(tmp_path)
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(ValueError, match="binary is not a YAML recipe: 'utf-8' codec"):
-        load_recipe(tmp_path / "binary")
 
 
 def test_anchors_and_merge_keys_of_yaml_work(recipe):
@@ -285,6 +276,17 @@ def test_a_record_comes_back_from_its_yaml(tmp_path_factory, name, seed, lr, cli
     assert record_from(load_recipe(path)) == record
 
 
+def test_a_whole_number_may_stand_for_a_float():
+    plan = record_from({"train": {"lr": 1, "grad_clip": 2}}).train
+    assert (repr(plan.lr), repr(plan.grad_clip)) == ("1.0", "2.0")
+
+
+def test_every_key_is_described_in_words_of_its_own():
+    rows = describe_keys()
+    assert len({about for *_, about in rows if len(about) > 10}) > 30
+    assert ("train.steps", "int or null", "null") in [row[:3] for row in rows]
+
+
 def test_the_yaml_of_a_record_names_every_key():
     def leaves(tree, prefix=""):
         for key, value in tree.items():
@@ -292,4 +294,4 @@ def test_the_yaml_of_a_record_names_every_key():
             yield from leaves(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}"]
 
     written = set(leaves(yaml.safe_load(to_yaml(Record()))))
-    assert written == set(record_parser().get_defaults().keys(branches=False))
+    assert written == {name for name, *_ in describe_keys()}

@@ -12,8 +12,7 @@ from moving_light import WIDTHS, moving_light
 
 import anystep
 from anystep.data.datasets import DATASETS
-from anystep.evaluation.report.runs import read_runs
-from anystep.run import Keeper
+from anystep.folder import CheckpointWriter
 from anystep.training.methods import METHODS
 
 NEURON = {"hsd": "qcfs_if", "qcfs": "qcfs_if"}  # the methods that cannot train a LIF
@@ -43,14 +42,14 @@ def test_a_method_trains_from_a_record_resumes_to_the_same_weights_is_judged_aga
     assert len(rows) == 2
     assert rows[-1]["train_loss"] != rows[0]["train_loss"]
 
-    after_an_epoch = Keeper.on_epoch
+    after_an_epoch = CheckpointWriter.on_epoch
 
     def stop(self, state, row):
         after_an_epoch(self, state, row)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(Keeper, "on_epoch", stop)
+        broken.setattr(CheckpointWriter, "on_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
             anystep.run_record(record_of(name), tmp_path / "stopped")
     assert anystep.run_record(record_of(name), tmp_path / "stopped", resume=True) == scores
@@ -60,5 +59,5 @@ def test_a_method_trains_from_a_record_resumes_to_the_same_weights_is_judged_aga
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
     assert anystep.evaluate_run(tmp_path / "whole") == scores
-    page = anystep.write_report(read_runs([tmp_path / "whole"]), tmp_path / "report.html")
+    page = anystep.write_report([tmp_path / "whole"], tmp_path / "report.html")
     assert name in page.read_text(encoding="utf-8")

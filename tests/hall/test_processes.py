@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from anystep.cli import main
+from anystep.folder import RunFolder, load_model
 from anystep.nn.models.base import StepModel
-from anystep.nn.weights import load_model, load_training
 from anystep.training.fabric import make_fabric
 
 
@@ -70,7 +70,7 @@ def test_a_killed_worker_ends_the_other_and_the_run_goes_on(tmp_path, tiny_rows,
     assert "Traceback" not in message, message
     assert "SIGKILL" in message or "closed" in message, message
     assert not multiprocessing.active_children()
-    assert load_training(folder / "checkpoints" / "last.pt")["epoch"] == 2
+    assert RunFolder(folder).load_training()["epoch"] == 2
 
     assert main(["train", "--resume", str(folder)]) == 0
     assert (
@@ -83,7 +83,7 @@ def test_a_killed_worker_ends_the_other_and_the_run_goes_on(tmp_path, tiny_rows,
 def assert_can_go_on(folder, last_line, epochs):
     """The last words say how; the checkpoint is there; and the run comes to its end."""
     assert last_line == f"anystep train: interrupted; go on with: anystep train --resume {folder}"
-    assert 2 <= load_training(folder / "checkpoints" / "last.pt")["epoch"] < epochs
+    assert 2 <= RunFolder(folder).load_training()["epoch"] < epochs
     assert main(["train", "--resume", str(folder)]) == 0
     assert len((folder / "log.jsonl").read_text().splitlines()) == epochs
     assert (folder / "scores.json").exists()

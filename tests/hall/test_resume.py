@@ -12,9 +12,9 @@ import drivers
 import numpy as np
 import pytest
 
-from anystep import run
+from anystep import folder, run
 from anystep.config import load_recipe, record_from
-from anystep.nn.weights import load_training
+from anystep.folder import RunFolder, load_model
 from anystep.run import run_record
 from anystep.training import fit as train
 
@@ -127,7 +127,7 @@ def test_twenty_kills_two_of_them_in_the_write_change_no_bit(runs, uninterrupted
 def test_a_process_killed_in_the_write_leaves_the_checkpoint_before_it(runs):
     folder = runs.folder / "in-write"
     assert runs.go(folder, die_in_write=3).run_to_end() == -9
-    assert load_training(folder / "checkpoints" / "last.pt")["epoch"] == 2
+    assert RunFolder(folder).load_training()["epoch"] == 2
     assert len(list((folder / "checkpoints").glob(".last.pt.*.part"))) == 1
 
 
@@ -156,24 +156,23 @@ def interrupted_once(monkeypatch, target, name, *, call, after=False):
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
-    ("name", "call"),
+    ("target", "name", "call"),
     [
-        *(
-            ("write_json", 1),
-            ("load_splits", 1),
-            ("save_training", 1),
-            ("save_training", 3),
-            ("save_training", 4),
-        ),
-        *(("save_model", 1), ("_test", 1)),
+        (folder, "write_json", 1),
+        (run, "load_splits", 1),
+        (folder.RunFolder, "save_training", 1),
+        (folder.RunFolder, "save_training", 3),
+        (folder.RunFolder, "save_training", 4),
+        (folder.RunFolder, "save_network", 1),
+        (run, "judge_and_write", 1),
     ],
 )
 def test_a_run_stopped_beside_any_write_is_made_whole(
-    tmp_path, record, monkeypatch, name, call, after
+    tmp_path, record, monkeypatch, target, name, call, after
 ):
     run_record(record, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        interrupted_once(patch, run, name, call=call, after=after)
+        interrupted_once(patch, target, name, call=call, after=after)
         with pytest.raises(KeyboardInterrupt):
             run_record(record, tmp_path / "stopped")
     run_record(record, tmp_path / "stopped", resume=True)
@@ -220,7 +219,7 @@ def test_the_best_network_survives_a_stop_in_a_later_epoch(tmp_path, record, mon
     with suppress(KeyboardInterrupt):
         run_record(record, tmp_path / "run")
     run_record(record, tmp_path / "run", resume=True)
-    kept = run.load_model(tmp_path / "run").state_dict()
+    kept = load_model(tmp_path / "run").state_dict()
     assert [
         bool((seen[epoch]["classifier.weight"] == kept["classifier.weight"]).all())
         for epoch in range(3)
@@ -240,9 +239,9 @@ def test_going_on_without_the_optimizer_would_change_the_weights(tmp_path, recor
         interrupted_once(patch, train, "validate", call=2)
         with suppress(KeyboardInterrupt):
             run_record(record, tmp_path / "stopped")
-    path = tmp_path / "stopped" / "checkpoints" / "last.pt"
-    saved = load_training(path)
+    stopped = RunFolder(tmp_path / "stopped")
+    saved = stopped.load_training()
     saved["optimizer"]["state"] = {}
-    run.save_training(path, saved)
+    stopped.save_training(saved, saved["history"])
     run_record(record, tmp_path / "stopped", resume=True)
     assert result_of(tmp_path / "stopped")["weights"] != result_of(tmp_path / "whole")["weights"]

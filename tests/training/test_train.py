@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from anystep import AnystepWarning
+from anystep._errors import RunError
 from anystep.nn.models import create_model
 from anystep.training.fabric import choose_precision, make_fabric
 from anystep.training.fit import fit, start, validate
@@ -200,7 +201,7 @@ def test_a_phase_has_its_share_of_the_epochs_and_its_frames():
 
 def test_a_loss_that_is_no_longer_finite_stops_with_its_parts_and_a_way_out():
     message = r"no longer finite \(\{'ce': (inf|nan)\}\): lower train.lr or set train.grad_clip"
-    with pytest.raises(FloatingPointError, match=message):
+    with pytest.raises(RunError, match=message):
         trained(method=Recorder(weight=float("inf")))
 
 

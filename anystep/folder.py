@@ -1,0 +1,376 @@
+"""What lies in a run folder, written and read. No other file of the package names these files:
+
+    config.yaml                    the record: a folder that has it is a run folder
+    env.json                       commit, versions, device, command line; then those of each resumption
+    log.jsonl                      a row an epoch
+    checkpoints/last.pt            the training state after the last whole epoch
+    checkpoints/PHASE.safetensors  the network of an earlier phase
+    model.safetensors              the trained network
+    outputs.npz                    what it said of every test sample
+    scores.json                    how good that is: a run that has it is finished
+    tensorboard/                   the log again, if the record asks for it
+
+Every file appears whole or not at all. So a run that is killed at any moment can go on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from anystep._errors import UsageError
+from anystep._files import atomic_path, write_bytes, write_json, write_text
+from anystep.config import Record, load_recipe, record_from, to_yaml
+from anystep.console import EpochLines
+from anystep.evaluation.report import page
+from anystep.evaluation.report.runs import RunRecord
+
+if TYPE_CHECKING:  # a report needs no torch
+    from torch import nn
+
+    from anystep.nn.models.base import StepModel
+    from anystep.training.fit import TrainState
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError(f"{path} is missing: the run folder is not whole")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path} is truncated or not JSON: {error}") from error
+
+
+class RunFolder:
+    """One run on disk; it need not exist yet."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.tensorboard = self.path / "tensorboard"
+        self._config = self.path / "config.yaml"
+        self._env = self.path / "env.json"
+        self._log = self.path / "log.jsonl"
+        self._checkpoints = self.path / "checkpoints"
+        self._last = self._checkpoints / "last.pt"
+        self._network = self.path / "model.safetensors"
+        self._outputs = self.path / "outputs.npz"
+        self._scores = self.path / "scores.json"
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is a run folder, finished or not."""
+        return self._config.exists()
+
+    @property
+    def finished(self) -> bool:
+        """Whether its run has come to its end."""
+        return self._scores.exists()
+
+    @property
+    def way_on(self) -> str:
+        """How to go on with a run that stopped."""
+        return f"go on with: anystep train --resume {self.path}"
+
+    # Beginning and going on
+
+    def check_free(self, record: Record, *, resume: bool) -> None:
+        """Refuse a folder that holds something else, or this run unfinished unless `resume`."""
+        own = (self._checkpoints.name, self._env.name)  # written before the record is
+        if self.begun:
+            if self.read_record() != record:
+                raise UsageError(
+                    f"{self.path} holds another run (its config.yaml differs): "
+                    "choose another folder with --out"
+                )
+            if not self.finished and not resume:
+                raise UsageError(f"{self.path} holds this run, unfinished: {self.way_on}")
+        elif self.path.is_dir() and any(
+            each.name not in own and each.suffix != ".part" for each in self.path.iterdir()
+        ):
+            raise UsageError(
+                f"{self.path} is not empty and not a run folder: choose another with --out"
+            )
+
+    def open(self, record: Record, environment: dict[str, Any]) -> None:
+        """Make the folder, or clear what a killed process left half-written.
+
+        The record comes last: it makes a run. A run that is taken up again adds the `environment`
+        that it goes on with to that of its beginning. Error: a teacher that is not the first one.
+        """
+        try:
+            self._checkpoints.mkdir(parents=True, exist_ok=True)
+            for half in (*self.path.glob(".*.part"), *self._checkpoints.glob(".*.part")):
+                half.unlink()
+            if self.begun:
+                first = self.read_environment()
+                if first.get("teacher") != environment.get("teacher"):
+                    raise UsageError(
+                        f"the network of the teacher {record.teacher} is not the one "
+                        f"that {self.path} began with"
+                    )
+                environment = {**first, "resumed": [*first.get("resumed", []), environment]}
+            write_json(self._env, environment)
+            if not self.begun:
+                write_text(self._config, to_yaml(record))
+        except OSError as error:
+            raise UsageError(
+                f"cannot write the run folder {self.path}: {error.strerror}"
+            ) from error
+
+    def read_record(self) -> Record:
+        """The record of the run. Error: no run folder."""
+        return record_from(self._read_recipe())
+
+    def _read_recipe(self) -> dict[str, Any]:
+        if not self.begun:
+            raise UsageError(f"{self.path} is not a run folder: it has no {self._config.name}")
+        return load_recipe(self._config)
+
+    def read_environment(self) -> dict[str, Any]:
+        """Where the run was made: commit, versions, device, command line."""
+        return _read_json(self._env)
+
+    # While it trains
+
+    def save_training(self, state: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
+        """Write the log and the training state, of tensors and plain Python values.
+
+        The log first: a process killed between the two leaves a log that is one epoch ahead, and
+        the same row is written again. Error: `OSError` with the path, for a full disk say; the
+        state that was there before is then still there.
+        """
+        import torch
+
+        write_text(self._log, "".join(json.dumps(row) + "\n" for row in history))
+        # torch reports a full disk as an internal error of its zip writer, so it writes to memory
+        content = io.BytesIO()
+        torch.save({**state, "history": history}, content)
+        write_bytes(self._last, content.getbuffer())
+
+    def load_training(self) -> dict[str, Any] | None:
+        """The training state, None if there is none yet. No code in it is run.
+
+        Error: a truncated or foreign file, by its path.
+        """
+        import torch
+
+        if not self._last.exists():
+            return None
+        content = io.BytesIO(self._last.read_bytes())
+        try:
+            return torch.load(content, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+            reason = str(error).partition("\n")[0] or "it ends too early"
+            raise UsageError(
+                f"{self._last} is truncated or not a checkpoint: "
+                f"delete it, and --resume starts at the first epoch ({reason})"
+            ) from error
+
+    def save_network(
+        self, model: nn.Module, *, made_by: Mapping[str, Any], phase: str | None = None
+    ) -> None:
+        """Write the trained network, or that of an earlier `phase`."""
+        from anystep.nn.weights import save_model
+
+        path = self._network if phase is None else self._checkpoints / f"{phase}.safetensors"
+        save_model(path, model, made_by=made_by)
+
+    # When it is finished
+
+    def write_results(self, outputs: Mapping[str, ArrayLike], scores: Mapping[str, Any]) -> None:
+        """Write what the network said and how good that is. With the scores a run is finished."""
+        with atomic_path(self._outputs) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **outputs)  # type: ignore[arg-type]
+        write_json(self._scores, scores)
+
+    def read_scores(self) -> dict[str, Any]:
+        """How good the network is on the samples that judge it. Error: an unfinished run."""
+        return _read_json(self._scores)
+
+    def read(self, *, label: str | None = None) -> RunRecord:
+        """All that a report shows of the finished run, called `label` or by the folder's name.
+
+        Error: what is missing or truncated, by its path.
+        """
+        recipe = self._read_recipe()
+        if not self.finished:
+            raise UsageError(
+                f"{self.path} is an unfinished run: it has no {self._scores.name}; {self.way_on}"
+            )
+        return RunRecord(
+            label=label or self.path.resolve().name,
+            config=recipe,
+            env=self.read_environment(),
+            log=self._read_log(),
+            scores=self.read_scores(),
+            outputs=self._read_outputs(),
+        )
+
+    def _read_log(self) -> list[dict[str, Any]]:
+        if not self._log.is_file():
+            raise UsageError(f"{self._log} is missing: the run folder is not whole")
+        try:
+            return [json.loads(line) for line in self._log.read_text("utf-8").splitlines()]
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{self._log} is truncated or not JSON: {error}") from error
+
+    def _read_outputs(self) -> dict[str, NDArray[Any]]:
+        if not self._outputs.is_file():
+            raise UsageError(f"{self._outputs} is missing: the run folder is not whole")
+        try:
+            with np.load(self._outputs, allow_pickle=False) as file:
+                return {key: file[key] for key in file.files}
+        except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
+            raise UsageError(f"{self._outputs} is truncated or not an npz file: {error}") from error
+
+
+class CheckpointWriter:
+    """Keeps the log and a checkpoint after each epoch of a phase, and the best network if asked.
+
+    It begins where the checkpoint `saved` ends. `epochs_to_show` is None in all processes but the
+    first, which alone writes and prints.
+    """
+
+    def __init__(
+        self,
+        place: RunFolder,
+        record: Record,
+        number: int,
+        state: TrainState,
+        saved: Mapping[str, Any],
+        *,
+        epochs_to_show: int | None,
+    ) -> None:
+        self.place, self.record, self.number = place, record, number
+        self.networks, self.history = saved["networks"], list(saved["history"])
+        self.best: dict[str, Any] = {}
+        if saved["phase"] == number and "model" in saved:
+            state.model.load_state_dict(saved["model"])
+            state.optimizer.load_state_dict(saved["optimizer"])
+            state.epoch, self.best = saved["epoch"], saved["best"]
+        self.lines: EpochLines | None = None
+        if epochs_to_show is not None:
+            self.lines = EpochLines(
+                epochs=epochs_to_show,
+                tensorboard=place.tensorboard if record.tensorboard else None,
+                resumed_at=len(self.history),
+            )
+
+    def on_epoch(self, state: TrainState, row: dict[str, Any]) -> None:
+        """Keep what an epoch made."""
+        self.history.append(row)
+        if self.record.select == "best" and row["val_acc"] > self.best.get("val_acc", -1.0):
+            weights = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+            self.best = {"epoch": row["epoch"], "val_acc": row["val_acc"], "model": weights}
+        if self.lines is not None:
+            now = {
+                "phase": self.number,
+                "networks": self.networks,
+                "best": self.best,
+                "model": state.model.state_dict(),
+                "optimizer": state.optimizer.state_dict(),
+                "epoch": state.epoch,
+            }
+            self.place.save_training(now, self.history)
+            self.lines.show(row)
+
+    def finish(self, state: TrainState) -> dict[str, Any]:
+        """Close the phase: later ones can start from its chosen network or learn from it."""
+        if self.best:
+            state.model.load_state_dict(self.best["model"])
+        networks = {**self.networks, state.phase.name: state.model.state_dict()}
+        done = {"phase": self.number + 1, "networks": networks, "best": {}}
+        if self.lines is not None:
+            self.lines.close()
+            self.place.save_training(done, self.history)
+        return {**done, "history": self.history}
+
+
+def weights_file(path: Path | str) -> Path:
+    """The file of weights that a run folder, or the file itself, stands for. It need not exist."""
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else RunFolder(path)._network
+
+
+def load_model(path: Path | str) -> StepModel:
+    """The network of a run folder or of a file of weights, in eval mode on the CPU.
+
+    Errors: a missing, truncated or foreign file, by its path, with how its run writes it again. It
+    does not train again for that.
+    """
+    from anystep.nn.weights import read_model
+
+    file = weights_file(path)
+    if file.exists():
+        try:
+            return read_model(file)
+        except UsageError as error:
+            problem, cause = str(error), error
+    else:
+        problem, cause = f"{file} does not exist", None
+    folder = RunFolder(file.parent)
+    way_out = "it is not in a run folder that could make it again"
+    if folder.begun:
+        spoilt = [each.name for each in (file, folder._scores) if each.exists()]
+        way_out = (f"delete {' and '.join(spoilt)}, then " if spoilt else "") + folder.way_on
+    raise UsageError(f"{problem}: {way_out}") from cause
+
+
+def scores_beside(weights: Path | str) -> dict[str, Any] | None:
+    """The scores of the run that a file of weights belongs to, None where there are none."""
+    file = weights_file(weights).resolve()
+    for place in map(RunFolder, (file.parent, file.parent.parent)):  # or it is in checkpoints/
+        if place.finished:
+            return place.read_scores()
+    return None
+
+
+def runs_in(place: Path | str) -> list[Path]:
+    """The run folder itself, or the run folders directly inside a folder of them."""
+    place = Path(place)
+    inside = [each for each in sorted(place.glob("*")) if RunFolder(each).begun]
+    return inside if inside and not RunFolder(place).begun else [place]
+
+
+def read_runs(runs: Iterable[Path | str]) -> list[RunRecord]:
+    """Read finished run folders that share a page, whole.
+
+    Each is called by its name, or by its path below the common folder where names repeat. Error:
+    runs of different classes.
+    """
+    folders = [Path(run).resolve() for run in runs]
+    if not folders or len(set(folders)) < len(folders):
+        named = ", ".join(map(str, folders)) or "none"
+        raise UsageError(f"a report needs run folders, each once; these are named: {named}")
+    labels = [folder.name for folder in folders]
+    if len(set(labels)) < len(labels):
+        top = os.path.commonpath(folders)
+        labels = [folder.relative_to(top).as_posix() for folder in folders]
+    pairs = zip(folders, labels, strict=True)
+    records = [RunFolder(folder).read(label=label) for folder, label in pairs]
+    for record in records:
+        if record.scores["classes"] != records[0].scores["classes"]:
+            raise UsageError(
+                f"{records[0].label} and {record.label} do not have the same classes: "
+                "give each data set a report of its own"
+            )
+    return records
+
+
+def write_report(runs: Sequence[Path | str], out: Path | str, *, title: str | None = None) -> Path:
+    """Write one self-contained HTML page about finished run folders and return its path.
+
+    Runs are grouped by method, and by what else tells them apart, in the order given; over several
+    seeds a number is mean ± sd (ddof = 1). What makes the comparison unfair stands at the top of
+    the page. Error: a folder that is not a finished run, by name.
+    """
+    return page.write_report(read_runs(runs), out, title=title)
