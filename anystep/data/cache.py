@@ -17,209 +17,51 @@ from numpy.typing import NDArray
 from anystep._errors import UsageError
 from anystep._files import atomic_path
 
-ABANDONED_S = (
-    24 * 3600
-)  # a file that nobody has written to for so long belongs to a build that was killed
+# A file that nobody has written to for so long belongs to a build that was killed.
+ABANDONED_S = 24 * 3600
 
 
 def default_cache() -> Path:
-    """Where built data go when nobody says otherwise: $XDG_CACHE_HOME/anystep, or ~/.cache/anystep."""
+    """Where built data go if nobody says: $XDG_CACHE_HOME/anystep, or ~/.cache/anystep."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anystep"
-
-
-def cached_array(
-    folder: str | os.PathLike[str], key: str, build: Callable[[], NDArray[Any]]
-) -> NDArray[Any]:
-    """The array <folder>/<key>.npy, memory-mapped read-only; `build()` makes it when it is not
-    there.
-
-    The file is whole or absent: an error in `build` or while writing leaves nothing, and what a
-    killed process leaves, a hidden .part file, goes with the first build a day later. Two processes
-    may build at once, the last one to finish stays. Raises ValueError for a key that is no plain
-    file name and for a damaged file (by name: delete it), OSError when the folder cannot be written
-    or is full.
-    """
-    path = cache_file(folder, key)
-    if not path.exists():
-        _prepare(path.parent)
-        _write(path, build())
-    return _open(path)
-
-
-def cached_stack(
-    folder: str | os.PathLike[str],
-    key: str,
-    count: int,
-    build: Callable[[], Iterable[NDArray[Any] | None]],
-) -> NDArray[Any]:
-    """Like `cached_array`, for `count` frames or counts that need not fit in memory together: one
-    row is held at a time.
-
-    `build()` gives the rows in order, all of one shape; None is a row of zeros. Rows of floats are
-    kept as float32. Rows of whole numbers, all >= 0 and below 65,536, are kept as uint8 until a
-    value needs uint16.
-    """
-    path = cache_file(folder, key)
-    if not path.exists():
-        _prepare(path.parent)
-        with _trouble_named(path), atomic_path(path) as temporary, temporary.open("wb+") as file:
-            _write_rows(file, path, count, build())
-    return _open(path)
-
-
-def cached_ragged(
-    folder: str | os.PathLike[str], key: str, build: Callable[[], Iterable[NDArray[Any] | None]]
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Like `cached_stack`, for rows (t_i, ...) of different length: all of them one after another
-    (sum of t_i, ...), mapped, and the lengths t_i. None is a row of length 0.
-
-    The lengths are a file of their own, <key>.lengths.npy, that is there before the frames appear.
-    """
-    path, beside = cache_file(folder, key), cache_file(folder, f"{key}.lengths")
-    if not path.exists():
-        _prepare(path.parent)
-        lengths: list[int] = []
-
-        def parts() -> Iterator[NDArray[Any]]:
-            for row in build():
-                lengths.append(0 if row is None else len(row))
-                if row is not None:
-                    yield from row
-
-        with _trouble_named(path), atomic_path(path) as temporary, temporary.open("wb+") as file:
-            _write_rows(file, path, None, parts())
-            with atomic_path(beside) as whole, whole.open("wb") as lengths_file:
-                _save(lengths_file, np.array(lengths, np.int64))
-    if not beside.exists():
-        raise UsageError(
-            f"cached_ragged: {path} has no {beside.name} beside it; delete it and run again"
-        )
-    frames, known = _open(path), np.array(_open(beside))
-    if known.dtype != np.int64 or known.ndim != 1 or known.sum() != len(frames):
-        raise UsageError(
-            f"cached_ragged: {beside} does not fit the {len(frames)} frames of {path.name}; delete both"
-        )
-    return frames, known
 
 
 def cache_file(folder: str | os.PathLike[str], key: str) -> Path:
     """<folder>/<key>.npy. Error: a key that is no plain file name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", key):
-        raise UsageError(f"cached_array: key must be letters, digits and . _ - only, got {key!r}")
+        raise UsageError(f"cache: key must be letters, digits and . _ - only, got {key!r}")
     return Path(folder) / f"{key}.npy"
 
 
 def _prepare(folder: Path) -> None:
-    """Make the folder before the work, so a wrong one costs no time; remove what killed builds left
-    there long ago.
-    """
+    """Make the folder before the work, and remove what killed builds left there long ago."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(
-            error.errno, f"cannot make the cache folder {folder} ({error.strerror})"
-        ) from error
+        text = f"cannot make the cache folder {folder} ({error.strerror})"
+        raise OSError(error.errno, text) from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"cannot write in the cache folder {folder}; choose another one with cache="
-        )
+        text = f"cannot write in the cache folder {folder}; choose another one with cache="
+        raise PermissionError(text)
     for part in folder.glob(".*.npy.*.part"):
         with suppress(OSError):  # another process may have been faster
             if time.time() - part.stat().st_mtime > ABANDONED_S:
                 part.unlink()
 
 
-def _write(path: Path, array: NDArray[Any]) -> None:
-    array = np.asarray(array)
-    if array.dtype.hasobject:
-        raise UsageError(
-            f"cached_array: {path.name} would hold Python objects; build must return plain numbers"
-        )
-    with (
-        _trouble_named(path, array.nbytes),
-        atomic_path(path) as temporary,
-        temporary.open("wb") as file,
-    ):
-        _save(file, array)
-
-
-def _save(file: IO[bytes], array: NDArray[Any]) -> None:
-    """`np.save`, which loses the last bytes of an array without an error when the disk is full at
-    the end.
-    """
-    file.write(_header(array.dtype, array.shape))
-    file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-
-
 @contextmanager
-def _trouble_named(path: Path, size: int | None = None) -> Iterator[None]:
-    """An OSError while writing says which file, how large it would be, and what to do."""
+def _writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that becomes `path` when it is whole; trouble says which file, and what to do."""
     try:
-        yield
-    except (
-        OSError
-    ) as error:  # numpy reports a full disk without an error number, so the text carries it all
+        with atomic_path(path) as temporary, temporary.open("wb+") as file:
+            yield file
+    except OSError as error:
         if error.filename is not None and Path(error.filename).parent != path.parent:
             raise  # what was read could not be read: the file says so itself
-        large = "" if size is None else f" ({size / 1e6:.1f} MB)"
-        raise OSError(
-            error.errno,
-            f"could not write {path}{large}: {error.strerror or error}. Free some space or choose another folder with cache=",
-        ) from error
-
-
-def _write_rows(
-    file: IO[bytes], path: Path, count: int | None, rows: Iterable[NDArray[Any] | None]
-) -> None:
-    """A .npy file of `count` rows (None: as many as come). Rows are written, not mapped: a full
-    disk is then an error and not a crash.
-    """
-    dtype: np.dtype[Any] = np.dtype(np.uint8)
-    shape: tuple[int, ...] | None = None
-    written = 0
-    for row in rows:
-        if row is not None and shape is None:
-            shape = row.shape
-            dtype = np.dtype(np.float32 if row.dtype.kind == "f" else np.uint8)
-            file.write(_header(dtype, (count or 0, *shape)))
-            file.write(bytes(written * _size(dtype, shape)))
-        if row is not None and row.shape != shape:
-            raise UsageError(
-                f"cached_stack: {path.name}: row {written} has shape {row.shape}, those before it {shape}"
-            )
-        if row is not None and dtype == np.uint8 and row.max(initial=0) > 255:
-            dtype = np.dtype(np.uint16)
-            _widen(file, (count or 0, *row.shape), written)
-        if shape is not None:
-            file.write(
-                bytes(_size(dtype, shape)) if row is None else np.ascontiguousarray(row, dtype).data
-            )
-        written += 1
-    if shape is None or (count is not None and written != count):
-        wanted = "rows" if count is None else f"{count} rows"
-        raise UsageError(
-            f"cached_stack: {path.name}: {wanted} must come, one at least not None, {written} came"
-        )
-    if count is None:
-        file.seek(0)
-        file.write(
-            _header(dtype, (written, *shape))
-        )  # numpy leaves room for the number of rows to grow
-
-
-def _widen(file: IO[bytes], shape: tuple[int, ...], written: int) -> None:
-    """Turn the `written` rows of bytes in the file into uint16, in place: from the last one back,
-    so none is overwritten.
-    """
-    start, size = len(_header(np.dtype(np.uint8), shape)), _size(np.dtype(np.uint8), shape[1:])
-    for row in reversed(range(written)):
-        file.seek(start + row * size)
-        values = np.frombuffer(file.read(size), np.uint8).astype(np.uint16)
-        file.seek(start + 2 * row * size)
-        file.write(values.data)
-    file.seek(0)
-    file.write(_header(np.dtype(np.uint16), shape))  # as long as the one of bytes
-    file.seek(start + 2 * written * size)
+        # numpy reports a full disk without an error number, so the text carries it all.
+        way_out = "Free some space or choose another folder with cache="
+        text = f"could not write {path}: {error.strerror or error}. {way_out}"
+        raise OSError(error.errno, text) from error
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
@@ -233,8 +75,66 @@ def _size(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     return dtype.itemsize * int(np.prod(shape))
 
 
+def _save(file: IO[bytes], array: NDArray[Any]) -> None:
+    """`np.save`, which does not say so if the disk is full at the end."""
+    file.write(_header(array.dtype, array.shape))
+    file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def _widen(file: IO[bytes], shape: tuple[int, ...], written: int) -> None:
+    """Turn the `written` rows of bytes in the file into uint16, in place.
+
+    From the last row back, so that none is overwritten.
+    """
+    start, size = len(_header(np.dtype(np.uint8), shape)), _size(np.dtype(np.uint8), shape[1:])
+    for row in reversed(range(written)):
+        file.seek(start + row * size)
+        values = np.frombuffer(file.read(size), np.uint8).astype(np.uint16)
+        file.seek(start + 2 * row * size)
+        file.write(values.data)
+    file.seek(0)
+    file.write(_header(np.dtype(np.uint16), shape))  # as long as the one of bytes
+    file.seek(start + 2 * written * size)
+
+
+def _write_rows(
+    file: IO[bytes], path: Path, count: int | None, rows: Iterable[NDArray[Any] | None]
+) -> None:
+    """A .npy file of `count` rows; None: as many as come.
+
+    Rows are written, not mapped: a full disk is then an error and not a crash.
+    """
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
+    shape: tuple[int, ...] | None = None
+    written = 0
+    for row in rows:
+        if row is not None:
+            if shape is None:
+                shape = row.shape
+                dtype = np.dtype(np.float32 if row.dtype.kind == "f" else np.uint8)
+                file.write(_header(dtype, (count or 0, *shape)))
+                file.write(bytes(written * _size(dtype, shape)))
+            if row.shape != shape:
+                rule = f"row {written} has shape {row.shape}, those before it {shape}"
+                raise UsageError(f"cache: {path.name}: {rule}")
+            if dtype == np.uint8 and row.max(initial=0) > 255:
+                dtype = np.dtype(np.uint16)
+                _widen(file, (count or 0, *shape), written)
+            file.write(np.ascontiguousarray(row, dtype).data)
+        elif shape is not None:
+            file.write(bytes(_size(dtype, shape)))
+        written += 1
+    if shape is None or (count is not None and written != count):
+        wanted = "rows" if count is None else f"{count} rows"
+        rule = f"{wanted} must come, one at least not None"
+        raise UsageError(f"cache: {path.name}: {rule}, {written} came")
+    if count is None:
+        file.seek(0)  # numpy leaves room in the header for the number of rows to grow
+        file.write(_header(dtype, (written, *shape)))
+
+
 def _open(path: Path) -> NDArray[Any]:
-    damaged = f"cached_array: {path} is damaged; delete it and run again"
+    damaged = f"cache: {path} is damaged; delete it and run again"
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -242,3 +142,76 @@ def _open(path: Path) -> NDArray[Any]:
     if not isinstance(array, np.memmap) or array.offset + array.nbytes != path.stat().st_size:
         raise UsageError(f"{damaged} (its size does not fit its header)")
     return array
+
+
+def cached_array(
+    folder: str | os.PathLike[str], key: str, build: Callable[[], NDArray[Any]]
+) -> NDArray[Any]:
+    """The array <folder>/<key>.npy, memory-mapped read-only; `build()` makes it if it is not there.
+
+    The file is whole or absent: an error in `build` or while writing leaves nothing, and what a
+    killed process leaves, a hidden .part file, goes with the first build a day later. Two processes
+    may build at once, the last one to finish stays.
+
+    Errors: a damaged file (its name: delete it); an OSError when the folder cannot be written or is
+    full.
+    """
+    path = cache_file(folder, key)
+    if not path.exists():
+        _prepare(path.parent)
+        array = np.asarray(build())
+        with _writing(path) as file:
+            _save(file, array)
+    return _open(path)
+
+
+def cached_stack(
+    folder: str | os.PathLike[str],
+    key: str,
+    count: int,
+    build: Callable[[], Iterable[NDArray[Any] | None]],
+) -> NDArray[Any]:
+    """Like `cached_array`, for `count` rows that need not fit in memory together.
+
+    `build()` gives the rows in order, all of one shape; None is a row of zeros. Rows of floats are
+    kept as float32. Rows of whole numbers, all >= 0 and below 65,536, are kept as uint8 until a
+    value needs uint16.
+    """
+    path = cache_file(folder, key)
+    if not path.exists():
+        _prepare(path.parent)
+        with _writing(path) as file:
+            _write_rows(file, path, count, build())
+    return _open(path)
+
+
+def cached_ragged(
+    folder: str | os.PathLike[str], key: str, build: Callable[[], Iterable[NDArray[Any] | None]]
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Like `cached_stack`, for rows (t_i, ...) of different length; None is a row of length 0.
+
+    Back come all rows one after another (sum of t_i, ...) and the lengths t_i. These are a file of
+    their own, <key>.lengths.npy, that is there before the rows appear.
+    """
+    path, beside = cache_file(folder, key), cache_file(folder, f"{key}.lengths")
+    if not path.exists():
+        _prepare(path.parent)
+        lengths: list[int] = []
+
+        def parts() -> Iterator[NDArray[Any]]:
+            for row in build():
+                lengths.append(0 if row is None else len(row))
+                if row is not None:
+                    yield from row
+
+        with _writing(path) as file:
+            _write_rows(file, path, None, parts())
+            with atomic_path(beside) as temporary, temporary.open("wb") as lengths_file:
+                _save(lengths_file, np.array(lengths, np.int64))
+    if not beside.exists():
+        raise UsageError(f"cache: {path} has no {beside.name} beside it; delete it and run again")
+    frames, known = _open(path), np.array(_open(beside))
+    if known.dtype != np.int64 or known.ndim != 1 or known.sum() != len(frames):
+        text = f"{beside} does not fit the {len(frames)} frames of {path.name}"
+        raise UsageError(f"cache: {text}; delete both")
+    return frames, known

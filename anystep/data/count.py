@@ -1,7 +1,6 @@
 """The one loop behind every binning: events into counts, in one pass over the columns.
 
-A module of its own because it needs numba, and whoever only wants to name a binning should not wait
-for that.
+A module of its own because it needs numba: whoever only names a binning need not wait for that.
 """
 
 from __future__ import annotations
@@ -21,9 +20,7 @@ _FULL, _OUTSIDE = 1, 2
 
 
 def _column(kind: Any) -> Any:
-    """A column as loosely as numba allows: any stride, read-only and unaligned too, so one compiled
-    loop serves all.
-    """
+    """A column as loosely as numba allows (any stride, read-only), so one loop serves all."""
     return types.Array(kind, 1, "A", readonly=True, aligned=False)
 
 
@@ -33,39 +30,12 @@ _SIGNATURE = types.int64(
 )
 
 
-def count_events(events: Events, borders: NDArray[np.int64]) -> NDArray[np.uint16]:
-    """Counts (T, 2, H, W): frame k has the events borders[k] .. borders[k + 1] - 1 of the
-    recording.
-
-    borders (T + 1,) int64   never decreasing, in 0..len(events)
-
-    ValueError: a pixel that counts more than 65,535 events in one frame; borders that are none; an
-    event that was moved off the sensor after `Events` had checked it. The loop would write beside
-    its memory, so it is told nothing that is not checked.
-    """
-    borders = np.ascontiguousarray(borders, np.int64)
-    if not 0 <= borders[0] <= borders[-1] <= len(events) or (np.diff(borders) < 0).any():
-        raise UsageError(
-            f"borders must never decrease and be in 0..{len(events)}, the number of events, got {borders}"
-        )
-    frames = np.zeros((len(borders) - 1, 2, *events.sensor), np.uint16)
-    trouble = _count((events.x, events.y, events.p.view(np.uint8)), borders, frames)
-    if trouble == _OUTSIDE:
-        raise UsageError(
-            "an event is not on the sensor: the columns of these Events were written to after they were checked"
-        )
-    if trouble == _FULL:
-        largest = _largest(events, borders)
-        raise UsageError(
-            f"a frame counts {largest} events in one pixel; the most it can hold is {LARGEST_COUNT}. Use more, shorter frames"
-        )
-    return frames
-
-
 @njit(_SIGNATURE, nogil=True, cache=True)
 def _count(columns: Any, borders: Any, frames: Any) -> int:
-    """Fill frames, which are zero. _FULL where a count went round from the largest to zero;
-    _OUTSIDE: an event that is in no frame, and the rest was not counted; else 0.
+    """Fill frames, which are zero, and say what went wrong.
+
+    _FULL: a count went round from the largest to zero. _OUTSIDE: an event is not on the sensor, and
+    the rest was not counted. Else 0.
     """
     x, y, p = columns
     height, width = np.uint64(frames.shape[2]), np.uint64(frames.shape[3])
@@ -75,11 +45,8 @@ def _count(columns: Any, borders: Any, frames: Any) -> int:
         for j in range(borders[k], borders[k + 1]):
             # Seen as unsigned: numba would otherwise ask of every index whether it counts from the
             # end.
-            plane, row, column = (
-                np.uint64(p[j]),
-                np.uint64(np.uint16(y[j])),
-                np.uint64(np.uint16(x[j])),
-            )
+            plane, row = np.uint64(p[j]), np.uint64(np.uint16(y[j]))
+            column = np.uint64(np.uint16(x[j]))
             if plane > 1 or row >= height or column >= width:
                 return _OUTSIDE
             counted = frame[plane, row, column] + np.uint16(1)
@@ -94,3 +61,29 @@ def _largest(events: Events, borders: NDArray[np.int64]) -> int:
     place = (events.p.astype(np.int64) * height + events.y) * width + events.x
     parts = [place[first:last] for first, last in pairwise(borders.tolist())]
     return max(int(np.bincount(part).max(initial=0)) for part in parts)
+
+
+def count_events(events: Events, borders: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """Counts (T, 2, H, W): frame k has the events borders[k] .. borders[k + 1] - 1.
+
+    borders   (T + 1,) int64, never decreasing, in 0..len(events)
+
+    Errors: a pixel that counts more than 65,535 events in one frame; wrong borders; an event that
+    was moved off the sensor after `Events` had checked it. All is checked, because the loop would
+    write beside its memory.
+    """
+    borders = np.ascontiguousarray(borders, np.int64)
+    if not 0 <= borders[0] <= borders[-1] <= len(events) or (np.diff(borders) < 0).any():
+        rule = f"must never decrease and be in 0..{len(events)}, the number of events"
+        raise UsageError(f"borders {rule}, got {borders}")
+    frames = np.zeros((len(borders) - 1, 2, *events.sensor), np.uint16)
+    trouble = _count((events.x, events.y, events.p.view(np.uint8)), borders, frames)
+    if trouble == _OUTSIDE:
+        raise UsageError(
+            "an event is not on the sensor: these Events were written to after they were checked"
+        )
+    if trouble == _FULL:
+        counted = f"a frame counts {_largest(events, borders)} events in one pixel"
+        way_out = "Use more, shorter frames"
+        raise UsageError(f"{counted}; the most it can hold is {LARGEST_COUNT}. {way_out}")
+    return frames

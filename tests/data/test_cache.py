@@ -72,7 +72,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cache, "_save", full)
     with pytest.raises(
-        OSError, match=r"could not write .*key\.npy .*No space left on device.*another folder"
+        OSError, match=r"could not write .*key\.npy: No space left on device.*another folder"
     ):
         cached_array(tmp_path, "key", count_up)
     assert list(tmp_path.iterdir()) == []
@@ -120,12 +120,6 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_built(tmp_p
 def test_a_key_that_is_no_plain_file_name_is_refused(tmp_path, key):
     with pytest.raises(ValueError, match="key must be letters"):
         cached_array(tmp_path, key, must_not_build)
-
-
-def test_python_objects_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="would hold Python objects"):
-        cached_array(tmp_path, "key", lambda: np.array([None]))
-    assert list(tmp_path.iterdir()) == []
 
 
 def rows_up_to(*largest: int | None) -> list[np.ndarray | None]:

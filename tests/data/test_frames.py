@@ -226,7 +226,7 @@ def test_an_event_that_was_moved_off_the_sensor_after_the_checks_is_refused(colu
     events = at_times(*range(9))
     getattr(events, column)[4] = value
     with pytest.raises(
-        ValueError, match=r"an event is not on the sensor: the columns .* were written to after"
+        ValueError, match=r"an event is not on the sensor: these Events were written to after"
     ):
         EqualTime(2)(events)
 

@@ -272,7 +272,7 @@ ONE = {name: [1] for name in "txyp"}
         ({**ONE, "p": [-1]}, r"p\[0\] = -1 does not fit uint8"),
         ({**ONE, "t": [1.5]}, r"t\[0\] = 1.5 must be a whole number"),
         ({name: [] for name in "txyp"}, "holds no events"),
-        ({**ONE, "t": ["a"]}, "t must hold whole numbers"),
+        ({**ONE, "t": ["a"]}, "t must be one column of whole numbers"),
         (dict.fromkeys("txyp", 1), "columns of one length"),
         ({**ONE, "t": np.array([None])}, "are no object of shape"),
         ({**ONE, "sensor": [1, 2, 3]}, "no archive of events"),

@@ -1,5 +1,6 @@
-"""The event camera for a batch of images at once, as tensor operations on their device: counts in
-frames, no times of events.
+"""The event camera for a batch of images at once, as tensor operations on their device.
+
+It gives counts in frames, not the times of events.
 
 The model is that of `simulate`: light sampled every `substep_us`, log light a straight line in
 between, a reference level and two thresholds for each pixel. On such a line a pixel's log light L
@@ -9,10 +10,10 @@ without looking for the crossings,
     n = trunc((L - R) / c),   c = the on threshold if L > R, else the off threshold;   R <- R + n c
 
 which is n on events if n > 0 and -n off events if n < 0. Where the border of a frame lies between
-two samples, L at the border is on the line too and is counted up to there. So every frame has the
-counts that `FixedDuration` makes of the events of `simulate`, up to rounding and to background
-events, which are drawn otherwise. (Rounding matters where levels meet
-thresholds exactly: on a closed path with `mismatch=0`.)
+two samples, L at the border is on the line too and is counted up to there. So every frame has
+the counts that `FixedDuration` makes of the events of `simulate`, up to rounding and to background
+events, which are drawn otherwise. (Rounding matters where levels meet thresholds exactly: on a
+closed path with `mismatch=0`.)
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from anystep._errors import UsageError
 from anystep.data.augmentation.warps import Augment, Batch, uniform
-from anystep.data.camera.simulate import Camera, Trajectory, thresholds_of
+from anystep.data.camera.simulate import Camera, Trajectory, sample_times, thresholds_of
 from anystep.data.frames import FixedDuration
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as `Image.convert("L")`
@@ -47,154 +48,15 @@ def turned(path: Trajectory, degrees: float, *, mirrored: bool = False) -> Traje
     """
     angle = math.radians(degrees)
     dx, dy = np.asarray(path.dx), np.asarray(path.dy) * (-1 if mirrored else 1)
-    right, down = (
-        math.cos(angle) * dx - math.sin(angle) * dy,
-        math.sin(angle) * dx + math.cos(angle) * dy,
-    )
+    right = math.cos(angle) * dx - math.sin(angle) * dy
+    down = math.sin(angle) * dx + math.cos(angle) * dy
     return Trajectory(path.times_us, tuple(right.tolist()), tuple(down.tolist()))
-
-
-@torch.no_grad()
-def simulate_batch(
-    images: Tensor,
-    path: Trajectory | Sequence[Trajectory],
-    camera: Camera,
-    *,
-    binning: FixedDuration,
-    generator: torch.Generator,
-    size: int | None = None,
-) -> Tensor:
-    """What `camera` counts in the frames of `binning` while each image moves along `path`: (T, N,
-    2, H, W).
-
-    images (N, H0, W0) in [0, 1], float32 or float64, in the middle of the sensor (H, W) and, if
-    larger, beyond it, as in `simulate`. The frames have their type and device; plane 0 counts off
-    events, plane 1 on events. `path` is one for all or one for each image, of one duration; frames
-    after its end are 0.
-
-    The counts are those of `simulate` (see above). `generator`, on any device, draws the background
-    events of the whole batch: a Poisson process as there, not the same events. A coarser
-    `camera.substep_us` takes less time and sees less of the motion. With `size` the frames are (T,
-    N, 2, size, size), those of the sensor made smaller by `resize` and "nearest"; the pixels that
-    this leaves out are not simulated. Nothing is differentiated.
-
-    Errors: images of another shape, type or range; paths of another number or duration; a size
-    larger than the sensor.
-    """
-    _check_images(images)
-    if not isinstance(binning, FixedDuration) or binning.steps is None:
-        raise UsageError(
-            f"simulate_batch: binning must be FixedDuration with a number of steps, got {binning!r}"
-        )
-    if size is not None and not 1 <= size <= min(camera.sensor):
-        raise UsageError(
-            f"simulate_batch: size must be None or in 1..{min(camera.sensor)}, got {size}"
-        )
-    paths, duration_us = _check_paths(path, len(images))
-    rows, columns = (_axis(side, size) for side in camera.sensor)
-    steps, length = binning.steps, binning.duration_us
-    times = _samples(duration_us, camera.substep_us, steps * length)
-    thresholds = thresholds_of(camera)[:, rows.kept[:, None], columns.kept]
-    frames = images.new_zeros(steps, len(images), *thresholds.shape)
-    off, on = torch.tensor(thresholds, dtype=images.dtype, device=images.device)
-    levels = _log_light(images, paths, times, camera, (rows, columns))
-    before = next(levels)
-    reference, change, risen, fallen = before.clone(), *(torch.empty_like(before) for _ in range(3))
-    for start, end, after in zip(times[:-1].tolist(), times[1:].tolist(), levels, strict=True):
-        for frame, stop in _pieces(start, end, steps, length):
-            seen = (
-                after if stop == end else torch.lerp(before, after, (stop - start) / (end - start))
-            )
-            torch.sub(seen, reference, out=change)
-            torch.div(change, on, out=risen).clamp_(min=0).trunc_()
-            torch.div(change, off, out=fallen).clamp_(max=0).trunc_()
-            reference.addcmul_(risen, on).addcmul_(
-                fallen, off
-            )  # one of the two is 0: no branch, no torch.where, which is slow
-            frames[frame, :, 1] += risen
-            frames[frame, :, 0] -= fallen
-        before = after
-    return _add_background(
-        frames, min(duration_us, steps * length), length, camera.noise_hz, generator
-    )
-
-
-@dataclass(frozen=True)
-class Film(Augment):
-    """Images become event frames, each filmed on its own path: `path` turned by a uniform angle and
-    mirrored with 1/2.
-
-    x (T, N, P, H0, W0) are images, as `Direct` shows them, with P = 1 or 3 planes in [0, 1]; three
-    become grey by ITU-R BT.601's weights. Back come frames of counts (binning.steps, N, 2, H, W) on
-    the device of x. Use it while training, after the augmentations of images and before those of
-    frames: `fit(state, ImageSet(...), augment=Film(path, camera, binning))`.
-
-    pixels   the image's height and width on the sensor, made bilinearly (None: as it comes)
-    size     of the frames, as `simulate_batch` has it (None: the sensor's)
-    vary     False films every image on `path` as it is
-    """
-
-    name: ClassVar[str] = "film"
-    path: Trajectory
-    camera: Camera
-    binning: FixedDuration
-    pixels: int | None = None
-    size: int | None = None
-    vary: bool = True
-
-    def __post_init__(self) -> None:
-        given = isinstance(self.binning, FixedDuration) and self.binning.steps is not None
-        self.need(given, "binning", "FixedDuration with a number of steps")
-        self.need(self.pixels is None or self.pixels >= 1, "pixels", "None or >= 1")
-        most = min(self.camera.sensor)
-        self.need(self.size is None or 1 <= self.size <= most, "size", f"None or in 1..{most}")
-
-    def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """The filmed batch."""
-        if x.dim() != 5 or x.shape[2] not in (1, 3) or len(y) != x.shape[1] or 0 in x.shape:
-            shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-            raise UsageError(
-                f"film: x must be (T, N, P, H, W) with P = 1 or 3 and y (N,) or (N, C), got {shapes}"
-            )
-        if len(x) > 1 and x.stride(0) != 0:
-            raise UsageError(
-                "film: x must be images, each shown T times without a copy as Direct does it, got frames"
-            )
-        low, high = (float(value) for value in torch.aminmax(x[0]))
-        if not (low >= 0 and high <= 1):
-            raise UsageError(
-                f"film: images must lie in [0, 1] and not be normalised, got {low:g} to {high:g}"
-            )
-        return self.apply(x[:1], y, generator)
-
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
-        image = x[0]
-        if x.shape[2] == 3:
-            image = (image * image.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
-        if self.pixels is not None:
-            image = F.interpolate(
-                image, size=(self.pixels, self.pixels), mode="bilinear", align_corners=False
-            )
-        paths: Trajectory | list[Trajectory] = self.path
-        if self.vary:
-            angles, sides = uniform((2, len(y)), 0, 1, generator).tolist()
-            paths = [
-                turned(self.path, 360 * a, mirrored=b < 0.5)
-                for a, b in zip(angles, sides, strict=True)
-            ]
-        image = image[:, 0].clamp(0, 1)  # a weighted mean may leave the range by a rounding
-        frames = simulate_batch(
-            image, paths, self.camera, binning=self.binning, generator=generator, size=self.size
-        )
-        return frames, y
 
 
 def _check_images(images: Tensor) -> None:
     if images.dim() != 3 or 0 in images.shape:
-        raise UsageError(
-            f"simulate_batch: images must be (N, H0, W0), each >= 1, got shape {tuple(images.shape)}"
-        )
+        got = f"got shape {tuple(images.shape)}"
+        raise UsageError(f"simulate_batch: images must be (N, H0, W0), each >= 1, {got}")
     if images.dtype not in (torch.float32, torch.float64):
         raise UsageError(f"simulate_batch: images must be float32 or float64, got {images.dtype}")
     low, high = (float(value) for value in torch.aminmax(images))
@@ -209,37 +71,26 @@ def _check_paths(
     if isinstance(path, Trajectory):
         return (path,), path.duration_us
     if len(path) != n:
-        raise UsageError(
-            f"simulate_batch: path must be one or one for each of {n} images, got {len(path)}"
-        )
+        rule = f"path must be one or one for each of {n} images"
+        raise UsageError(f"simulate_batch: {rule}, got {len(path)}")
     durations = sorted({each.duration_us for each in path})
     if len(durations) > 1:
-        raise UsageError(
-            f"simulate_batch: all paths must have one duration, got {durations[0]} to {durations[-1]} us"
-        )
+        got = f"{durations[0]} to {durations[-1]} us"
+        raise UsageError(f"simulate_batch: all paths must have one duration, got {got}")
     return tuple(path), durations[0]
 
 
-def _samples(duration_us: int, substep_us: int, end_us: int) -> NDArray[np.int64]:
-    """When the light is sampled: as `simulate` does it, up to the first sample at or after the end
-    of the last frame.
-    """
-    times = np.unique(np.append(np.arange(0, duration_us, substep_us), duration_us))
-    return times[: np.searchsorted(times, end_us) + 1]
-
-
 def _pieces(start: int, end: int, steps: int, length: int) -> Iterator[tuple[int, int]]:
-    """The substep [start, end) cut at the borders of `steps` frames of `length`: (frame, end of the
-    piece) of each.
-    """
+    """The substep [start, end) cut at the borders of frames: (frame, end of the piece) of each."""
     for frame in range(start // length, min((end - 1) // length + 1, steps)):
         yield frame, min(end, (frame + 1) * length)
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """Rows (or columns) of the sensor: the light at `kept` is between index[near] and index[far].
-    `whole`: all are kept.
+    """Rows (or columns) of the sensor, `whole` if all are kept.
+
+    The light at a kept one lies between index[near] and index[far].
     """
 
     index: NDArray[np.int64]
@@ -266,65 +117,188 @@ def _log_light(
     camera: Camera,
     axes: Sequence[_Axis],
 ) -> Iterator[Tensor]:
-    """log(light + floor) (N, h, w) at each of the times, in two tensors by turns: the one before
-    last is overwritten.
+    """log(light + floor) (N, h, w) at each of the times.
 
-    Pixel (y, x) sees the canvas at (y, x) + margin - (dy, dx): between four pixels, a whole number
-    of pixels away.
+    In two tensors by turns: the one before last is overwritten. Pixel (y, x) sees the canvas at
+    (y, x) + margin - (dy, dx): between four pixels, a whole number of pixels away.
     """
-    offsets = np.stack(
-        [np.stack(path.at(times)[::-1], axis=-1) for path in paths], axis=1
-    )  # (K, 1 or N, 2)
+    moved = [np.stack(path.at(times)[::-1], axis=-1) for path in paths]
+    offsets = np.stack(moved, axis=1)  # (K, 1 or N, 2)
     margin = math.ceil(float(np.abs(offsets).max())) + 1
     high, wide = (side + 2 * margin for side in camera.sensor)
-    top, left = (
-        margin + (side - own) // 2
-        for side, own in zip(camera.sensor, images.shape[1:], strict=True)
-    )
+    around = zip(camera.sensor, images.shape[1:], strict=True)
+    top, left = (margin + (side - own) // 2 for side, own in around)
     sides = (left, wide - left - images.shape[2], top, high - top - images.shape[1])
-    canvas = (
-        F.pad(images, sides) + camera.floor
-    )  # a negative side cuts; the floor goes where the image goes, so add it first
+    # A negative side cuts. The floor goes where the image goes, so it is added before all that.
+    canvas = F.pad(images, sides) + camera.floor
     whole = np.floor(margin - offsets).astype(np.int64)
-    part = torch.tensor(margin - offsets - whole, dtype=images.dtype, device=images.device)[
-        ..., None, None
-    ]
+    fraction = torch.tensor(margin - offsets - whole, dtype=images.dtype, device=images.device)
+    part = fraction[..., None, None]
     rows, columns = axes
     starts = whole[..., 0] * wide + whole[..., 1] + np.arange(len(images)) * (high * wide)  # (K, N)
     first = torch.tensor(starts[..., None], device=images.device)
     below, beside = (torch.tensor(axis.index, device=images.device) for axis in axes)
-    stretches = canvas.flatten().unfold(
-        0, camera.sensor[1] + 1, 1
-    )  # what a row of the sensor sees, from every place on
+    # What a row of the sensor sees, from every place on.
+    stretches = canvas.flatten().unfold(0, camera.sensor[1] + 1, 1)
     levels = images.new_empty(2, len(images), len(rows.kept), len(columns.kept))
     for k in range(len(times)):
-        light = stretches.index_select(0, (first[k] + below * wide).view(-1)).view(
-            len(images), len(below), -1
-        )
+        light = stretches.index_select(0, (first[k] + below * wide).view(-1))
+        light = light.view(len(images), len(below), -1)
         down, right = part[k].unbind(1)
         light = torch.lerp(light[:, rows.near], light[:, rows.far], down)
         if not columns.whole:
             light = light.gather(2, beside.expand(*light.shape[:2], -1))
-        yield torch.lerp(
-            light[..., columns.near], light[..., columns.far], right, out=levels[k % 2]
-        ).log_()
+        near, far = light[..., columns.near], light[..., columns.far]
+        yield torch.lerp(near, far, right, out=levels[k % 2]).log_()
+
+
+def _count(
+    levels: Iterator[Tensor],
+    times: Sequence[int],
+    thresholds: NDArray[np.float64],
+    frames: Tensor,
+    length: int,
+) -> None:
+    """Add to `frames` (T, N, 2, h, w) the events between the levels (N, h, w) at the times."""
+    off, on = torch.tensor(thresholds, dtype=frames.dtype, device=frames.device)
+    before = next(levels)
+    reference, change, risen, fallen = before.clone(), *(torch.empty_like(before) for _ in range(3))
+    for start, end, after in zip(times[:-1], times[1:], levels, strict=True):
+        for frame, stop in _pieces(start, end, len(frames), length):
+            passed = (stop - start) / (end - start)
+            seen = after if stop == end else torch.lerp(before, after, passed)
+            torch.sub(seen, reference, out=change)
+            torch.div(change, on, out=risen).clamp_(min=0).trunc_()
+            torch.div(change, off, out=fallen).clamp_(max=0).trunc_()
+            # One of the two is 0: no branch, and no torch.where, which is slow.
+            reference.addcmul_(risen, on).addcmul_(fallen, off)
+            frames[frame, :, 1] += risen
+            frames[frame, :, 0] -= fallen
+        before = after
 
 
 def _add_background(
     frames: Tensor, covered_us: int, length: int, noise_hz: float, generator: torch.Generator
 ) -> Tensor:
-    """Add background events: a Poisson number of them in the batch, uniform in time below
-    `covered_us`, place and polarity.
+    """Add background events, a Poisson number of them, uniform in time, place and polarity.
 
     That is a Poisson process in every pixel, as in `simulate`, and costs what the events are, not
     what the frames are.
     """
     cells, device = frames[0].numel(), generator.device
-    mean = torch.tensor(
-        noise_hz * cells / 2 * covered_us * 1e-6, dtype=torch.float64, device=device
-    )
+    expected = noise_hz * cells / 2 * covered_us * 1e-6
+    mean = torch.tensor(expected, dtype=torch.float64, device=device)
     count = int(torch.poisson(mean, generator=generator))
     step = torch.randint(covered_us, (count,), generator=generator, device=device) // length
     place = step * cells + torch.randint(cells, (count,), generator=generator, device=device)
     frames.view(-1).scatter_add_(0, place.to(frames.device), frames.new_ones(count))
     return frames
+
+
+@torch.no_grad()
+def simulate_batch(
+    images: Tensor,
+    path: Trajectory | Sequence[Trajectory],
+    camera: Camera,
+    *,
+    binning: FixedDuration,
+    generator: torch.Generator,
+    size: int | None = None,
+) -> Tensor:
+    """What `camera` counts in the frames of `binning`: (T, N, 2, H, W), off events in plane 0.
+
+    images      (N, H0, W0) in [0, 1], float32 or float64: in the middle of the sensor (H, W) and,
+                if larger, beyond it, as in `simulate`. The frames have their type and device
+    path        along which each image moves: one for all, or one for each, of one duration; frames
+                after its end are 0
+    generator   on any device, draws the background events of the whole batch: a Poisson process as
+                in `simulate`, not the same events
+    size        the frames are (T, N, 2, size, size), those of the sensor made smaller by `resize`
+                and "nearest"; the pixels that this leaves out are not simulated
+
+    A coarser `camera.substep_us` takes less time and sees less of the motion. Nothing is
+    differentiated.
+    """
+    _check_images(images)
+    if not isinstance(binning, FixedDuration) or binning.steps is None:
+        rule = "binning must be FixedDuration with a number of steps"
+        raise UsageError(f"simulate_batch: {rule}, got {binning!r}")
+    if size is not None and not 1 <= size <= min(camera.sensor):
+        rule = f"size must be None or in 1..{min(camera.sensor)}"
+        raise UsageError(f"simulate_batch: {rule}, got {size}")
+    paths, duration_us = _check_paths(path, len(images))
+    rows, columns = (_axis(side, size) for side in camera.sensor)
+    length = binning.duration_us
+    end_us = binning.steps * length
+    times = sample_times(duration_us, camera.substep_us)
+    times = times[: np.searchsorted(times, end_us) + 1]  # up to the end of the last frame
+    thresholds = thresholds_of(camera)[:, rows.kept[:, None], columns.kept]
+    frames = images.new_zeros(binning.steps, len(images), *thresholds.shape)
+    levels = _log_light(images, paths, times, camera, (rows, columns))
+    _count(levels, times.tolist(), thresholds, frames, length)
+    return _add_background(frames, min(duration_us, end_us), length, camera.noise_hz, generator)
+
+
+@dataclass(frozen=True)
+class Film(Augment):
+    """Images become event frames, each filmed on its own path.
+
+    That is `path` turned by a uniform angle and, with a chance of 1/2, mirrored. x (T, N, P, H0,
+    W0) are images, as `Direct` shows them, with P = 1 or 3 planes in [0, 1]; three become grey by
+    ITU-R BT.601's weights. Back come counts (binning.steps, N, 2, H, W) on the device of x. Use it
+    while training, after the augmentations of images and before those of frames:
+    `fit(state, ImageSet(...), augment=Film(path, camera, binning))`.
+
+    pixels   the image's height and width on the sensor, made bilinearly (None: as it comes)
+    size     of the frames, as `simulate_batch` has it (None: the sensor's)
+    vary     False films every image on `path` as it is
+    """
+
+    name: ClassVar[str] = "film"
+    path: Trajectory
+    camera: Camera
+    binning: FixedDuration
+    pixels: int | None = None
+    size: int | None = None
+    vary: bool = True
+
+    def __post_init__(self) -> None:
+        given = isinstance(self.binning, FixedDuration) and self.binning.steps is not None
+        self.need(given, "binning", "FixedDuration with a number of steps")
+        self.need(self.pixels is None or self.pixels >= 1, "pixels", "None or >= 1")
+        most = min(self.camera.sensor)
+        self.need(self.size is None or 1 <= self.size <= most, "size", f"None or in 1..{most}")
+
+    def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
+        """The filmed batch."""
+        if x.dim() != 5 or x.shape[2] not in (1, 3) or len(y) != x.shape[1] or 0 in x.shape:
+            rule = "x must be (T, N, P, H, W) with P = 1 or 3 and y (N,) or (N, C)"
+            raise UsageError(f"film: {rule}, got {tuple(x.shape)} and {tuple(y.shape)}")
+        if len(x) > 1 and x.stride(0) != 0:
+            rule = "x must be images, each shown T times without a copy as Direct does it"
+            raise UsageError(f"film: {rule}, got frames")
+        low, high = (float(value) for value in torch.aminmax(x[0]))
+        if not (low >= 0 and high <= 1):
+            rule = "images must lie in [0, 1] and not be normalised"
+            raise UsageError(f"film: {rule}, got {low:g} to {high:g}")
+        return self.apply(x[:1], y, generator)
+
+    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
+        """See the class."""
+        image = x[0]
+        if x.shape[2] == 3:
+            image = (image * image.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+        if self.pixels is not None:
+            image = F.interpolate(image, size=(self.pixels, self.pixels), mode="bilinear")
+        paths: Trajectory | list[Trajectory] = self.path
+        if self.vary:
+            angles, sides = uniform((2, len(y)), 0, 1, generator).tolist()
+            paths = [
+                turned(self.path, 360 * a, mirrored=b < 0.5)
+                for a, b in zip(angles, sides, strict=True)
+            ]
+        image = image[:, 0].clamp(0, 1)  # a weighted mean may leave the range by a rounding
+        frames = simulate_batch(
+            image, paths, self.camera, binning=self.binning, generator=generator, size=self.size
+        )
+        return frames, y

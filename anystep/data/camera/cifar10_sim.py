@@ -66,7 +66,7 @@ def light_of(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _cifar10_images(root: Folder, per_class: int) -> Choice:
-    """The images of CIFAR-10 by RULE: every form of the set gives the same, under the same names."""
+    """The images of CIFAR-10 by RULE: the same, under the same names, whatever form the set has."""
     splits = cifar10(binning=Direct(1), root=root)
     parts: list[Any] = [splits.train, splits.val]  # together the official training set
     rows = [

@@ -1,6 +1,4 @@
-"""What files hold, by hash: hashed once, then looked up for as long as a file's size and times are
-the same.
-"""
+"""What files hold, by hash: looked up for as long as a file's size and times are the same."""
 
 from __future__ import annotations
 
@@ -23,57 +21,20 @@ INDEX_VERSION = 1
 # some clocks tick slowly.
 RACY_NS = 2_000_000_000
 _AT_ONCE = 2**20  # bytes read at a time
-SECONDS_BETWEEN_WRITES = (
-    30.0  # so that a first hashing of many gigabytes that is interrupted need not start over
-)
+# So that a first hashing of many gigabytes that is interrupted need not start over.
+SECONDS_BETWEEN_WRITES = 30.0
 NO_FILE = ""  # in place of a hash, for what is no readable file: reading it will say what is wrong
 
 State = list[int]  # size, time of change, time of change of its entry in the folder
 Found = tuple[State, str, bool]  # the last: whether the state is a proof of the hash
 
 
-def content_hashes(
-    paths: Iterable[Path],
-    index: Path,
-    *,
-    workers: int,
-    watch: Callable[[Iterator[Found], int], Iterator[Found]] = lambda found, count: found,
-) -> dict[Path, str]:
-    """The hash of what each file holds, whatever its name, its place and its times: 32 hex digits,
-    or `NO_FILE`.
-
-    index     a JSON file that is kept for the next call: absolute path -> size, both times, hash.
-              Files whose size and times it
-              knows are not read again. One that changed less than two seconds before it was hashed
-              is not known by its times ("racily clean" in git) and is hashed again next time. A
-              missing or damaged index is made anew; of two processes that write it at once one
-              wins, and what the other found is hashed again when it is needed.
-    workers   threads that hash; memory does not grow with the files
-    watch     sees the results pass by, with their number: for a line on how far it is
-
-    An index that cannot be written is an AnystepWarning.
-    """
-    known, hashes, unknown = _read(index), {}, []
-    for path in dict.fromkeys(paths):
-        *state, found = known.get(os.path.abspath(path), [None])
-        if found is not None and state == _state(path):
-            hashes[path] = found
-        else:
-            unknown.append(path)
-    new: dict[str, list[Any]] = {}
-    written = time.monotonic()
-    for path, (state, found, certain) in zip(
-        unknown, watch(map_ahead(_hashed, unknown, workers, ahead=8), len(unknown)), strict=True
-    ):
-        hashes[path] = found
-        if certain:
-            new[os.path.abspath(path)] = [*state, found]
-        if new and time.monotonic() - written >= SECONDS_BETWEEN_WRITES:
-            _write(index, new)
-            new, written = {}, time.monotonic()
-    if new:
-        _write(index, new)
-    return hashes
+def _state(path: Path) -> State:
+    try:
+        status = path.stat()
+    except OSError:
+        return [-1, 0, 0]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _hashed(path: Path) -> Found:
@@ -91,39 +52,25 @@ def _hashed(path: Path) -> Found:
     return before, digest.hexdigest(), certain
 
 
-def _state(path: Path) -> State:
-    try:
-        status = path.stat()
-    except OSError:
-        return [-1, 0, 0]
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, list) or len(entry) != 4:
+        return False
+    *state, found = entry
+    whole = all(type(each) is int for each in state)
+    return whole and isinstance(found, str) and len(found) == 32
 
 
 def _read(index: Path) -> dict[str, list[Any]]:
-    """The entries of an index; of one that is missing or damaged none, since all it says can be
-    found out again.
-    """
+    """The entries of an index; of a missing or damaged one none: they can be found out again."""
     try:
         tree = json.loads(index.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    files = (
-        tree.get("files")
-        if isinstance(tree, dict) and tree.get("version") == INDEX_VERSION
-        else None
-    )
-    return (
-        {path: entry for path, entry in files.items() if _is_entry(entry)}
-        if isinstance(files, dict)
-        else {}
-    )
-
-
-def _is_entry(entry: Any) -> bool:
-    whole = (
-        isinstance(entry, list) and len(entry) == 4 and all(type(each) is int for each in entry[:3])
-    )
-    return whole and isinstance(entry[3], str) and len(entry[3]) == 32
+    fits = isinstance(tree, dict) and tree.get("version") == INDEX_VERSION
+    files = tree.get("files") if fits else None
+    if not isinstance(files, dict):
+        return {}
+    return {path: entry for path, entry in files.items() if _is_entry(entry)}
 
 
 def _write(index: Path, new: dict[str, list[Any]]) -> None:
@@ -132,5 +79,46 @@ def _write(index: Path, new: dict[str, list[Any]]) -> None:
         index.parent.mkdir(parents=True, exist_ok=True)
         write_text(index, json.dumps({"version": INDEX_VERSION, "files": {**_read(index), **new}}))
     except OSError as error:
-        text = f"cannot keep what was hashed in {index} ({error.strerror or error}): the next start hashes it again"
-        warnings.warn(text, AnystepWarning, stacklevel=3)
+        text = f"cannot keep what was hashed in {index} ({error.strerror or error})"
+        warnings.warn(f"{text}: the next start hashes it again", AnystepWarning, stacklevel=3)
+
+
+def content_hashes(
+    paths: Iterable[Path],
+    index: Path,
+    *,
+    workers: int,
+    watch: Callable[[Iterator[Found], int], Iterator[Found]] = lambda found, count: found,
+) -> dict[Path, str]:
+    """The hash of what each file holds, 32 hex digits, or `NO_FILE`.
+
+    index     a JSON file that is kept for the next call: absolute path -> size, both times, hash
+    workers   threads that hash; memory does not grow with the files
+    watch     sees the results pass by, with their number: for a line on how far it is
+
+    Files whose size and times the index knows are not read again. One that changed less than two
+    seconds before it was hashed is not known by its times ("racily clean" in git) and is hashed
+    again next time. A missing or damaged index is made anew. Of two processes that write it at once
+    one wins, and what the other found is hashed again when it is needed. An index that cannot be
+    written is an AnystepWarning.
+    """
+    known, hashes, unknown = _read(index), {}, []
+    for path in dict.fromkeys(paths):
+        *state, found = known.get(os.path.abspath(path), [None])
+        if found is not None and state == _state(path):
+            hashes[path] = found
+        else:
+            unknown.append(path)
+    new: dict[str, list[Any]] = {}
+    written = time.monotonic()
+    results = watch(map_ahead(_hashed, unknown, workers, ahead=8), len(unknown))
+    for path, (state, found, certain) in zip(unknown, results, strict=True):
+        hashes[path] = found
+        if certain:
+            new[os.path.abspath(path)] = [*state, found]
+        if new and time.monotonic() - written >= SECONDS_BETWEEN_WRITES:
+            _write(index, new)
+            new, written = {}, time.monotonic()
+    if new:
+        _write(index, new)
+    return hashes
