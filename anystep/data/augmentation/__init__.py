@@ -1,3 +1,1 @@
-"""Augmentation of the training batch: the table and its small rows (`augment`), and the larger ones
-a file each.
-"""
+"""Changes of the training batch by chance: the table (`augment`) and a file each for the larger."""

@@ -1,6 +1,4 @@
-"""Augmentations of a batch: the table, the way from a record to them, and those that take something
-away.
-"""
+"""The table of augmentations, the way from a record to them, and those that take away."""
 
 from __future__ import annotations
 
@@ -32,13 +30,21 @@ from anystep.data.augmentation.warps import (
 )
 
 
+def _box(x: Tensor, start: Sequence[Tensor], size: Sequence[Tensor | int]) -> Tensor:
+    """(1, N, 1, H, W): inside the box of each sample with its first row and column, and so many."""
+    inside = torch.ones(1, 1, 1, dtype=torch.bool)
+    for place, first, length in zip(grid(x), start, size, strict=True):
+        offset = place - first.view(-1, 1, 1)
+        inside = inside & (offset >= 0) & (offset < torch.as_tensor(length).view(-1, 1, 1))
+    return inside.to(x.device)[None, :, None]
+
+
 @dataclass(frozen=True)
 class Cutout(Augment):
-    """A square of `size` pixels about a uniform pixel becomes `fill`; at the border it is cut.
-    DeVries and Taylor 2017.
+    """A square about a uniform pixel becomes `fill`. DeVries and Taylor 2017. (CIFAR-10: 16.)
 
-    The square covers `size` pixels from centre - size // 2 on; so does the published code for even
-    sizes. (CIFAR-10: 16.)
+    It is cut at the border. The square covers `size` pixels from centre - size // 2 on; so does the
+    published code for even sizes.
     """
 
     name: ClassVar[str] = "cutout"
@@ -48,8 +54,7 @@ class Cutout(Augment):
     def __post_init__(self) -> None:
         self.need(self.size >= 0, "size", ">= 0")
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         start = [integers(len(y), 0, side - 1, generator) - self.size // 2 for side in x.shape[-2:]]
         return x.masked_fill(_box(x, start, [self.size, self.size]), self.fill), y
 
@@ -73,16 +78,12 @@ class Erase(Augment):
 
     def __post_init__(self) -> None:
         self.chance()
-        self.need(
-            0 < self.smallest <= self.largest,
-            "smallest",
-            f"in 0..largest ({self.largest}) and not 0",
-        )
+        ordered = 0 < self.smallest <= self.largest
+        self.need(ordered, "smallest", f"in 0..largest ({self.largest}) and not 0")
         self.need(self.largest <= 1, "largest", "<= 1")
         self.need(self.ratio >= 1, "ratio", ">= 1")
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         frame, n = (x.shape[-2], x.shape[-1]), len(y)
         *sides, fits = boxes(n, frame, (self.smallest, self.largest), self.ratio, generator)
         start = [
@@ -94,70 +95,41 @@ class Erase(Augment):
         return torch.where(_box(x, start, sides) & of_sample(chosen, x), noise, x), y
 
 
-def _box(x: Tensor, start: Sequence[Tensor], size: Sequence[Any]) -> Tensor:
-    """(1, N, 1, H, W): inside the box of each sample that starts at (row, column) (N,) and has that
-    many of both.
-    """
-    inside = torch.ones(1, 1, 1, dtype=torch.bool)
-    for place, first, length in zip(grid(x), start, size, strict=True):
-        offset = place - first.view(-1, 1, 1)
-        inside = (
-            inside
-            & (offset >= 0)
-            & (offset < (length.view(-1, 1, 1) if isinstance(length, Tensor) else length))
-        )
-    return inside.to(x.device)[None, :, None]
-
-
 @dataclass(frozen=True)
 class EventDrop(Augment):
-    """One of four for every recording: nothing, or events dropped in a stretch of time, in a
-    rectangle, or here and there.
+    """Nothing, or events dropped in time, in a rectangle, or here and there. Gu et al. 2021.
 
-    Gu et al. 2021, with the ranges of their code, on frames of counts instead of events:
+    One of the four for every recording, with the ranges of their code, on frames of counts:
 
-        time       a stretch of a share in {0.1, ..., 0.9} of the T frames, from a uniform start,
-                   cut at the end: frames whose
-                   middle (k + 1/2) / T lies in it become 0. Whole frames go, and a stretch may miss
-                   every middle.
-        rectangle  a share in {0.05, ..., 0.25} of the height and of the width about a uniform
-                   point, cut at the border. (Their
-                   code keeps what is outside in both directions, so it drops a cross; their paper
-                   says a rectangle.)
-        here and there   each event goes with a probability in {0.1, ..., 0.9}; they drop exactly
-        that share.
+    time             a stretch of a share in {0.1, ..., 0.9} of the T frames, from a uniform start,
+                     cut at the end: frames whose middle (k + 1/2) / T lies in it become 0
+    rectangle        a share in {0.05, ..., 0.25} of the height and of the width about a uniform
+                     point, cut at the border (their code drops a cross, their paper a rectangle)
+    here and there   each event with a probability in {0.1, ..., 0.9}; they drop just that share
 
-    A recording that would be left without events stays as it was. Error: frames that are not whole
-    numbers >= 0.
+    A recording that would be left without events stays as it was.
     """
 
     name: ClassVar[str] = "event_drop"
+    by_step: ClassVar[bool] = True
 
-    @property
-    def by_step(self) -> bool:
-        """It drops frames."""
-        return True
-
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         if not bool((x >= 0).all()) or not bool((x == x.round()).all()):
-            raise UsageError(
-                "event_drop: frames must hold whole counts of events >= 0, these do not"
-            )
+            raise UsageError("event_drop: frames must hold whole counts of events >= 0")
         n, steps = len(y), len(x)
         kind = integers(n, 0, 3, generator)
         share, begin = integers(n, 1, 9, generator) / 10, uniform(n, 0, 1, generator)
         middle = (torch.arange(steps, dtype=torch.float64) + 0.5).view(-1, 1) / steps
-        in_time = ((middle >= begin) & (middle < begin + share) & (kind == 1)).to(x.device)[
-            :, :, None, None, None
-        ]
+        in_time = (middle >= begin) & (middle < begin + share) & (kind == 1)
         part = integers(n, 1, 5, generator) / 20
         size = [(part * side).round() for side in x.shape[-2:]]
-        start = [(uniform(n, 0, 1, generator) * side - length / 2).floor().clamp(min=0)
-                 for side, length in zip(x.shape[-2:], size, strict=True)]  # fmt: skip
-        dropped = x.masked_fill(in_time, 0).masked_fill(
-            _box(x, start, size) & of_sample(kind == 2, x), 0
-        )
+        start = [
+            (uniform(n, 0, 1, generator) * side - length / 2).floor().clamp(min=0)
+            for side, length in zip(x.shape[-2:], size, strict=True)
+        ]
+        in_space = _box(x, start, size) & of_sample(kind == 2, x)
+        dropped = x.masked_fill(in_time.to(x.device)[:, :, None, None, None], 0)
+        dropped = dropped.masked_fill(in_space, 0)
         thin = torch.nonzero(kind == 3)[:, 0]
         counts = x[:, thin.to(x.device)].cpu()
         keep = (1 - share[thin]).view(1, -1, 1, 1, 1).to(counts).expand_as(counts)
@@ -174,7 +146,7 @@ class OneOf(Augment):
     choices: tuple[Augment, ...]
 
     @property
-    def by_step(self) -> bool:
+    def by_step(self) -> bool:  # type: ignore[override]
         """If one of the choices is."""
         return any(each.by_step for each in self.choices)
 
@@ -183,12 +155,10 @@ class OneOf(Augment):
         self.need(len(self.choices) > 0, "choices", "at least one")
         for each in self.choices:
             if each.soft_labels:
-                raise UsageError(
-                    f"one_of: {each.name} makes soft labels for all or for none; list it beside one_of"
-                )
+                rule = "makes soft labels for all or for none; list it beside one_of"
+                raise UsageError(f"one_of: {each.name} {rule}")
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         drawn, made = integers(len(y), 0, len(self.choices) - 1, generator), x.clone()
         for number, each in enumerate(self.choices):
             members = torch.nonzero(drawn == number)[:, 0].to(x.device)
@@ -199,11 +169,10 @@ class OneOf(Augment):
 
 @dataclass(frozen=True)
 class NDA(Augment):
-    """Flip with 1/2, then one of roll, rotate and shear for every sample. Neuromorphic data
-    augmentation, Li et al. 2022.
+    """Flip with 1/2, then one of roll, rotate and shear for every sample. Li et al. 2022.
 
-    The defaults are those of CIFAR10-DVS in their code; N-Caltech101 has 3, 15, 15. Cutout and
-    CutMix, which their paper adds, are rows of their own.
+    Neuromorphic data augmentation. The defaults are those of CIFAR10-DVS in their code;
+    N-Caltech101 has 3, 15, 15. Cutout and CutMix, which their paper adds, are rows of their own.
     """
 
     name: ClassVar[str] = "nda"
@@ -218,8 +187,7 @@ class NDA(Augment):
         """The two in a row."""
         return Flip(), OneOf((Roll(self.pixels), Rotate(self.rotate), Shear(self.shear)))
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         for step in self.steps():
             x, y = step(x, y, generator)
         return x, y
@@ -235,15 +203,13 @@ AUGMENTS: dict[str, Callable[..., Augment]] = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentations one after the other, all drawing from one generator. `Augmentation(())` changes
-    nothing.
-    """
+    """Augmentations one after the other, all drawing from one generator."""
 
     steps: tuple[Augment, ...]
 
     @property
     def soft_labels(self) -> bool:
-        """Whether labels come back as shares (N, C), which a method that needs classes cannot take."""
+        """Whether labels come back as shares (N, C) instead of classes (N,)."""
         return any(step.soft_labels for step in self.steps)
 
     def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
@@ -251,6 +217,26 @@ class Augmentation:
         for step in self.steps:
             x, y = step(x, y, generator)
         return x, y
+
+
+def _row(row: str | Mapping[str, Any], known: Mapping[str, Any]) -> Augment:
+    options: dict[str, Any] = dict(row) if isinstance(row, Mapping) else {"name": row}
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise UsageError(f"augment: a row must be a name or a mapping with a name, got {row!r}")
+    kind: Any = choose(AUGMENTS, name, "augmentation")
+    for field in known:
+        if field in options:
+            raise UsageError(f"augment {name}: {field} comes from the data set, leave it out")
+    if name == OneOf.name and isinstance(options.get("choices"), (list, tuple)):
+        options["choices"] = tuple(_row(each, known) for each in options["choices"])
+    for field in known.keys() & {each.name for each in fields(kind)}:
+        if known[field] is None:
+            rule = f"it needs the {field} of the data set's images"
+            raise UsageError(f"augment {name}: {rule}, and this data set has none")
+        options[field] = known[field]
+    check_arguments(kind, options, f"augment {name}", complete=True)
+    return kind(**options)
 
 
 def create_augmentation(
@@ -268,37 +254,8 @@ def create_augmentation(
     >>> create_augmentation(["flip", {"name": "roll", "pixels": 3}], classes=10).steps
     (Flip(p=0.5), Roll(pixels=3))
 
-    Errors: an unknown name or field, by name with the nearest; a value out of range.
     """
     if isinstance(rows, (str, Mapping)):
         raise UsageError(f"augment must be a list of names or mappings, got {rows!r}")
-    return Augmentation(
-        tuple(_row(row, {"classes": classes, "mean": mean, "std": std}) for row in rows)
-    )
-
-
-def _row(row: str | Mapping[str, Any], known: Mapping[str, Any]) -> Augment:
-    options: dict[str, Any] = (
-        {"name": row} if isinstance(row, str) else dict(row) if isinstance(row, Mapping) else {}
-    )
-    if not isinstance(options.get("name"), str):
-        raise UsageError(f"augment: a row must be a name or a mapping with a name, got {row!r}")
-    name = options.pop("name")
-    kind: Any = choose(AUGMENTS, name, "augmentation")
-    for field in known:
-        if field in options:
-            raise UsageError(f"augment {name}: {field} comes from the data set, leave it out")
-    if (
-        name == OneOf.name
-        and isinstance(options.get("choices"), Sequence)
-        and not isinstance(options["choices"], str)
-    ):
-        options["choices"] = tuple(_row(each, known) for each in options["choices"])
-    for field in known.keys() & {each.name for each in fields(kind)}:
-        if known[field] is None:
-            raise UsageError(
-                f"augment {name}: it needs the {field} of the data set's images, and this data set has none"
-            )
-        options[field] = known[field]
-    check_arguments(kind, options, f"augment {name}", complete=True)
-    return kind(**options)
+    known = {"classes": classes, "mean": mean, "std": std}
+    return Augmentation(tuple(_row(row, known) for row in rows))

@@ -1,4 +1,4 @@
-"""Augmentations that mix two samples of a batch: their labels become shares of the classes, (N, C)."""
+"""Augmentations that mix two samples: their labels become shares of the classes, (N, C)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def mixed_labels(y: Tensor, other: Tensor, weight: Tensor, classes: int) -> Tens
 
 
 def beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:
-    """(n,) draws of Beta(alpha, alpha): by numpy, seeded by the generator, since torch's own takes
-    none.
-    """
+    """(n,) draws of Beta(alpha, alpha) by numpy, seeded by it: torch's own takes no generator."""
     seed = int(torch.randint(2**62, (1,), generator=generator))
     return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, n))
 
@@ -50,38 +48,32 @@ class _Mix(Augment):
         self.chance()
 
     def weights(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Who is mixed with whom (n,), the weight of the own part (n,), and who is mixed at all
-        (n,).
-        """
+        """(n,) each: who is mixed in, the weight of the own part, whether it is mixed at all."""
         other = torch.randperm(n, generator=generator)
         return other, beta(n, self.alpha, generator), uniform(n, 0, 1, generator) < self.p
 
 
 @dataclass(frozen=True)
 class Mixup(_Mix):
-    """lam x_n + (1 - lam) x_m and the same of the labels, lam ~ Beta(alpha, alpha), m a
-    permutation. Zhang et al. 2018, eq. 1.
+    """lam x_n + (1 - lam) x_m and the same of the labels. Zhang et al. 2018, eq. 1.
 
-    lam is drawn for every sample with probability p, else it is 1; the published code has one lam a
-    batch.
+    lam ~ Beta(alpha, alpha), m a permutation of the samples. lam is drawn for every sample with
+    probability p, else it is 1; the published code has one lam a batch.
     """
 
     name: ClassVar[str] = "mixup"
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         other, weight, chosen = self.weights(len(y), generator)
         weight = torch.where(chosen, weight, 1.0)
         lam = of_sample(weight, x).to(x.dtype)
-        return lam * x + (1 - lam) * x[:, other.to(x.device)], mixed_labels(
-            y, other, weight, self.classes
-        )
+        mixed = lam * x + (1 - lam) * x[:, other.to(x.device)]
+        return mixed, mixed_labels(y, other, weight, self.classes)
 
 
 @dataclass(frozen=True)
 class CutMix(_Mix):
-    """A box of another sample put into the frame; the label's weight is the share of the frame that
-    stayed. Yun et al. 2019.
+    """A box of another sample put into the frame, labels by the area. Yun et al. 2019.
 
     lam ~ Beta(alpha, alpha); the box has sides int(H sqrt(1 - lam)) and int(W sqrt(1 - lam)) about
     a uniform pixel, cut at the border. One box a sample, the same in all its frames; the published
@@ -90,29 +82,30 @@ class CutMix(_Mix):
 
     name: ClassVar[str] = "cutmix"
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         other, lam, chosen = self.weights(len(y), generator)
         inside = chosen.view(-1, 1, 1)
         for place, side in zip(grid(x), x.shape[-2:], strict=True):
             half = (side * (1 - lam).sqrt()).floor().long() // 2
             centre = integers(len(y), 0, side - 1, generator)
-            inside = (
-                inside
-                & (place >= (centre - half).view(-1, 1, 1))
-                & (place < (centre + half).view(-1, 1, 1))
-            )
+            first, stop = (centre - half).view(-1, 1, 1), (centre + half).view(-1, 1, 1)
+            inside = inside & (place >= first) & (place < stop)
         mask = inside.to(x.device)[None, :, None]
         kept = 1 - inside.double().mean((1, 2))
-        return torch.where(mask, x[:, other.to(x.device)], x), mixed_labels(
-            y, other, kept, self.classes
-        )
+        mixed = torch.where(mask, x[:, other.to(x.device)], x)
+        return mixed, mixed_labels(y, other, kept, self.classes)
+
+
+def _share(frames: Tensor, inside: Tensor) -> Tensor:
+    """(N,): how much of every sample's events lies inside; 0 where there is none."""
+    axes = (0, 2, 3, 4)
+    total = frames.double().sum(axes)
+    return (frames.double() * inside).sum(axes) / torch.where(total == 0, 1.0, total)
 
 
 @dataclass(frozen=True)
 class EventMix(_Mix):
-    """A blob in space and time of another recording put into this one. Shen et al. 2023 (BrainCog's
-    `EventMix`).
+    """A blob in space and time of another recording put into this one. Shen et al. 2023.
 
     The blob is where a sum of `gaussians` bumps g over (t, i, j) is among its largest lam * T * H *
     W values,
@@ -126,20 +119,15 @@ class EventMix(_Mix):
     """
 
     name: ClassVar[str] = "event_mix"
+    by_step: ClassVar[bool] = True
     p: float = 0.5
     gaussians: int = 3
-
-    @property
-    def by_step(self) -> bool:
-        """Its blob has an extent in time."""
-        return True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.need(self.gaussians >= 1, "gaussians", ">= 1")
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         if float(x.min()) < 0:
             raise UsageError("event_mix: frames must hold counts of events >= 0")
         other, lam, chosen = self.weights(len(y), generator)
@@ -154,9 +142,7 @@ class EventMix(_Mix):
         return torch.where(inside, second, x), mixed_labels(y, other, weight, self.classes)
 
     def blob(self, x: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
-        """(N, T, H, W): True in a share of each sample's voxels, and in others that have the value
-        of the last of them.
-        """
+        """(N, T, H, W): True in a share of each sample's voxels (ties with the last are in too)."""
         n, lengths = x.shape[1], (x.shape[0], *x.shape[-2:])
         total = torch.zeros(n, *lengths, dtype=torch.float64)
         for _ in range(self.gaussians):
@@ -170,10 +156,3 @@ class EventMix(_Mix):
         count = (share.view(-1, 1) * flat.shape[1]).floor().long()
         edge = flat.sort(dim=1, descending=True).values.gather(1, (count - 1).clamp(min=0))
         return ((flat >= edge) & (count > 0)).view(total.shape)
-
-
-def _share(frames: Tensor, inside: Tensor) -> Tensor:
-    """(N,): how much of every sample's events lies inside; 0 where there is none."""
-    axes = (0, 2, 3, 4)
-    total = frames.double().sum(axes)
-    return (frames.double() * inside).sum(axes) / torch.where(total == 0, 1.0, total)

@@ -1,6 +1,4 @@
-"""RandAugment in torch: every image of a batch draws its own operations and strengths, on 8-bit
-levels as Pillow has them.
-"""
+"""RandAugment in torch, every image with draws of its own, on 8-bit levels as Pillow has them."""
 
 from __future__ import annotations
 
@@ -15,85 +13,8 @@ from torch import Tensor
 from anystep._errors import UsageError
 from anystep.data.augmentation.warps import Augment, Batch, integers, uniform
 
-Operation = Callable[
-    [Tensor, Tensor, Tensor], Tensor
-]  # levels (M, 3, H, W), strength (M,), fill (3,) -> levels
-
-
-@dataclass(frozen=True)
-class RandAugment(Augment):
-    """`layers` times one of 15 operations, drawn for every image, each done with probability p.
-    Cubuk et al. 2020.
-
-    The operations, their ranges and p = 1/2 are those of timm's `rand-m9-mstd0.5-inc1`, which TKS
-    uses on CIFAR: strength m from N(magnitude, spread) cut to 0..10; m/10 of 30 degrees of
-    rotation, 0.3 of shear, 0.45 of the side of translation, 0.9 of change in colour, contrast,
-    brightness or sharpness (each up or down), 4 bits of posterising, 256 levels of solarising, 110
-    levels of adding below the middle; auto-contrast, equalise and invert have no strength. timm
-    interpolates with bilinear or bicubic weights by chance; this is always bilinear. What comes in
-    from outside is the mean colour, as there.
-
-    mean, std   with which the images were normalised: levels are 255 (std x + mean), rounded. Comes
-    before `erase`.
-    """
-
-    name: ClassVar[str] = "randaugment"
-    mean: Sequence[float]
-    std: Sequence[float]
-    layers: int = 2
-    magnitude: float = 9.0
-    spread: float = 0.5
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        self.chance()
-        self.need(self.layers >= 1, "layers", ">= 1")
-        self.need(0 <= self.magnitude <= 10, "magnitude", "in 0..10")
-        self.need(self.spread >= 0, "spread", ">= 0")
-        for field in ("mean", "std"):
-            object.__setattr__(self, field, tuple(float(each) for each in getattr(self, field)))
-            self.need(
-                len(getattr(self, field)) == 3, field, "three numbers, for red, green and blue"
-            )
-
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
-        if len(x) != 1 or x.shape[2] != 3:
-            raise UsageError(
-                f"randaugment is for colour images, the same at every step, got frames {tuple(x.shape)}"
-            )
-        mean, std = (
-            torch.tensor(each, dtype=x.dtype, device=x.device).view(3, 1, 1)
-            for each in (self.mean, self.std)
-        )
-        levels = (255 * (x[0] * std + mean)).round()
-        low, high = float(levels.min()), float(levels.max())
-        if low < 0 or high > 255:
-            raise UsageError(
-                f"randaugment: mean and std must be those that the images were normalised with, levels are {low:g}..{high:g}"
-            )
-        fill = (255 * mean.view(3)).round()
-        for _ in range(self.layers):
-            levels = self._layer(levels, fill, generator)
-        return ((levels / 255 - mean) / std)[None], y
-
-    def _layer(self, levels: Tensor, fill: Tensor, generator: torch.Generator) -> Tensor:
-        n = len(levels)
-        kind, chosen = (
-            integers(n, 0, len(OPERATIONS) - 1, generator),
-            uniform(n, 0, 1, generator) < self.p,
-        )
-        drawn = (
-            torch.randn(n, generator=generator, dtype=torch.float64) * self.spread + self.magnitude
-        )
-        signed = drawn.clamp(0, 10) / 10 * (2 * integers(n, 0, 1, generator) - 1)
-        made = levels.clone()
-        for number, operation in enumerate(OPERATIONS.values()):
-            members = torch.nonzero(chosen & (kind == number))[:, 0]
-            if len(members):
-                here = members.to(levels.device)
-                made[here] = operation(levels[here], signed[members].to(levels), fill).clamp(0, 255)
-        return made
+# levels (M, 3, H, W), strength (M,), fill (3,) -> levels
+Operation = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def _each(values: Tensor) -> Tensor:
@@ -245,3 +166,74 @@ OPERATIONS: dict[str, Operation] = {
     "translate_x": _translate_x,
     "translate_y": _translate_y,
 }
+
+
+@dataclass(frozen=True)
+class RandAugment(Augment):
+    """`layers` times one of 15 operations, each done with probability p. Cubuk et al. 2020.
+
+    The operations, their ranges and p = 1/2 are those of timm's `rand-m9-mstd0.5-inc1`, which TKS
+    uses on CIFAR: strength m from N(magnitude, spread) cut to 0..10; m/10 of 30 degrees of
+    rotation, 0.3 of shear, 0.45 of the side of translation, 0.9 of change in colour, contrast,
+    brightness or sharpness (each up or down), 4 bits of posterising, 256 levels of solarising, 110
+    levels of adding below the middle; auto-contrast, equalise and invert have no strength. timm
+    interpolates with bilinear or bicubic weights by chance; this is always bilinear. What comes in
+    from outside is the mean colour, as there.
+
+    mean, std   with which the images were normalised: levels are 255 (std x + mean), rounded. Comes
+    before `erase`.
+    """
+
+    name: ClassVar[str] = "randaugment"
+    mean: Sequence[float]
+    std: Sequence[float]
+    layers: int = 2
+    magnitude: float = 9.0
+    spread: float = 0.5
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        self.chance()
+        self.need(self.layers >= 1, "layers", ">= 1")
+        self.need(0 <= self.magnitude <= 10, "magnitude", "in 0..10")
+        self.need(self.spread >= 0, "spread", ">= 0")
+        for field in ("mean", "std"):
+            object.__setattr__(self, field, tuple(float(each) for each in getattr(self, field)))
+            self.need(len(getattr(self, field)) == 3, field, "three numbers, one a colour")
+
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
+        if len(x) != 1 or x.shape[2] != 3:
+            raise UsageError(
+                "randaugment is for colour images, the same at every step, got frames "
+                f"{tuple(x.shape)}"
+            )
+        mean, std = (
+            torch.tensor(each, dtype=x.dtype, device=x.device).view(3, 1, 1)
+            for each in (self.mean, self.std)
+        )
+        levels = (255 * (x[0] * std + mean)).round()
+        low, high = float(levels.min()), float(levels.max())
+        if low < 0 or high > 255:
+            raise UsageError(
+                "randaugment: mean and std must be those that the images were normalised with, "
+                f"levels are {low:g}..{high:g}"
+            )
+        fill = (255 * mean.view(3)).round()
+        for _ in range(self.layers):
+            levels = self._layer(levels, fill, generator)
+        return ((levels / 255 - mean) / std)[None], y
+
+    def _layer(self, levels: Tensor, fill: Tensor, generator: torch.Generator) -> Tensor:
+        n = len(levels)
+        kind = integers(n, 0, len(OPERATIONS) - 1, generator)
+        chosen = uniform(n, 0, 1, generator) < self.p
+        normal = torch.randn(n, generator=generator, dtype=torch.float64)
+        drawn = normal * self.spread + self.magnitude
+        signed = drawn.clamp(0, 10) / 10 * (2 * integers(n, 0, 1, generator) - 1)
+        made = levels.clone()
+        for number, operation in enumerate(OPERATIONS.values()):
+            members = torch.nonzero(chosen & (kind == number))[:, 0]
+            if len(members):
+                here = members.to(levels.device)
+                made[here] = operation(levels[here], signed[members].to(levels), fill).clamp(0, 255)
+        return made

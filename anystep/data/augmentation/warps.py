@@ -1,13 +1,11 @@
-"""What an augmentation is, and those that move pixels: one draw for each sample, the same for all
-of its frames.
-"""
+"""What an augmentation is, and those that move pixels."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,15 +26,12 @@ class Augment(ABC):
     were.
 
     soft_labels   whether y comes back as (N, C) shares instead of (N,) classes
+    by_step       whether it treats the frames of a sample differently, so that it refuses images
     """
 
     name: ClassVar[str]
     soft_labels: ClassVar[bool] = False
-
-    @property
-    def by_step(self) -> bool:
-        """Whether it treats the frames of a sample differently; a static batch is then refused."""
-        return False
+    by_step: ClassVar[bool] = False
 
     def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         """The changed batch."""
@@ -48,16 +43,17 @@ class Augment(ABC):
         if not x.is_floating_point():
             raise UsageError(f"{self.name}: x must be of floating point, got {x.dtype}")
         if x.stride(0) != 0 or len(x) == 1:
-            return self.apply(x, y, generator)
+            return self._apply(x, y, generator)
         if self.by_step:
             raise UsageError(
-                f"{self.name} treats the frames of a sample differently, but those of an image are all alike"
+                f"{self.name} treats the frames of a sample differently, but those of an image are "
+                "all alike"
             )
-        one, y = self.apply(x[:1], y, generator)
+        one, y = self._apply(x[:1], y, generator)
         return one.expand(len(x), *one.shape[1:]), y
 
     @abstractmethod
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         """What the call does, without its checks."""
 
     def need(self, right: bool, field: str, allowed: str) -> None:
@@ -95,11 +91,10 @@ def of_sample(values: Tensor, x: Tensor) -> Tensor:
 
 
 def pick(x: Tensor, row: Tensor, column: Tensor, fill: float = 0.0) -> Tensor:
-    """out[t, n, p, i, j] = x[t, n, p, row[n, i, j], column[n, i, j]], and `fill` where that lies
-    outside of the frame.
+    """Values moved: out[t, n, p, i, j] = x[t, n, p, row[n, i, j], column[n, i, j]].
 
-    row, column: whole numbers (N, H', W'), or of a shape that broadcasts to that. Exact: no value
-    is computed, only moved.
+    row, column: whole numbers (N, H', W'), or of a shape that broadcasts to that. Outside of the
+    frame is `fill`.
     """
     height, width = x.shape[-2:]
     row, column = torch.broadcast_tensors(row, column)
@@ -118,12 +113,26 @@ def rolled(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
     )
 
 
-def rotated(x: Tensor, degrees: Tensor, fill: float = 0.0) -> Tensor:
-    """Each sample turned counter-clockwise about the centre of the frame by `degrees` (N,), nearest
-    pixel.
+def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    row, column = grid(x)
+    return row.double() - (x.shape[-2] - 1) / 2, column.double() - (x.shape[-1] - 1) / 2
 
-    With c = ((H - 1) / 2, (W - 1) / 2), i and j from c, and a the angle, pixel (i, j) shows what
-    was at
+
+def _nearest(x: Tensor, row: Tensor, column: Tensor, fill: float) -> Tensor:
+    """The pixels nearest to places counted from the centre."""
+    height, width = x.shape[-2:]
+    down, right = (
+        torch.floor(place + 0.5 + 1e-9).long()  # 1e-9: a half must not go two ways by rounding
+        for place in (row + (height - 1) / 2, column + (width - 1) / 2)
+    )
+    return pick(x, down, right, fill)
+
+
+def rotated(x: Tensor, degrees: Tensor, fill: float = 0.0) -> Tensor:
+    """Each sample turned counter-clockwise about the centre by `degrees` (N,), nearest pixel.
+
+    With i and j counted from the centre ((H - 1) / 2, (W - 1) / 2), and a the angle, pixel (i, j)
+    shows what was at
 
         (cos a * i + sin a * j,  -sin a * i + cos a * j)
     """
@@ -135,36 +144,37 @@ def rotated(x: Tensor, degrees: Tensor, fill: float = 0.0) -> Tensor:
 
 
 def sheared(x: Tensor, degrees: Tensor, fill: float = 0.0) -> Tensor:
-    """Each sample sheared along the rows by `degrees` (N,), nearest pixel. From the centre, (i, j)
-    shows (i, j + i tan a).
+    """Each sample sheared along the rows by `degrees` (N,): from the centre, (i, j) shows (i, j + i
+    tan a), nearest pixel.
     """
     row, column = _centred(x)
     slope = torch.deg2rad(degrees.double()).tan().view(-1, 1, 1)
     return _nearest(x, row, column + slope * row, fill)
 
 
-def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
-    row, column = grid(x)
-    return row.double() - (x.shape[-2] - 1) / 2, column.double() - (x.shape[-1] - 1) / 2
+def boxes(
+    n: int,
+    frame: tuple[int, int],
+    area: tuple[float, float],
+    ratio: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Height and width (n,) of a box in each sample, and whether one of ten draws fitted.
 
-
-def _nearest(x: Tensor, row: Tensor, column: Tensor, fill: float) -> Tensor:
-    """The pixels nearest to places counted from the centre. 1e-9 keeps a half from going two ways
-    by rounding errors.
+    Its share of the frame is uniform in `area`, log(width / height) uniform in -log ratio..log
+    ratio; sides are rounded.
     """
-    height, width = x.shape[-2:]
-    down, right = (
-        torch.floor(place + 0.5 + 1e-9).long()
-        for place in (row + (height - 1) / 2, column + (width - 1) / 2)
-    )
-    return pick(x, down, right, fill)
+    share = uniform((n, 10), *area, generator) * (frame[0] * frame[1])
+    form = uniform((n, 10), -math.log(ratio), math.log(ratio), generator).exp()
+    tall, wide = (share / form).sqrt().round(), (share * form).sqrt().round()
+    fits = (tall >= 1) & (wide >= 1) & (tall <= frame[0]) & (wide <= frame[1])
+    first = fits.int().argmax(1, keepdim=True)
+    return tall.gather(1, first)[:, 0], wide.gather(1, first)[:, 0], fits.any(1)
 
 
 @dataclass(frozen=True)
 class Flip(Augment):
-    """Left and right exchanged, with probability p. (TET, TKS, HSD: 0.5.) Not for digits or
-    gestures of a hand.
-    """
+    """Left and right exchanged, with probability p. (TET, TKS, HSD: 0.5.) Not for digits."""
 
     name: ClassVar[str] = "flip"
     p: float = 0.5
@@ -172,17 +182,14 @@ class Flip(Augment):
     def __post_init__(self) -> None:
         self.chance()
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         chosen = uniform(len(y), 0, 1, generator) < self.p
         return torch.where(of_sample(chosen, x), x.flip(-1), x), y
 
 
 @dataclass(frozen=True)
 class Roll(Augment):
-    """Moved by whole pixels, -pixels..pixels down and right, wrapped around. (TET, HSD, NDA on
-    CIFAR10-DVS: 5.)
-    """
+    """Moved by -pixels..pixels down and right, wrapped around. (TET, HSD, NDA: 5.)"""
 
     name: ClassVar[str] = "roll"
     pixels: int = 5
@@ -190,20 +197,17 @@ class Roll(Augment):
     def __post_init__(self) -> None:
         self.need(self.pixels >= 0, "pixels", ">= 0")
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         down, right = (integers(len(y), -self.pixels, self.pixels, generator) for _ in range(2))
         return rolled(x, down, right), y
 
 
 @dataclass(frozen=True)
 class Crop(Augment):
-    """A window of the frame's own size out of the frame with a border of `padding` pixels of `fill`
-    around it: moved by -padding..padding down and right, not wrapped. (CIFAR and TKS on
-    CIFAR10-DVS: 4.)
+    """Moved by -padding..padding down and right, not wrapped. (CIFAR, TKS on CIFAR10-DVS: 4.)
 
-    Other codes pad before they normalise, with black; here frames are normalised, and 0 is the mean
-    of the set.
+    A window of the frame's own size out of the frame with a border of `fill` around it. Other codes
+    pad before they normalise, with black; here frames are normalised, and 0 is the mean of the set.
     """
 
     name: ClassVar[str] = "crop"
@@ -213,8 +217,7 @@ class Crop(Augment):
     def __post_init__(self) -> None:
         self.need(self.padding >= 0, "padding", ">= 0")
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         row, column = grid(x)
         down, right = (
             integers(len(y), -self.padding, self.padding, generator).view(-1, 1, 1)
@@ -225,9 +228,7 @@ class Crop(Augment):
 
 @dataclass(frozen=True)
 class Rotate(Augment):
-    """Turned by an angle in -degrees..degrees about the centre, nearest pixel, `fill` outside.
-    (CIFAR10-DVS: TKS 15, NDA 30)
-    """
+    """Turned by an angle in -degrees..degrees, `fill` outside. (CIFAR10-DVS: TKS 15, NDA 30.)"""
 
     name: ClassVar[str] = "rotate"
     degrees: float = 15.0
@@ -236,16 +237,13 @@ class Rotate(Augment):
     def __post_init__(self) -> None:
         self.need(0 <= self.degrees <= 180, "degrees", "in 0..180")
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         return rotated(x, uniform(len(y), -self.degrees, self.degrees, generator), self.fill), y
 
 
 @dataclass(frozen=True)
 class Shear(Augment):
-    """Sheared along the rows by an angle in -degrees..degrees, nearest pixel, `fill` outside. (NDA
-    on CIFAR10-DVS: 30.)
-    """
+    """Sheared along the rows by an angle in -degrees..degrees, `fill` outside. (NDA: 30.)"""
 
     name: ClassVar[str] = "shear"
     degrees: float = 30.0
@@ -254,15 +252,13 @@ class Shear(Augment):
     def __post_init__(self) -> None:
         self.need(0 <= self.degrees < 90, "degrees", "in 0..90")
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         return sheared(x, uniform(len(y), -self.degrees, self.degrees, generator), self.fill), y
 
 
 @dataclass(frozen=True)
 class ResizedCrop(Augment):
-    """A part of the frame enlarged to the whole of it, bilinear: for photographs. (TKS on ImageNet:
-    scale 0.08, ratio 4/3.)
+    """A part of the frame enlarged to the whole of it, bilinear. (TKS on ImageNet: 0.08, 4/3.)
 
     The part has a share of the area in scale..1 and width / height in 1/ratio..ratio (log-uniform),
     its place is uniform; of ten draws the first that fits in counts, else the whole frame stays.
@@ -278,8 +274,7 @@ class ResizedCrop(Augment):
         self.need(0 < self.scale <= 1, "scale", "in 0..1 and not 0")
         self.need(self.ratio >= 1, "ratio", ">= 1")
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         steps, n, planes, height, width = x.shape
         tall, wide, fits = boxes(n, (height, width), (self.scale, 1.0), self.ratio, generator)
         tall, wide = torch.where(fits, tall, height), torch.where(fits, wide, width)
@@ -294,24 +289,3 @@ class ResizedCrop(Augment):
         flat = x.transpose(0, 1).reshape(n, steps * planes, height, width)
         made = F.grid_sample(flat, where, padding_mode="border", align_corners=False)
         return made.view(n, steps, planes, height, width).transpose(0, 1), y
-
-
-def boxes(
-    n: int,
-    frame: tuple[int, int],
-    area: tuple[float, float],
-    ratio: float,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Height and width (n,) of a box in each sample, and whether one of ten draws fitted into the
-    frame.
-
-    Its share of the frame is uniform in `area`, log(width / height) uniform in -log ratio..log
-    ratio; sides are rounded.
-    """
-    share = uniform((n, 10), *area, generator) * (frame[0] * frame[1])
-    form = uniform((n, 10), -math.log(ratio), math.log(ratio), generator).exp()
-    tall, wide = (share / form).sqrt().round(), (share * form).sqrt().round()
-    fits = (tall >= 1) & (wide >= 1) & (tall <= frame[0]) & (wide <= frame[1])
-    first: Any = fits.int().argmax(1, keepdim=True)
-    return tall.gather(1, first)[:, 0], wide.gather(1, first)[:, 0], fits.any(1)

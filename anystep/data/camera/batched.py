@@ -281,9 +281,9 @@ class Film(Augment):
         if not (low >= 0 and high <= 1):
             rule = "images must lie in [0, 1] and not be normalised"
             raise UsageError(f"film: {rule}, got {low:g} to {high:g}")
-        return self.apply(x[:1], y, generator)
+        return self._apply(x[:1], y, generator)
 
-    def apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
+    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         """See the class."""
         image = x[0]
         if x.shape[2] == 3:
