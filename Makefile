@@ -44,7 +44,7 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/mypy
 
 results: $(INSTALLED) ## train the seeds that the README quotes and write results/
-	$(BIN)/python studies/measure.py
+	$(BIN)/python -m studies.measure
 
 clean: ## remove caches and builds; runs/ and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,5 +1,5 @@
-"""The batched camera beside the exact one: `.venv/bin/python studies/batched_camera.py CIFAR10`,
-the folder of CIFAR-10.
+"""The batched camera beside the exact one: `python -m studies.batched_camera CIFAR10`, with the
+folder of CIFAR-10.
 
 The first images of CIFAR-10's validation split before the cameras of digits-dvs and of cifar10-sim,
 without background events, the light sampled ever more coarsely: how far the counts of ten frames
@@ -17,48 +17,50 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import ROOT, quote
 from numpy.typing import NDArray
 
-from anystep._files import write_json, write_text
+from anystep._files import write_json
 from anystep.data.camera.batched import simulate_batch, turned
 from anystep.data.camera.cifar10_sim import CAMERA, LUMA, MOTIONS, PIXELS
 from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, enlarge, simulate
 from anystep.data.frames import Direct, FixedDuration
 from anystep.data.images.cifar import cifar10
-from anystep.environment import describe_environment
+from studies.study import (
+    ROOT,
+    Rows,
+    check_markers,
+    environment,
+    folder_given,
+    markdown,
+    write_table,
+)
 
 PAGE = ROOT / "docs" / "batched-camera.md"
 SUBSTEPS_US = (1000, 2000, 4000, 5000, 10_000)
 BATCH = 16
-SETTINGS: tuple[
-    tuple[Camera, int, Trajectory], ...
-] = (  # the camera, the side of the image, its path
+# A camera, the side of the image, its path.
+SETTINGS: tuple[tuple[Camera, int, Trajectory], ...] = (
     (Camera(noise_hz=0.0), 28, closed_loop()),
     (replace(CAMERA, noise_hz=0.0), PIXELS, MOTIONS["closed_loop"]()),
 )
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        raise SystemExit(
-            "usage: python studies/batched_camera.py CIFAR10 (see the first lines of this file)"
-        )
-    page = quote(PAGE.read_text(encoding="utf-8"), "batched_camera", "")
+    root = folder_given()
+    check_markers(PAGE, "batched_camera")
     torch.set_num_threads(1)
-    pictures = cifar10(binning=Direct(1), root=sys.argv[1]).val
-    colours = np.stack([pictures.raw(i) for i in range(BATCH)])  # type: ignore[attr-defined]
+    pictures = cifar10(binning=Direct(1), root=str(root)).val
+    colours = np.stack([pictures.raw(i) for i in range(BATCH)])
     grey = np.tensordot(LUMA, colours.astype(np.float64), axes=(0, 1)) / 255
     rows = [
         row for camera, side, path in SETTINGS for row in rows_of(enlarge(grey, side), camera, path)
     ]
-    environment = describe_environment(seed=0)
-    environment["command"] = environment["command"][:1]  # without the folder of whoever measured
-    write_json(ROOT / "results" / "batched_camera.json", {"environment": environment, "rows": rows})
-    write_text(PAGE, quote(page, "batched_camera", markdown(rows)))
+    result = {"environment": environment(), "rows": rows}
+    write_json(ROOT / "results" / "batched_camera.json", result)
+    write_table(PAGE, "batched_camera", table(rows))
 
 
-def rows_of(grey: NDArray[np.float64], camera: Camera, path: Trajectory) -> list[dict[str, Any]]:
+def rows_of(grey: NDArray[np.float64], camera: Camera, path: Trajectory) -> Rows:
     """A row for each substep; grey (N, side, side). The first substep is the reference."""
     binning, rows, reference = FixedDuration(10, path.duration_us // 10), [], None
     images, paths = torch.from_numpy(grey).float(), [turned(path, 10 * n) for n in range(len(grey))]
@@ -66,15 +68,12 @@ def rows_of(grey: NDArray[np.float64], camera: Camera, path: Trajectory) -> list
         seen = replace(camera, substep_us=substep_us)
 
         def batched(way: Any, size: int | None = None, seen: Camera = seen) -> NDArray[np.float32]:
-            frames = simulate_batch(
-                images, way, seen, binning=binning, generator=torch.Generator(), size=size
-            )
-            return np.asarray(frames)
+            how: dict[str, Any] = {"binning": binning, "generator": torch.Generator()}
+            return np.asarray(simulate_batch(images, way, seen, size=size, **how))
 
         def exact(seen: Camera = seen) -> NDArray[np.float32]:
-            return np.stack(
-                [binning(simulate(image, path, seen, seed=0)) for image in grey], 1
-            ).astype(np.float32)
+            frames = [binning(simulate(image, path, seen, seed=0)) for image in grey]
+            return np.stack(frames, 1).astype(np.float32)
 
         events = exact()
         reference = events if reference is None else reference
@@ -99,6 +98,7 @@ def rows_of(grey: NDArray[np.float64], camera: Camera, path: Trajectory) -> list
 
 
 def per_second(images: int, film: Callable[[], object]) -> float:
+    """Of the best of three."""
     seconds = []
     for _ in range(3):
         begin = time.perf_counter()
@@ -107,31 +107,20 @@ def per_second(images: int, film: Callable[[], object]) -> float:
     return round(images / min(seconds), 1)
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    head = [
-        "sensor",
-        "substep",
-        "events a recording",
-        "events",
-        "frames",
-        "non-zero counts",
-        "exact /s",
-        "batched /s",
-    ]
-    lines = [[*head, "at 48 x 48 /s"], ["---"] * (len(head) + 1)]
+def table(rows: Rows) -> str:
+    """A line for each substep, against the first."""
+    rates = ("exact_per_s", "batched_per_s", "batched_48_per_s")
+    lines = []
     for row in rows:
         first = row["substep_us"] == SUBSTEPS_US[0]
         height, width = row["sensor"]
-        lines.append([
-            f"{height} x {width}" if first else "",
-            f"{row['substep_us'] / 1000:g} ms",
-            f"{row['events'] / row['images']:,.0f}",
-            "" if first else f"{row['against_1ms']:+.2%}",
-            "" if first else f"{row['frames_differ']:.2%}",
-            f"{row['nonzero']:.1%}",
-            *(f"{row[key]:,.0f}" if key in row else "" for key in ("exact_per_s", "batched_per_s", "batched_48_per_s")),
-        ])  # fmt: skip
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+        line = [f"{height} x {width}" if first else "", f"{row['substep_us'] / 1000:g} ms"]
+        line += [f"{row['events'] / row['images']:,.0f}"]
+        line += ["" if first else f"{row['against_1ms']:+.2%}"]
+        line += ["" if first else f"{row['frames_differ']:.2%}", f"{row['nonzero']:.1%}"]
+        lines.append([*line, *(f"{row[key]:,.0f}" if key in row else "" for key in rates)])
+    head = ["sensor", "substep", "events a recording", "events", "frames", "non-zero counts"]
+    return markdown([*head, "exact /s", "batched /s", "at 48 x 48 /s"], lines)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What recordings of cifar10-sim are like: `.venv/bin/python studies/film.py CIFAR10`, the folder
-of CIFAR-10.
+"""What recordings of cifar10-sim are like: `python -m studies.film CIFAR10`, with the folder of
+CIFAR-10.
 
 The first ten images of every class are filmed as `anystep data simulate` does, and again with lower
 thresholds; and with the light sampled every 0.5 ms, to see what sampling it every 4 ms misses.
@@ -8,22 +8,20 @@ Writes results/film.json and the table between the markers in docs/simulated-cam
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import ROOT, quote
 
-from anystep._files import write_json, write_text
+from anystep._files import write_json
 from anystep.data.camera.cifar10_sim import CAMERA, IMAGE_SETS, MOTIONS, Choice
 from anystep.data.camera.film import Setting, film_images, read_setting
 from anystep.data.frames import FixedDuration, resize
 from anystep.data.protocols import natural
 from anystep.data.readers.atis import read_bin
-from anystep.environment import describe_environment
+from studies.study import ROOT, check_markers, environment, folder_given, markdown, write_table
 
 PAGE = ROOT / "docs" / "simulated-camera.md"
 PER_CLASS, THRESHOLDS, FINE_US = 10, (0.2, 0.15, 0.12, 0.1), 500
@@ -32,10 +30,10 @@ PER_CLASS, THRESHOLDS, FINE_US = 10, (0.2, 0.15, 0.12, 0.1), 500
 def statistics_of(folder: Path, *, steps: int = 10) -> dict[str, Any]:
     """What the recordings of a film are like, from the first PER_CLASS of every class.
 
-    events       mean, sd, least and most events of a recording
-    per_second   mean events a second of the film's duration
-    on           share of on events, of all recordings together
-    filled       {size: share of the entries of the frames (steps, 2, size, size) that are not 0}
+    - `events`: mean, sd, least and most events of a recording
+    - `per_second`: mean events a second of the film's duration
+    - `on`: share of on events, of all recordings together
+    - `filled`: size -> share of the entries of the frames (steps, 2, size, size) that are not 0
     """
     setting: dict[str, Any] = read_setting(folder) or {}
     files = [
@@ -73,71 +71,49 @@ def statistics(choice: Choice, threshold: float) -> dict[str, Any]:
 
 
 def sampling(choice: Choice) -> dict[str, float]:
-    """What 4 ms between two samples change against FINE_US, without background events: all events,
-    and counts of ten frames.
+    """How many events and how many counts of ten frames change where the light is sampled every
+    4 ms and not every FINE_US. Without background events.
     """
     path, binning = MOTIONS["closed_loop"](), FixedDuration(10, 120_000)
+    cameras = [replace(CAMERA, noise_hz=0.0, substep_us=us) for us in (CAMERA.substep_us, FINE_US)]
     total = fine = differ = 0
     for i, name in enumerate(choice.ids):
-        frames = [
-            binning(
-                Setting(path, replace(CAMERA, noise_hz=0.0, substep_us=us), 0, {}).shoot(
-                    choice.light(i), name
-                )
-            )
-            for us in (CAMERA.substep_us, FINE_US)
-        ]
-        total, fine = total + int(frames[0].sum()), fine + int(frames[1].sum())
-        differ += int(np.abs(frames[0].astype(np.int64) - frames[1]).sum())
+        light = choice.light(i)
+        shots = [Setting(path, camera, 0, {}).shoot(light, name) for camera in cameras]
+        coarse, exact = (binning(events).astype(np.int64) for events in shots)
+        total, fine = total + int(coarse.sum()), fine + int(exact.sum())
+        differ += int(np.abs(coarse - exact).sum())
     return {"fine_us": FINE_US, "events": total / fine - 1, "frames": differ / fine}
 
 
-def markdown(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """A column for each threshold, and what sampling costs below."""
-    films = result["films"]
+    films, lost = result["films"], result["sampling"]
+    names = {"mean": "events in a recording, mean", "sd": "sd", "least": "least", "most": "most"}
     lines = [
-        ["threshold", *(f"{film['threshold']:g}" for film in films)],
-        ["---"] * (len(films) + 1),
+        [name, *(f"{film['events'][key]:,.0f}" for film in films)] for key, name in names.items()
     ]
-    lines += [
-        ["events in a recording, mean", *(f"{film['events']['mean']:,.0f}" for film in films)],
-        ["sd", *(f"{film['events']['sd']:,.0f}" for film in films)],
-        ["least", *(f"{film['events']['least']:,.0f}" for film in films)],
-        ["most", *(f"{film['events']['most']:,.0f}" for film in films)],
-        ["events a second", *(f"{film['per_second']:,.0f}" for film in films)],
-        ["share of on events", *(f"{film['on']:.1%}" for film in films)],
-        *(
-            [f"filled, {size} x {size}", *(f"{film['filled'][size]:.1%}" for film in films)]
-            for size in ("128", "48")
-        ),
-    ]
-    lost = result["sampling"]
-    lines.append(
-        [
-            f"against samples every {lost['fine_us'] / 1000:g} ms: events",
-            f"{lost['events']:+.1%}",
-            "",
-            "",
-            "",
-        ]
-    )
-    lines.append(
-        ["counts in ten frames that differ, by the events", f"{lost['frames']:.1%}", "", "", ""]
-    )
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    lines.append(["events a second", *(f"{film['per_second']:,.0f}" for film in films)])
+    lines.append(["share of on events", *(f"{film['on']:.1%}" for film in films)])
+    for size in ("128", "48"):
+        filled = (f"{film['filled'][size]:.1%}" for film in films)
+        lines.append([f"filled, {size} x {size}", *filled])
+    empty = [""] * (len(films) - 1)
+    fine = f"against samples every {lost['fine_us'] / 1000:g} ms: events"
+    lines.append([fine, f"{lost['events']:+.1%}", *empty])
+    differ = "counts in ten frames that differ, by the events"
+    lines.append([differ, f"{lost['frames']:.1%}", *empty])
+    return markdown(["threshold", *(f"{film['threshold']:g}" for film in films)], lines)
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python studies/film.py CIFAR10 (see the first lines of this file)")
-    page = quote(PAGE.read_text(encoding="utf-8"), "film", "")
-    environment = describe_environment(seed=0)
-    environment["command"] = environment["command"][:1]  # without the folder of whoever measured
-    choice = IMAGE_SETS["cifar10"](Path(sys.argv[1]), PER_CLASS)
+    root = folder_given()
+    check_markers(PAGE, "film")
+    choice = IMAGE_SETS["cifar10"](root, PER_CLASS)
     films = [statistics(choice, threshold) for threshold in THRESHOLDS]
-    result = {"environment": environment, "films": films, "sampling": sampling(choice)}
+    result = {"environment": environment(), "films": films, "sampling": sampling(choice)}
     write_json(ROOT / "results" / "film.json", result)
-    write_text(PAGE, quote(page, "film", markdown(result)))
+    write_table(PAGE, "film", table(result))
 
 
 if __name__ == "__main__":

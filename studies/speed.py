@@ -1,5 +1,5 @@
-"""Put the speed records into docs/log.md: `.venv/bin/python studies/speed.py`. Measures nothing,
-see benchmarks/README.md.
+"""The speed records in docs/log.md: `python -m studies.speed`. It measures nothing; for that see
+benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -7,9 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from measure import ROOT, quote
-
-from anystep._files import write_text
+from studies.study import ROOT, markdown, write_table
 
 LOG = ROOT / "docs" / "log.md"
 CONTENDERS = {
@@ -21,18 +19,12 @@ CONTENDERS = {
 
 
 def row(record: str, name: str, group: str = "") -> dict[str, Any]:
-    """What `results/bench_RECORD.json` has of a contender, in the group that begins with `group`."""
-    rows = json.loads((ROOT / "results" / f"bench_{record}.json").read_text(encoding="utf-8"))[
-        "rows"
-    ]
-    return next(each for each in rows if each["name"] == name and each["group"].startswith(group))
-
-
-def table(head: list[str], lines: list[list[str]]) -> str:
-    return (
-        "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
-        + "\n"
-    )
+    """A contender in `results/bench_RECORD.json`, in the group that begins with `group`."""
+    path = ROOT / "results" / f"bench_{record}.json"
+    for found in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        if found["name"] == name and found["group"].startswith(group):
+            return dict(found)
+    raise LookupError(f"{path.name} has no {name!r} in a group {group!r}")
 
 
 def networks() -> str:
@@ -45,63 +37,23 @@ def networks() -> str:
     for name, label in CONTENDERS.items():
         ratios = [row(record, name, group)["ratio_to"]["relu twin"] for record, group in columns]
         lines.append([label, *(f"{ratio:.2f}" for ratio in ratios)])
-    return table(head, lines)
+    return markdown(head, lines)
 
 
 def layers() -> str:
     """One layer, forward and backward, by the bandwidth floor and by Linear alone, and what it
     saves for backward.
     """
-    head = [
-        "forward and backward",
-        "(10, 16, 64, 48, 48) / floor",
-        "(4, 32, 128, 32, 32) / floor",
-        "bytes saved an element",
-    ]
-    head += ["Linear + LIF 512 / Linear", "Linear + LIF 1024 / Linear"]
+    head = ["forward and backward", "(10, 16, 64, 48, 48) / floor", "(4, 32, 128, 32, 32) / floor"]
+    head += ["bytes saved an element", "Linear + LIF 512 / Linear", "Linear + LIF 1024 / Linear"]
     lines = []
     for name, label in {"anystep reference": "anystep (reference)", **CONTENDERS}.items():
         floors = [row(f"neurons_{side}", name)["ratio_to"]["floor"] for side in (48, 32)]
         linear = [row(f"linear_{width}", name)["ratio_to"]["linear alone"] for width in (512, 1024)]
         saved = row("neurons_48", name)["saved_bytes"]
-        lines.append(
-            [label, *(f"{x:.2f}" for x in floors), f"{saved:.3g}", *(f"{x:.2f}" for x in linear)]
-        )
-    return table(head, lines)
-
-
-def data() -> str:
-    """Reading and binning on one thread, beside plain numpy or faery; images before the camera,
-    exact and batched.
-    """
-    million, plain, fixed = 1e6, "plain numpy", "anystep fixed_duration"
-    lines = [
-        _beside("`.bin`, million events a second", "reading .bin", plain, million),
-        _beside("AEDAT 2.0, million events a second", "reading AEDAT 2.0", plain, million),
-        _beside("`.aedat4`, million events a second", "reading .aedat4", "faery", million),
-        _beside("`.csv`, million events a second", "reading .csv", "faery", million),
-        _beside(
-            "files of 4,000 events, read and binned, a second",
-            "200 files",
-            "plain numpy, np.add.at",
-            1,
-        ),
-        _beside(
-            "4 million events into frames, million a second",
-            "4000000 events",
-            "np.add.at",
-            million,
-            fixed,
-        ),
-        _beside(
-            "4,000 events into frames, million a second", "4000 events", "np.add.at", million, fixed
-        ),
-    ]
-    for side, substep in ((34, 5000), (128, 5000)):
-        what = f"{side} x {side} every {substep // 1000} ms into frames, batched beside exact, images a second"
-        group = f"{16 if side > 48 else 32} images to frames, {side} x {side}, {substep} us"
-        lines.append(_beside(what, group, "simulator, fixed_duration", 1, "batched camera"))
-    return table(["one thread", "anystep", "beside it"], lines)
+        cells = [*(f"{x:.2f}" for x in floors), f"{saved:.3g}", *(f"{x:.2f}" for x in linear)]
+        lines.append([label, *cells])
+    return markdown(head, lines)
 
 
 def _beside(what: str, group: str, other: str, unit: float, own: str = "anystep") -> list[str]:
@@ -109,23 +61,46 @@ def _beside(what: str, group: str, other: str, unit: float, own: str = "anystep"
     cells = []
     for name in (own, other):
         found = row("data", name, group)
-        rate = next(
-            found[key]
-            for key in ("events_per_s", "files_per_s", "recordings_per_s")
-            if key in found
-        )
-        cells.append(f"{rate / unit:,.0f}" if rate / unit >= 10 else f"{rate / unit:.1f}")
+        kinds = ("events_per_s", "files_per_s", "recordings_per_s")
+        rate = next(found[key] for key in kinds if key in found) / unit
+        cells.append(f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}")
     return [what, cells[0], f"{cells[1]} ({other})"]
+
+
+def data() -> str:
+    """Reading and binning on one thread, beside plain numpy or faery; images before the camera,
+    exact and batched.
+    """
+    million, fixed, add_at = 1e6, "anystep fixed_duration", "np.add.at"
+    readers = {
+        ".bin": "plain numpy",
+        "AEDAT 2.0": "plain numpy",
+        ".aedat4": "faery",
+        ".csv": "faery",
+    }
+    lines = []
+    for name, other in readers.items():
+        format = f"`{name}`" if name.startswith(".") else name
+        what = f"{format}, million events a second"
+        lines.append(_beside(what, f"reading {name}", other, million))
+    what = "files of 4,000 events, read and binned, a second"
+    lines.append(_beside(what, "200 files", "plain numpy, np.add.at", 1))
+    for count, group in (("4 million", "4000000 events"), ("4,000", "4000 events")):
+        what = f"{count} events into frames, million a second"
+        lines.append(_beside(what, group, add_at, million, fixed))
+    for side, images in ((34, 32), (128, 16)):
+        what = f"{side} x {side} every 5 ms into frames, batched beside exact, images a second"
+        group = f"{images} images to frames, {side} x {side}, 5000 us"
+        lines.append(_beside(what, group, "simulator, fixed_duration", 1, "batched camera"))
+    return markdown(["one thread", "anystep", "beside it"], lines)
 
 
 TABLES = {"bench_networks": networks, "bench_layers": layers, "bench_data": data}
 
 
 def main() -> None:
-    page = LOG.read_text(encoding="utf-8")
     for name, make in TABLES.items():
-        page = quote(page, name, make())
-    write_text(LOG, page)
+        write_table(LOG, name, make())
 
 
 if __name__ == "__main__":
