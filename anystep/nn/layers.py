@@ -1,5 +1,4 @@
-"""The parts between neurons: time folded into the batch, the encoder, and the state that runs
-through a model.
+"""The parts between neurons: time folded into the batch, the encoder, the state of a model.
 
 A *stateful* module has `rest(n, dtype=, device=) -> Tensor` (one row a sample) and `forward(x,
 state) -> (y, state)`; every other module has `forward(x) -> y`. `Carry` is the only place that
@@ -16,26 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from anystep._errors import UsageError
+
 State = tuple[Tensor, ...]
 
 
-def fold(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Run a `module` that knows no time on every step of `x (T, N, ...)`, as one batch of T N.
-
-    A static `x` (see `is_static`) is run once, as a batch of N, and its result is static too: the
-    first convolution of an image that is shown for T steps costs what it costs at T = 1. A module
-    that draws at random draws once for all steps then.
-    """
-    if is_static(x):
-        return _Repeat.apply(module(_Once.apply(x)), x.shape[0])
-    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-
-
 def is_static(x: Tensor) -> bool:
-    """Whether all steps of `x (T, ...)` are one and the same memory: a stride of 0 in time, as
-    `direct_encoding` makes it.
+    """Whether all steps of `x (T, ...)` are one and the same memory, as `direct_encoding` makes it.
 
-    Not so for a leaf that asks for a gradient: each of its steps has its own.
+    That is a stride of 0 in time. Not so for a leaf that asks for a gradient: each of its steps has
+    its own.
     """
     return x.stride(0) == 0 and x.shape[0] > 1 and not (x.requires_grad and x.is_leaf)
 
@@ -72,11 +61,11 @@ class _Repeat(torch.autograd.Function):
         return x.expand(steps, *x.shape)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+    def setup_context(ctx: object, inputs: tuple[Tensor, int], output: Tensor) -> None:
         pass
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
         if gradient.stride(0) == 0:
             return gradient[0] * gradient.shape[0], None
         in_memory = sorted(range(1, gradient.dim()), key=gradient.stride, reverse=True)
@@ -84,12 +73,22 @@ class _Repeat(torch.autograd.Function):
         return gradient.permute(0, *in_memory).sum(0).permute(back), None
 
 
-def direct_encoding(images: Tensor, steps: int) -> Tensor:
-    """A static image at every step: `(N, P, H, W) -> (steps, N, P, H, W)`, without a copy (stride 0
-    in time).
+def fold(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Run a `module` that knows no time on every step of `x (T, N, ...)`, as one batch of T N.
+
+    A static `x` (see `is_static`) is run once, as a batch of N, and its result is static too: the
+    first convolution of an image that is shown for T steps costs what it costs at T = 1. A module
+    that draws at random draws once for all steps then.
     """
+    if is_static(x):
+        return _Repeat.apply(module(_Once.apply(x)), x.shape[0])
+    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def direct_encoding(images: Tensor, steps: int) -> Tensor:
+    """A static image at every step: `(N, P, H, W) -> (steps, N, P, H, W)`, without a copy."""
     if steps < 1:
-        raise ValueError(f"steps must be >= 1, got {steps}")
+        raise UsageError(f"steps must be >= 1, got {steps}")
     return images.unsqueeze(0).expand(steps, *images.shape)
 
 
@@ -99,9 +98,7 @@ def is_stateful(module: nn.Module) -> bool:
 
 
 def stateful_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) of each stateful layer, in the order in which the layers were made, which is
-    the order of use.
-    """
+    """(name, module) of each stateful layer in the order in which they were made: that of use."""
     return ((name, m) for name, m in model.named_modules() if m is not model and is_stateful(m))
 
 
@@ -121,9 +118,7 @@ class Carry:
         if not is_stateful(layer):
             return layer(x)
         if not self._waiting or self._waiting[-1][0][1] is not layer:
-            raise RuntimeError(
-                f"stateful layers must be used once, in the order in which they were made: {layer}"
-            )
+            raise self._out_of_order(layer)
         _, before = self._waiting.pop()
         y, after = layer(x, before)
         self._after.append(after)
@@ -136,9 +131,7 @@ class Carry:
         layers = list(stateful_modules(block))
         lent = [self._waiting.pop() for _ in layers[: len(self._waiting)]]
         if [layer for (_, layer), _ in lent] != [layer for _, layer in layers]:
-            raise RuntimeError(
-                f"stateful layers must be used once, in the order in which they were made: {block}"
-            )
+            raise self._out_of_order(block)
         return layers, tuple(before for _, before in lent)
 
     def take_back(self, after: State) -> None:
@@ -151,41 +144,10 @@ class Carry:
             raise RuntimeError(f"the model did not use {self._waiting[-1][0][0]!r}")
         return tuple(self._after)
 
-
-def recomputed(block: nn.Module, x: Tensor, carry: Carry) -> Tensor:
-    """`block(x, carry)`, of which only `x` and the states before it are kept for backward: there
-    the block runs a second time.
-
-    Same value, gradients, states and buffers to the last bit: the second run sees the random
-    numbers, the autocast and the buffers of the first, and leaves the buffers alone, so that
-    running statistics move once. Its hooks see both runs.
-
-    Blocks are recomputed, and never stretches of time: batch statistics are over all T steps, so a
-    stretch of them alone would have others. Chen et al. 2016 (Training Deep Nets with Sublinear
-    Memory Cost), with a segment a block.
-
-    `torch.compile` leaves it out of its graphs, an error with `fullgraph=True`: it has a way of its
-    own to keep less (`torch._functorch.config.activation_memory_budget`).
-    """
-    if torch.compiler.is_compiling():
-        raise RuntimeError(
-            "recompute=True cannot be compiled: torch.compile itself decides what it keeps for backward"
+    def _out_of_order(self, module: nn.Module) -> RuntimeError:
+        return RuntimeError(
+            f"stateful layers must be used once, in the order in which they were made: {module}"
         )
-    layers, before = carry.lend(block)
-    buffers = _BuffersOf(block)
-
-    def run(x: Tensor, *before: Tensor) -> State:
-        inner = Carry(layers, before)
-        return block(x, inner), *inner.done()
-
-    y, *after = cast(
-        State,
-        checkpoint(
-            run, x, *before, use_reentrant=False, context_fn=lambda: (nullcontext(), buffers)
-        ),
-    )
-    carry.take_back(tuple(after))
-    return y
 
 
 class _BuffersOf:
@@ -194,13 +156,10 @@ class _BuffersOf:
     """
 
     def __init__(self, block: nn.Module) -> None:
-        owners = [
-            (module, name)
-            for module in block.modules()
-            for name, _ in module.named_buffers(recurse=False)
-        ]
         self._kept = [
-            (module._buffers, name, module.get_buffer(name).clone()) for module, name in owners
+            (module._buffers, name, buffer.clone())
+            for module in block.modules()
+            for name, buffer in module.named_buffers(recurse=False)
         ]
         self._own: list[Tensor | None] = []
 
@@ -212,3 +171,37 @@ class _BuffersOf:
     def __exit__(self, *error: object) -> None:
         for (buffers, name, _), own in zip(self._kept, self._own, strict=True):
             buffers[name] = own
+
+
+def recomputed(block: nn.Module, x: Tensor, carry: Carry) -> Tensor:
+    """`block(x, carry)` with activation checkpointing: less memory, more time, the same bits.
+
+    Only `x` and the states before it are kept for backward, and there the block runs a second time.
+    Value, gradients, states and buffers are the same to the last bit: the second run sees the
+    random numbers, the autocast and the buffers of the first, and leaves the buffers alone, so that
+    running statistics move once. Its hooks see both runs.
+
+    Blocks are recomputed, and never stretches of time: batch statistics are over all T steps, so a
+    stretch of them alone would have others. Chen et al. 2016 (Training Deep Nets with Sublinear
+    Memory Cost), with a block as their segment.
+
+    `torch.compile` leaves it out of its graphs, an error with `fullgraph=True`: it has a way of its
+    own to keep less (`torch._functorch.config.activation_memory_budget`).
+    """
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            "recompute=True cannot be compiled: torch.compile chooses itself what it keeps"
+        )
+    layers, before = carry.lend(block)
+    buffers = _BuffersOf(block)
+
+    def run(x: Tensor, *before: Tensor) -> State:
+        inner = Carry(layers, before)
+        return block(x, inner), *inner.done()
+
+    def contexts() -> tuple[nullcontext[None], _BuffersOf]:  # of the first run, of the second
+        return nullcontext(), buffers
+
+    y, *after = cast(State, checkpoint(run, x, *before, use_reentrant=False, context_fn=contexts))
+    carry.take_back(tuple(after))
+    return y

@@ -1,20 +1,22 @@
 """Spiking neurons: the maths as step functions, sequences as a scan, state passed in and out.
 
 A neuron maps `x (T, N, ...)` and a membrane `v (N, ...)` to spikes `(T, N, ...)` and the membrane
-after the last step. A spike is 1, but for a neuron that says otherwise (`spike_height`). Charge,
-fire and reset are written once, here; `anystep.nn.kernels` holds fused twins of `scan` with the
-same signature.
+after the last step. A spike is 1, unless the neuron says otherwise (`spike_height`). Charge, fire
+and reset are written once, here; `anystep.nn.kernels` holds fused twins of `scan` with the same
+signature.
 
 Convention: the leak goes towards 0 and `decay = 1 - 1/tau`. SpikingJelly leaks towards `v_reset`
-instead; the two agree for a hard reset to 0 and for a soft reset."""
+instead; the two agree for a hard reset to 0 and for a soft reset.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,10 +29,11 @@ from anystep.nn.activations import ACTIVATIONS
 from anystep.nn.kernels import Rule
 from anystep.nn.surrogate import Surrogate, spike, surrogate_of
 
-Scan = Callable[..., tuple[Tensor, Tensor]]
+Coefficient = float | Tensor
+Scan = Callable[[Tensor, Tensor, Coefficient, Coefficient, Rule], tuple[Tensor, Tensor]]
 
 
-def charge(x: Tensor, v: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
+def charge(x: Tensor, v: Tensor, decay: Coefficient, gain: Coefficient) -> Tensor:
     """h = decay v + gain x. All shapes equal."""
     return decay * v + gain * x
 
@@ -41,8 +44,9 @@ def fire(h: Tensor, rule: Rule) -> Tensor:
 
 
 def reset(h: Tensor, s: Tensor, rule: Rule) -> Tensor:
-    """Hard: v = (1 - s) h + s v_reset. Soft: v = h - s v_threshold. `s` is a constant if the rule
-    detaches it.
+    """Hard: v = (1 - s) h + s v_reset. Soft: v = h - s v_threshold.
+
+    The gradient takes s for a constant if `rule.detach_reset`.
     """
     s = s.detach() if rule.detach_reset else s
     if rule.v_reset is None:
@@ -51,11 +55,9 @@ def reset(h: Tensor, s: Tensor, rule: Rule) -> Tensor:
 
 
 def scan(
-    x: Tensor, v: Tensor, decay: float | Tensor, gain: float | Tensor, rule: Rule
+    x: Tensor, v: Tensor, decay: Coefficient, gain: Coefficient, rule: Rule
 ) -> tuple[Tensor, Tensor]:
-    """The reference: charge, fire, reset, once for every step of `x (T, N, ...)` from the membrane
-    `v (N, ...)`.
-    """
+    """The reference: charge, fire and reset at every step of `x (T, N, ...)`, from `v (N, ...)`."""
     spikes = []
     for current in x:
         h = charge(current, v, decay, gain)
@@ -65,13 +67,13 @@ def scan(
     return torch.stack(spikes), v
 
 
-def _numba() -> Any:
+def _numba() -> ModuleType:
     from anystep.nn.kernels import cpu
 
     return cpu
 
 
-def _triton() -> Any:
+def _triton() -> ModuleType:
     need("triton", extra="cuda", purpose="backend 'triton'")
     from anystep.nn.kernels import cuda
 
@@ -86,18 +88,14 @@ BACKENDS: dict[str, Callable[[], Scan]] = {
 HAS_TRITON = find_spec("triton") is not None
 
 
-def scan_for(
-    backend: str, x: Tensor, decay: float | Tensor, gain: float | Tensor, rule: Rule
-) -> Scan:
+def scan_for(backend: str, x: Tensor, decay: Coefficient, gain: Coefficient, rule: Rule) -> Scan:
     """The scan that `backend` names. A named backend runs or raises; only `"auto"` may choose:
 
-    - numba for tensors on the CPU, Triton for tensors on a CUDA device where it is installed, as
-    far as their `refusal` says
-      that they can run: plain tensors of a floating point dtype of theirs, a surrogate of the
-      table;
+    - numba for tensors on the CPU, Triton for tensors on a CUDA device where it is installed, if
+      their `refusal` says that they can run: plain tensors of one of their dtypes, a surrogate of
+      the table;
     - the reference for all else, and always under `torch.export` and `torch.jit.trace`, so that
-    what is exported holds plain
-      operations that ONNX and other runtimes know.
+      what is exported holds plain operations that ONNX and other runtimes know.
 
     Under `torch.compile`, and under export where a backend is named, a fused scan is the one op
     `anystep::scan`.
@@ -117,12 +115,12 @@ def scan_for(
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Neuron(nn.Module):
-    """What all neurons share: a firing rule, an initial membrane, a scan. Calling it leaves nothing
-    behind.
+    """What all neurons share: a firing rule, an initial membrane, a scan.
 
     `forward(x (T, N, ...), v (N, ...) | None) -> (spikes (T, N, ...), v (N, ...))`; `v=None` starts
-    at `v_init`. `rest(n)` is the state of n samples at rest; it needs the `shape` of one sample's
-    membrane. The arguments are those of `Rule`, and `backend` one of `BACKENDS` or "auto".
+    at `v_init`. A call leaves nothing behind. `rest(n)` is the state of n samples at rest; it needs
+    the `shape` of one sample's membrane. The arguments are those of `Rule`; `backend` is one of
+    `BACKENDS` or "auto".
     """
 
     v_threshold: float = 0.5
@@ -136,29 +134,26 @@ class Neuron(nn.Module):
 
     def __post_init__(self) -> None:
         super().__init__()
-        name = type(self).__name__
-        if not self.v_threshold > 0:
-            raise UsageError(f"{name}: v_threshold must be > 0, got {self.v_threshold}")
-        if self.v_reset is not None and not self.v_reset < self.v_threshold:
+        name, threshold = type(self).__name__, self.v_threshold
+        if not threshold > 0:
+            raise UsageError(f"{name}: v_threshold must be > 0, got {threshold}")
+        if self.v_reset is not None and not self.v_reset < threshold:
             raise UsageError(
-                f"{name}: v_reset must be None or below v_threshold {self.v_threshold}, got {self.v_reset}"
+                f"{name}: v_reset must be None or below v_threshold {threshold}, got {self.v_reset}"
             )
         if self.backend != "auto":
             choose(BACKENDS, self.backend, "backend")
+        self.surrogate = surrogate_of(self.surrogate)
         self.rule = Rule(
-            surrogate_of(self.surrogate),
-            self.v_threshold,
-            self.v_reset,
-            self.detach_reset,
-            self.fire_at_threshold,
+            self.surrogate, threshold, self.v_reset, self.detach_reset, self.fire_at_threshold
         )
 
-    def coefficients(self) -> tuple[float | Tensor, float | Tensor]:
+    def coefficients(self) -> tuple[Coefficient, Coefficient]:
         """(decay, gain) of the charge h = decay v + gain x."""
         return 1.0, 1.0
 
     @property
-    def spike_height(self) -> float | Tensor:
+    def spike_height(self) -> Coefficient:
         """What a spike is worth in the output: spikes are 0 or this."""
         return 1.0
 
@@ -166,50 +161,43 @@ class Neuron(nn.Module):
         self, n: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> Tensor:
         """The membrane `(n, *shape)` before the first step."""
-        return self.shared_rest(n, dtype=dtype, device=device).clone(
-            memory_format=torch.contiguous_format
-        )
+        shared = self.shared_rest(n, dtype=dtype, device=device)
+        return shared.clone(memory_format=torch.contiguous_format)
 
     def shared_rest(
         self, n: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> Tensor:
-        """`rest(n)` as one number that all elements share: nobody may write to it, and a fused scan
-        need not read it.
+        """`rest(n)` as one number that all elements share, which a fused scan reads once. Nobody
+        may write to it.
         """
         if self.shape is None:
-            raise ValueError(
-                f"{type(self).__name__}: rest(n) needs shape=(...), the membrane of one sample, when it is made"
-            )
+            raise ValueError(f"{type(self).__name__}: rest(n) needs shape=(...), one sample's")
         return torch.full((), self.v_init, dtype=dtype, device=device).expand(n, *self.shape)
 
     def forward(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
         name = type(self).__name__
         if x.dim() < 2 or x.shape[0] < 1:
-            raise ValueError(
-                f"{name}: x must be (T, N, ...) with T >= 1, got shape {tuple(x.shape)}"
-            )
+            raise ValueError(f"{name}: x must be (T, N, ...) with T >= 1, got {tuple(x.shape)}")
         if not x.is_floating_point():
             raise ValueError(f"{name}: x must be floating point, got {x.dtype}")
         if v is not None and torch.is_autocast_enabled(x.device.type):
-            x = x.to(
-                v.dtype
-            )  # in mixed precision the membrane, which adds up over time, keeps its own
+            x = x.to(v.dtype)  # the membrane adds up over time: it keeps its own precision
         if v is not None and (v.shape != x.shape[1:] or v.dtype != x.dtype):
             raise ValueError(
-                f"{name}: the membrane must be {tuple(x.shape[1:])} {x.dtype}, like a step of x, got {tuple(v.shape)} {v.dtype}"
+                f"{name}: the membrane must be {tuple(x.shape[1:])} {x.dtype}, like a step of x, "
+                f"got {tuple(v.shape)} {v.dtype}"
             )
         decay, gain = self.coefficients()
         run = scan_for(self.backend, x, decay, gain, self.rule)
-        if v is None:  # the reference computes in the memory format of its membrane
-            v = (
-                torch.full_like(x[0], self.v_init)
-                if run is scan
-                else x.new_full((), self.v_init).expand(x.shape[1:])
-            )
+        if v is None and run is scan:  # it computes in the memory format of its membrane
+            v = torch.full_like(x[0], self.v_init)
+        elif v is None:
+            v = x.new_full((), self.v_init).expand(x.shape[1:])
         return run(x, v, decay, gain, self.rule)
 
     def extra_repr(self) -> str:
-        return f"{self.rule}, backend={self.backend!r}"
+        names = [field.name for field in fields(self) if field.name != "shape"]
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -219,8 +207,10 @@ class IF(Neuron):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class LIF(Neuron):
-    """Leaky integrate and fire: h = (1 - 1/tau) v + x/tau with `decay_input` (TKS, BrainCog), else
-    h = (1 - 1/tau) v + x.
+    """Leaky integrate and fire.
+
+        h = (1 - 1/tau) v + x/tau   with `decay_input` (TKS, BrainCog)
+        h = (1 - 1/tau) v + x       without (TET)
 
     `LIF(tau=2, v_threshold=0.5)` and `LIF(tau=2, v_threshold=1, decay_input=False,
     surrogate="triangle")` (TET) are the same neuron seen in the units v and u = 2v: same spikes,
@@ -236,15 +226,13 @@ class LIF(Neuron):
         if not (self.tau >= 1 and math.isfinite(self.tau)):
             raise UsageError(f"LIF: tau is in time steps and must be >= 1, got {self.tau}")
 
-    def coefficients(self) -> tuple[float | Tensor, float | Tensor]:
+    def coefficients(self) -> tuple[Coefficient, Coefficient]:
         return 1 - 1 / self.tau, 1 / self.tau if self.decay_input else 1.0
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class PLIF(Neuron):
-    """LIF whose 1/tau = sigmoid(w) is learnt, one scalar a layer, starting from `tau` (Fang et al.
-    2021).
-    """
+    """LIF whose 1/tau = sigmoid(w) is learnt from `tau`, one scalar a layer. Fang et al. 2021."""
 
     tau: float = 2.0
     decay_input: bool = True
@@ -257,7 +245,7 @@ class PLIF(Neuron):
             )
         self.w = nn.Parameter(torch.tensor(-math.log(self.tau - 1)))
 
-    def coefficients(self) -> tuple[float | Tensor, float | Tensor]:
+    def coefficients(self) -> tuple[Coefficient, Coefficient]:
         leak = torch.sigmoid(self.w)
         return 1 - leak, leak if self.decay_input else 1.0
 
@@ -277,14 +265,12 @@ class ClippedIF(Neuron):
     where only `fire_at_threshold=True` agrees.
 
     `clip` is a buffer, not trained, and loads from the twin's `clip` by its key. `scale` says where
-    the factor clip of a
-    spike is:
+    the factor clip of a spike is:
 
     - `"output"`: a spike is worth clip, the output is clip s, as in Bu et al. 2022;
-    - `"folded"`: the output is s, and the weights of the next layer hold the clip: see
-    `fuse.fold_scales_`. The buffer
-      `folded` says whether they do; weights of a twin, which know of no such thing, set it to
-      False.
+    - `"folded"`: the output is s, and the weights of the next layer hold the clip, see
+      `fuse.fold_scales_`. The buffer `folded` says whether they do; weights of a twin, which know
+      of no such thing, set it to False.
 
     Defaults are HSD's: `>`, surrogate ds/dx = triangle((v - clip) / clip) / clip, a reset that is
     not detached. Bu et al. fire at the threshold, and their triangle has raw width 1 and is
@@ -310,11 +296,11 @@ class ClippedIF(Neuron):
         self.clip = nn.Buffer(torch.tensor(float(self.clip_init)))
         self.folded = nn.Buffer(torch.tensor(False))
 
-    def coefficients(self) -> tuple[float | Tensor, float | Tensor]:
+    def coefficients(self) -> tuple[Coefficient, Coefficient]:
         return 1.0, self.clip.reciprocal()
 
     @property
-    def spike_height(self) -> float | Tensor:
+    def spike_height(self) -> Coefficient:
         return self.clip if self.scale == "output" else 1.0
 
     def forward(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -325,20 +311,17 @@ class ClippedIF(Neuron):
         clip = state_dict.get(f"{prefix}clip")
         if clip is not None:
             if not bool(clip > 0):
-                raise ValueError(
-                    f"ClippedIF: {prefix}clip must be > 0, got {float(clip)}: its QCFS twin is not well trained"
+                raise UsageError(
+                    f"ClippedIF: {prefix}clip must be > 0, got {float(clip)}: "
+                    "its QCFS twin is not well trained"
                 )
-            if (
-                bool(state_dict.setdefault(f"{prefix}folded", torch.tensor(False)))
-                and self.scale == "output"
-            ):
-                raise ValueError(
-                    f"ClippedIF: the weights after {prefix[:-1]!r} hold its clip: make it with scale='folded'"
+            folded = state_dict.setdefault(f"{prefix}folded", torch.tensor(False))
+            if bool(folded) and self.scale == "output":
+                raise UsageError(
+                    f"ClippedIF: the weights after {prefix[:-1]!r} hold its clip: "
+                    "make it with scale='folded'"
                 )
         super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, scale={self.scale!r}"
 
 
 NEURONS: dict[str, type[Neuron]] = {"if": IF, "lif": LIF, "plif": PLIF, "qcfs_if": ClippedIF}

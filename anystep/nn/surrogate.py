@@ -8,6 +8,7 @@ reference and matched by the kernels.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -48,8 +49,9 @@ class QuadraticGate(Surrogate):
 
 @dataclass(frozen=True)
 class Triangle(Surrogate):
-    """ds/du = max(0, width - |u|) / width^2. TET and HSD (`ZIF`, width = 1); equals QuadraticGate(1
-    / width).
+    """ds/du = max(0, width - |u|) / width^2, which is QuadraticGate(1 / width).
+
+    TET and HSD (`ZIF`, width = 1).
     """
 
     width: float = 1.0
@@ -98,9 +100,8 @@ SURROGATES: dict[str, type[Surrogate]] = {
 }
 
 
-def surrogate_of(spec: Surrogate | str | dict[str, Any]) -> Surrogate:
-    """A surrogate from itself, from its name, or from `{"name": ..., parameter: value}` (as a
-    recipe writes it).
+def surrogate_of(spec: Surrogate | str | Mapping[str, Any]) -> Surrogate:
+    """A surrogate from itself, its name, or `{"name": ..., parameter: value}` as a recipe has it.
 
     >>> surrogate_of({"name": "triangle", "width": 0.5})
     Triangle(width=0.5)
@@ -120,7 +121,7 @@ class _Spike(torch.autograd.Function):
         return (u >= 0 if at_threshold else u > 0).to(u.dtype)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Surrogate, bool], output: Tensor) -> None:
         u, ctx.surrogate, _ = inputs
         ctx.save_for_backward(u)
 
@@ -131,8 +132,7 @@ class _Spike(torch.autograd.Function):
 
 
 def spike(u: Tensor, surrogate: Surrogate, *, at_threshold: bool = False) -> Tensor:
-    """s = 1[u > 0] (or 1[u >= 0] with `at_threshold`) in the dtype of `u`; its gradient is
-    `surrogate.slope(u)`.
+    """s = 1[u > 0], or 1[u >= 0] with `at_threshold`, whose gradient is `surrogate.slope(u)`.
 
     >>> u = torch.tensor([-0.5, 0.0, 0.5], requires_grad=True)
     >>> spike(u, Triangle()).sum().backward()

@@ -1,7 +1,7 @@
 """Fused neurons: one scan over time with the reference's signature and results, a file a backend.
 
-`cpu` (numba) and `cuda` (Triton) hold the kernels; `fused` what they share (autograd, the op of a
-trace); `layout` how steps lie in memory.
+`cpu` (numba) and `cuda` (Triton) hold the kernels; `fused` what they share: autograd, and the op
+that a trace sees; `layout` how steps lie in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from anystep.nn.surrogate import Surrogate
 class Rule:
     """How a membrane fires and resets: all that a scan needs to know besides its tensors.
 
-    Fires when v > v_threshold (v >= v_threshold with `fire_at_threshold`). A hard reset sets the
+    It fires when v > v_threshold (v >= v_threshold with `fire_at_threshold`). A hard reset sets the
     membrane to `v_reset`; a soft one (`v_reset=None`) subtracts the threshold. `detach_reset` keeps
     the reset out of the gradient.
     """

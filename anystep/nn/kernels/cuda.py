@@ -1,7 +1,6 @@
-"""The scan of `anystep.nn.neurons`, fused over time in Triton, for float16, bfloat16, float32 and
-float64 on a CUDA device.
+"""The scan of `anystep.nn.neurons`, fused over time in Triton, for a CUDA device.
 
-One program owns `BLOCK` elements of a step and walks over all T steps with their membranes in
+For float16, bfloat16, float32 and float64. One program owns `BLOCK` elements of a step and walks over all T steps with their membranes in
 registers: one launch forward, one backward. The arithmetic of float16 and bfloat16 is float32: the
 membrane is rounded once, where it leaves the scan.
 
@@ -19,11 +18,13 @@ then over programs: no atomics, the same bits every time. Multiplications and ad
 contracted, so forward rounds as the reference does, and backward as forward did.
 
 No GPU has run these kernels yet, unless `results/` holds its record: they have been run by Triton's
-interpreter, on the CPU, and compiled for sm_90. No speed is claimed."""
+interpreter, on the CPU, and compiled for sm_90. No speed is claimed.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,8 +39,8 @@ from anystep.nn.kernels.layout import empty_like, empty_step, rows, step_strides
 BLOCK = 512  # elements of a program: with 4 warps, 16 bytes of float32 a thread
 WARPS = 4
 
-# RULE: (decay, gain, v_threshold, v_reset, detach_reset, fire_at_threshold, kind of slope, p, q,
-# r); see `fused.SLOPES`
+# RULE: (decay, gain, v_threshold, v_reset, detach_reset, fire_at_threshold,
+#        kind of slope, p, q, r); see `fused.SLOPES`
 
 
 @triton.jit
@@ -69,11 +70,8 @@ def _reset(h: tl.tensor, s: tl.tensor, RULE: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def _slope(h: tl.tensor, RULE: tl.constexpr) -> tl.tensor:
-    p, q, r = (
-        tl.full((), RULE[7], h.dtype),
-        tl.full((), RULE[8], h.dtype),
-        tl.full((), RULE[9], h.dtype),
-    )
+    p, q = tl.full((), RULE[7], h.dtype), tl.full((), RULE[8], h.dtype)
+    r = tl.full((), RULE[9], h.dtype)
     zero = tl.full((), 0, h.dtype)
     u = h - tl.full((), RULE[2], h.dtype)
     if RULE[6] == "tent":
@@ -99,10 +97,8 @@ def _forward(
 ) -> None:
     x_at, v_at, spikes_at, last_at = tensors
     row, size, steps = sizes
-    decay, gain = (
-        _coefficient(coefficients[0], RULE[0], DTYPE),
-        _coefficient(coefficients[1], RULE[1], DTYPE),
-    )
+    decay = _coefficient(coefficients[0], RULE[0], DTYPE)
+    gain = _coefficient(coefficients[1], RULE[1], DTYPE)
     here = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = here < size
     x_at += here
@@ -127,9 +123,8 @@ def _replay(
     RULE: tl.constexpr,
     DTYPE: tl.constexpr,
 ) -> None:
-    """Forward once more over a block: h of every step goes to `charges_at`. All pointers are those
-    of the block.
-    """
+    """Forward once more over a block: h of every step goes to `charges_at`. All pointers are the
+    block's."""
     x_at, v_at, mask = inputs
     row, size, steps = sizes
     decay, gain = coefficients
@@ -166,26 +161,16 @@ def _backward(
     DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """`totals (programs, 2)`: each program's share of the gradients of decay and gain; None if
-    nobody asks for them.
-    """
+    """`totals (programs, 2)`: each program's share of the gradients of decay and gain, or None."""
     x_at, v_at, d_spikes_at, d_last_at = inputs
     dx_at, dv_at, charges_at, totals_at = outputs
     row, d_row, size, steps = sizes
-    decay, gain = (
-        _coefficient(coefficients[0], RULE[0], DTYPE),
-        _coefficient(coefficients[1], RULE[1], DTYPE),
-    )
+    decay = _coefficient(coefficients[0], RULE[0], DTYPE)
+    gain = _coefficient(coefficients[1], RULE[1], DTYPE)
     here = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = here < size
-    _replay(
-        (x_at + here, v_at + here, mask),
-        charges_at + here,
-        (decay, gain),
-        (row, size, steps),
-        RULE,
-        DTYPE,
-    )
+    block = x_at + here, v_at + here, mask
+    _replay(block, charges_at + here, (decay, gain), (row, size, steps), RULE, DTYPE)
     tl.debug_barrier()  # another thread of this program may read what this one wrote
     end = tl.full((), steps, tl.int64)  # the walk starts after the last step
     x_at += here + end * row
@@ -208,9 +193,8 @@ def _backward(
             ds = tl.load(d_spikes_at, mask, 0).to(DTYPE)
         dh = _back(h, ds, dv, RULE)
         if totals_at is not None:
-            h = tl.load(
-                charges_at - size, mask & (done < steps - 1), 0
-            )  # of the step before, if there is one
+            # the membrane after the step before, if there is one
+            h = tl.load(charges_at - size, mask & (done < steps - 1), 0)
             rest = tl.load(v_at + here, mask, 0).to(DTYPE)
             before = tl.where(done < steps - 1, _reset(h, _fire(h, RULE), RULE), rest)
             d_decay += dh.to(tl.float64) * before.to(tl.float64)
@@ -221,17 +205,6 @@ def _backward(
     if totals_at is not None:
         tl.store(totals_at + tl.program_id(0) * 2, tl.sum(d_decay))
         tl.store(totals_at + tl.program_id(0) * 2 + 1, tl.sum(d_gain))
-
-
-INTERPRETED = not isinstance(
-    _forward, triton.runtime.JITFunction
-)  # TRITON_INTERPRET=1: on the CPU, slowly, for tests
-_REACH = Reach(
-    "triton",
-    "cpu" if INTERPRETED else "cuda",
-    (torch.float16, torch.bfloat16, torch.float32, torch.float64),
-)
-refusal, scan = _REACH.refusal, _REACH.scan
 
 
 def described(decay: Coefficient, gain: Coefficient, rule: Rule) -> tuple[Any, ...]:
@@ -247,37 +220,42 @@ def _precision(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _launch(kernel: Any, x: Tensor, *arguments: Any, rule: tuple[Any, ...]) -> None:
-    dtype = tl.float64 if _precision(x) == torch.float64 else tl.float32
-    with torch.cuda.device_of(x):
-        kernel[(_programs(x),)](
-            *arguments, RULE=rule, DTYPE=dtype, BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=False
-        )
-
-
 def _programs(x: Tensor) -> int:
     return -(-math.prod(x.shape[1:]) // BLOCK)
 
 
-def _pointers(*coefficients: Coefficient) -> tuple[Tensor | None, ...]:
-    return tuple(c if isinstance(c, Tensor) else None for c in coefficients)
+def _launch(
+    kernel: Any,
+    x: Tensor,
+    tensors: Sequence[tuple[Tensor | None, ...]],
+    sizes: tuple[int, ...],
+    decay: Coefficient,
+    gain: Coefficient,
+    rule: Rule,
+) -> None:
+    pointers = tuple(c if isinstance(c, Tensor) else None for c in (decay, gain))
+    compiled_in = {
+        "RULE": described(decay, gain, rule),
+        "DTYPE": tl.float64 if _precision(x) == torch.float64 else tl.float32,
+        "BLOCK": BLOCK,
+    }
+    with torch.cuda.device_of(x):
+        kernel[(_programs(x),)](
+            *tensors, pointers, sizes, **compiled_in, num_warps=WARPS, enable_fp_fusion=False
+        )
 
 
 def forward(
     x: Tensor, v: Tensor, decay: Coefficient, gain: Coefficient, rule: Rule
 ) -> tuple[Tensor, Tensor]:
-    """Spikes (T, N, ...) and the last membrane (N, ...), in memory as the steps of x. No gradient:
-    see `fused`.
-    """
+    """Spikes and the last membrane, in memory as the steps of x. No gradient: see `fused`."""
     strides = step_strides(x)
     spikes, last = empty_like(x, strides), empty_step(x, strides)
     if x.numel():
         x_flat, row = rows(x, strides)
         tensors = x_flat, rows(v[None], strides)[0], spikes, last
         sizes = row, v.numel(), x.shape[0]
-        _launch(
-            _forward, x, tensors, _pointers(decay, gain), sizes, rule=described(decay, gain, rule)
-        )
+        _launch(_forward, x, (tensors,), sizes, decay, gain, rule)
     return spikes, last
 
 
@@ -291,9 +269,7 @@ def backward(
     rule: Rule,
     learnt: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, of v, and of (decay, gain) if they are learnt, else zeros. An absent gradient
-    is one of zeros.
-    """
+    """Gradients of x, of v, and of (decay, gain), zeros unless `learnt`. None stands for zeros."""
     strides = step_strides(x)
     dx, dv = empty_like(x, strides), empty_step(x, strides)
     totals = torch.zeros((_programs(x) if learnt else 0, 2), dtype=torch.float64, device=x.device)
@@ -302,20 +278,16 @@ def backward(
         d_flat, d_row = (None, 0) if d_spikes is None else rows(d_spikes, strides)
         last_flat = None if d_last is None else rows(d_last[None], strides)[0]
         inputs = x_flat, rows(v[None], strides)[0], d_flat, last_flat
-        charges = (
-            dx
-            if dx.dtype == _precision(x)
-            else torch.empty(dx.shape, dtype=_precision(x), device=x.device)
-        )
+        charges = dx
+        if dx.dtype != _precision(x):
+            charges = torch.empty(dx.shape, dtype=_precision(x), device=x.device)
         sizes = row, d_row, v.numel(), x.shape[0]
         outputs = dx, dv, charges, totals if learnt else None
-        _launch(
-            _backward,
-            x,
-            inputs,
-            outputs,
-            _pointers(decay, gain),
-            sizes,
-            rule=described(decay, gain, rule),
-        )
+        _launch(_backward, x, (inputs, outputs), sizes, decay, gain, rule)
     return dx, dv, totals.sum(0)
+
+
+INTERPRETED = not isinstance(_forward, triton.runtime.JITFunction)  # TRITON_INTERPRET=1, for tests
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_REACH = Reach("triton", "cpu" if INTERPRETED else "cuda", _DTYPES)
+refusal, scan = _REACH.refusal, _REACH.scan

@@ -1,8 +1,8 @@
-"""How the steps of a sequence lie in memory: a fused scan sees `(T, N, ...)` as T rows of M
-elements, in place if it can.
+"""How the steps of a sequence lie in memory.
 
-A step whose elements lie without a gap, in any order (channels_last is one), is a row. All tensors
-of a scan get the order of x, so that element i of a row is the same neuron in each of them.
+A fused scan sees `(T, N, ...)` as T rows of M elements, in place if it can: a step whose elements
+lie without a gap, in any order (channels_last is one), is a row. All tensors of a scan get the
+order of x, so that element i of a row is the same neuron in each of them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ Strides = tuple[int, ...]
 
 
 def step_strides(x: Tensor) -> Strides:
-    """The strides of one step of x if its elements lie without a gap in any order, else those of a
-    contiguous copy.
-    """
+    """The strides of one step of x where it has no gaps, else those of a contiguous copy."""
     shape = x.shape[1:]
     expected = 1
     for size, stride in sorted(zip(shape, x.stride()[1:], strict=True), key=lambda pair: pair[1]):
@@ -32,9 +30,8 @@ def step_strides(x: Tensor) -> Strides:
 
 def empty_like(x: Tensor, strides: Strides) -> Tensor:
     """Memory for a sequence like x whose steps lie one after the other, each as `strides` say."""
-    return torch.empty_strided(
-        x.shape, (math.prod(x.shape[1:]), *strides), dtype=x.dtype, device=x.device
-    )
+    strides = (math.prod(x.shape[1:]), *strides)
+    return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
 
 
 def empty_step(x: Tensor, strides: Strides) -> Tensor:
@@ -45,12 +42,10 @@ def empty_step(x: Tensor, strides: Strides) -> Tensor:
 def in_order(x: Tensor, strides: Strides) -> Tensor:
     """A step, or a sequence of steps, whose elements lie as `strides` say: `x` itself, or a copy."""
     first = x.dim() - len(strides)
-    if any(
-        size > 1 and a != b
-        for size, a, b in zip(x.shape[first:], x.stride()[first:], strides, strict=True)
-    ):
-        return (empty_like(x, strides) if first else empty_step(x[None], strides)).copy_(x)
-    return x
+    own = zip(x.shape[first:], x.stride()[first:], strides, strict=True)
+    if all(size <= 1 or mine == wanted for size, mine, wanted in own):
+        return x
+    return (empty_like(x, strides) if first else empty_step(x[None], strides)).copy_(x)
 
 
 def is_uniform(x: Tensor) -> bool:
@@ -59,10 +54,10 @@ def is_uniform(x: Tensor) -> bool:
 
 
 def rows(x: Tensor, strides: Strides) -> tuple[Tensor, int]:
-    """`x (T, ...)`, T >= 1 and not empty, as a flat tensor, and the distance of two steps in it (0
-    if all are the same).
+    """`x (T, ...)`, not empty, as a flat tensor, and the distance of two steps in it.
 
-    A view where each step lies in memory as `strides` say, else a view of a copy.
+    The distance is 0 if all steps are the same memory. A view where each step lies in memory as
+    `strides` say, else a view of a copy.
     """
     x = in_order(x, strides)
     row = x.stride(0)

@@ -1,15 +1,12 @@
-"""Who runs a compiled kernel: this thread alone, torch's own OpenMP threads, or a thread pool of
-ours.
+"""Who runs a compiled kernel: this thread alone, torch's own OpenMP threads, or a thread pool.
 
 After a convolution torch's threads spin for some milliseconds, waiting for more work. A pool beside
-them has to fight them for
-the cores; a kernel that is more work to them starts at once. So, by rule:
+them has to fight them for the cores; a kernel that is more work to them starts at once. So, by rule:
 
-- Linux, and a torch that is linked to an OpenMP with GNU's entry point (its wheels are): torch's
-threads;
-- macOS, Windows, any other torch, and a process that was forked: the pool. OpenMP's threads do not
-survive a fork, and libgomp
-  then waits for them for ever; a data loader's workers are such processes.
+- torch's threads: on Linux, if torch is linked to an OpenMP with GNU's entry point (its wheels are);
+- the pool: on macOS and Windows, with any other torch, and in a process that was forked, as a data
+  loader's workers are. OpenMP's threads do not survive a fork, and libgomp then waits for them for
+  ever.
 
 Any number of threads may run a kernel: each claims shares of the work until none is left. So a team
 that is smaller than asked for, or a thread that comes late, changes nothing but the time. Two
@@ -26,15 +23,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
-Kernel = Callable[
-    [Any], None
-]  # of a ctypes array, whose address it gets; ctypes lets go of the GIL around the call
+Numbers = ctypes.Array[ctypes.c_int64]
+Kernel = Callable[[Numbers], None]  # gets the address; ctypes lets go of the GIL around the call
 
 FORKED = 0x40  # Linux: PF_FORKNOEXEC
+
+_pool: ThreadPoolExecutor | None = None
+_lock = threading.Lock()
 
 
 def kernel_at(address: int) -> Kernel:
@@ -42,53 +40,26 @@ def kernel_at(address: int) -> Kernel:
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
 
 
-def run(kernel: Kernel, arguments: Any, threads: int) -> None:
-    """Let `threads` threads, this one included, run `kernel(arguments)`, and wait for them.
-
-    More than one should be `torch.get_num_threads()`: a team that changes its size starts and ends
-    threads.
-    """
-    if threads == 1:
-        kernel(arguments)
-    elif (parallel := team()) is not None:
-        parallel(kernel, arguments, threads, 0)
-    else:
-        waiting = [_helpers().submit(kernel, arguments) for _ in range(threads - 1)]
-        kernel(arguments)
-        for future in waiting:
-            future.result()
+def _is_forked() -> bool:
+    """Whether this process was forked and still runs its parent's program."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    return bool(int(fields[6]) & FORKED)
 
 
 @cache
-def team() -> Callable[[Kernel, Any, int, int], None] | None:
+def team() -> Callable[[Kernel, Numbers, int, int], None] | None:
     """`GOMP_parallel` of the OpenMP that torch is linked to, or None where the pool is to be used."""
     if sys.platform != "linux" or _is_forked():
         return None
     for name in (None, torch._C.__file__):  # a preloaded OpenMP comes first, for torch as well
         library = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW)  # never a second copy
         if hasattr(library, "GOMP_parallel"):  # of the library or of those it is linked to
+            kernel = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
             parallel = library.GOMP_parallel
             parallel.restype = None
-            parallel.argtypes = (
-                ctypes.CFUNCTYPE(None, ctypes.c_void_p),
-                ctypes.c_void_p,
-                ctypes.c_uint,
-                ctypes.c_uint,
-            )
+            parallel.argtypes = (kernel, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
             return parallel
     return None
-
-
-def _is_forked() -> bool:
-    """Whether this process is a fork that runs the program of its parent still, which may have had
-    a team.
-    """
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    return bool(int(fields[6]) & FORKED)
-
-
-_pool: ThreadPoolExecutor | None = None
-_lock = threading.Lock()
 
 
 def _forget() -> None:
@@ -108,3 +79,20 @@ def _helpers() -> ThreadPoolExecutor:
         if _pool is None:
             _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="anystep")
         return _pool
+
+
+def run(kernel: Kernel, arguments: Numbers, threads: int) -> None:
+    """Let `threads` threads, this one included, run `kernel(arguments)`, and wait for them.
+
+    More than one should be `torch.get_num_threads()`: a team that changes its size starts and ends
+    threads.
+    """
+    if threads == 1:
+        kernel(arguments)
+    elif (parallel := team()) is not None:
+        parallel(kernel, arguments, threads, 0)
+    else:
+        waiting = [_helpers().submit(kernel, arguments) for _ in range(threads - 1)]
+        kernel(arguments)
+        for future in waiting:
+            future.result()

@@ -10,22 +10,29 @@ import torch
 
 from anystep._lookup import check_arguments, choose
 from anystep.nn.models.base import StepModel
+from anystep.nn.models.blocks import Layers
 from anystep.nn.models.resnet import ResNet19
 from anystep.nn.models.sew import STAGES_34, SEWResNet, SEWResNet19
-from anystep.nn.models.vgg import VGGSNN
-from anystep.nn.models.vgg9 import VGG9
+from anystep.nn.models.vgg import VGG9, VGGSNN
 from anystep.nn.neurons import neuron_factory
 from anystep.nn.norms import NORMS
 
+# A row is called with `Layers`, num_classes, in_planes and input_size, and with its own options.
 MODELS: dict[str, Callable[..., StepModel]] = {
     "vgg_snn": VGGSNN,
     "vgg9": VGG9,
     "resnet19": ResNet19,
     "sew_resnet18": SEWResNet,
-    "sew_resnet19": SEWResNet19,
+    "sew_resnet19": partial(SEWResNet19, stem=64, init="kaiming"),
     "sew_resnet34": partial(SEWResNet, stages=STAGES_34),
     "sew_resnet50": partial(SEWResNet, stages=STAGES_34, bottleneck=True),
 }
+
+
+def name_and_options(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """`"lif"` or `{"name": "lif", "tau": 2}` as (name, options)."""
+    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    return options.pop("name", ""), options
 
 
 def create_model(
@@ -46,7 +53,10 @@ def create_model(
     from torch's global generator: seed it first. They are laid out channels_last, which
     convolutions, norms and fused neurons then keep: the faster layout on CPU and GPU.
 
-    >>> model = create_model("vgg_snn", num_classes=10, input_size=8, neuron={"name": "lif", "tau": 2.0}, widths=[[4], [8]])
+    >>> lif = {"name": "lif", "tau": 2.0}
+    >>> model = create_model(
+    ...     "vgg_snn", num_classes=10, input_size=8, neuron=lif, widths=[[4], [8]]
+    ... )
     >>> sum(p.numel() for p in model.parameters())
     714
     """
@@ -56,22 +66,9 @@ def create_model(
     norm_name, norm_options = name_and_options(norm)
     make_norm = choose(NORMS, norm_name, "norm")
     check_arguments(make_norm, {"channels": 1, **norm_options}, f"norm {norm_name}", complete=True)
+    make = Layers(neuron_factory(neuron_name, **neuron_options), partial(make_norm, **norm_options))
     model = kind(
-        num_classes=num_classes,
-        in_planes=in_planes,
-        input_size=input_size,
-        neuron=neuron_factory(neuron_name, **neuron_options),
-        norm=partial(make_norm, **norm_options),
-        **options,
+        make, num_classes=num_classes, in_planes=in_planes, input_size=input_size, **options
     )
-    return cast(Any, model).to(
-        memory_format=torch.channels_last
-    )  # torch's annotations lack this argument
-
-
-def name_and_options(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """`"lif"` or `{"name": "lif", "tau": 2}` as (name, options)."""
-    if isinstance(spec, str):
-        return spec, {}
-    options = dict(spec)
-    return options.pop("name", ""), options
+    # torch's annotations lack this argument
+    return cast(Any, model).to(memory_format=torch.channels_last)

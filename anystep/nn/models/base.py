@@ -15,17 +15,17 @@ class StepModel(nn.Module):
     """A network over time. Subclasses write their topology once, in `network(frames, carry)`.
 
     - `model(frames (T, N, P, H, W)) -> step logits (T, N, C)` starts at rest and leaves nothing
-    behind.
+      behind.
     - `model.rest(n) -> state` of n samples at rest: a tuple of tensors, one row a sample. Rows may
-    be reset, dropped or
-      moved with plain indexing, so that many streams share a batch.
+      be reset, dropped or moved with plain indexing, so that many streams share a batch.
     - `model.advance(frames (t, N, P, H, W), state) -> (logits (t, N, C), state)` goes on from a
-    state, for any t >= 1.
+      state, for any t >= 1.
 
     Laws in eval mode: `model(x)[:t] == model(x[:t])`, and advancing chunk by chunk equals the whole
     sequence. `classifier` is the last linear layer; what enters it are the penultimate features.
-    `recompute = True` trains with less memory and more time, to the same bits: of a block only its
-    input is kept for backward, and the block runs again there.
+
+    `recompute = True` is activation checkpointing: of a block only its input is kept for backward,
+    and the block runs again there. Training takes less memory and more time, to the same bits.
     """
 
     causal = True
@@ -34,60 +34,47 @@ class StepModel(nn.Module):
 
     def __init__(self, *, in_planes: int, input_size: int, num_classes: int) -> None:
         super().__init__()
-        for name, value in (
-            ("in_planes", in_planes),
-            ("input_size", input_size),
-            ("num_classes", num_classes),
-        ):
-            if value < 1:
-                raise UsageError(f"{type(self).__name__}: {name} must be >= 1, got {value}")
         self.frame_shape = (in_planes, input_size, input_size)
         self.num_classes = num_classes
+        numbers = {"in_planes": in_planes, "input_size": input_size, "num_classes": num_classes}
+        for name, value in numbers.items():
+            if value < 1:
+                raise UsageError(f"{type(self).__name__}: {name} must be >= 1, got {value}")
 
     def network(self, frames: Tensor, carry: Carry) -> Tensor:
-        """The topology: frames (t, N, P, H, W) -> step logits (t, N, C), every neuron and norm
-        called through `carry`.
+        """The topology: frames (t, N, P, H, W) -> step logits (t, N, C).
+
+        Every neuron and norm is called through `carry`.
         """
         raise TypeError(f"{type(self).__name__} defines no network(frames, carry)")
 
     def through(self, block: nn.Module, x: Tensor, carry: Carry) -> Tensor:
-        """`block(x, carry)`: how a topology calls a block of several layers, `forward(x, carry) ->
-        y`.
+        """`block(x, carry)`: how a topology calls a block of several layers.
 
-        With `recompute`, while training, the block's inner tensors are not kept for backward: see
-        `layers.recomputed`.
+        With `recompute`, while training, its inner tensors are not kept: see `layers.recomputed`.
         """
         if self.recompute and self.training and torch.is_grad_enabled():
             return recomputed(block, x, carry)
         return block(x, carry)
 
     def weighted_after(self) -> list[tuple[str, str]]:
-        """(neuron, layer) by module name: the layers with weights that see each neuron's spikes,
-        and see no others'.
+        """(neuron, layer) by module name: the layers whose weights see one neuron's spikes alone.
 
         Between the two may only be what a positive factor passes through, like pooling: what a
         spike is worth can then be multiplied into the layer's weights. Error: a model whose spikes
         are added to another branch's, or that does not say.
         """
-        raise ValueError(
-            f"{type(self).__name__} does not say which weights alone see a neuron's spikes, so no scale can be folded into "
-            f"them: keep scale='output'"
+        raise UsageError(
+            f"{type(self).__name__} does not say which weights alone see a neuron's spikes, "
+            "so no scale can be folded into them: keep scale='output'"
         )
 
     def rest(self, n: int) -> State:
         """The state of `n` samples before their first frame."""
-        return tuple(
-            rest(n, **self._kind())
-            for rest in (cast(Any, layer).rest for _, layer in stateful_modules(self))
-        )
-
-    def _kind(self) -> dict[str, Any]:
-        weight = next(self.parameters())
-        return {"dtype": weight.dtype, "device": weight.device}
+        return self._rest(n)
 
     def advance(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
-        """Go on from `state` by the steps in `frames (t, N, P, H, W)`: `(step logits (t, N, C),
-        state)`.
+        """Go on from `state` by the steps in `frames (t, N, P, H, W)`: (step logits, state).
 
         Errors: frames of another shape or dtype than the model's; a state of another model or
         batch.
@@ -98,24 +85,27 @@ class StepModel(nn.Module):
         return self.network(frames, carry), carry.done()
 
     def forward(self, frames: Tensor) -> Tensor:
-        n, kind = frames.shape[1] if frames.dim() > 1 else 0, self._kind()
-        layers: list[Any] = [layer for _, layer in stateful_modules(self)]
-        state = tuple(
-            getattr(layer, "shared_rest", layer.rest)(n, **kind) for layer in layers
-        )  # seen by no one who may write
-        return self.advance(frames, state)[0]
+        n = frames.shape[1] if frames.dim() > 1 else 0
+        return self.advance(frames, self._rest(n, shared=True))[0]  # no one sees it who may write
+
+    def _rest(self, n: int, *, shared: bool = False) -> State:
+        weight = next(self.parameters())
+        layers = [cast(Any, layer) for _, layer in stateful_modules(self)]
+        rests = [
+            getattr(each, "shared_rest", each.rest) if shared else each.rest for each in layers
+        ]
+        return tuple(rest(n, dtype=weight.dtype, device=weight.device) for rest in rests)
 
     def _check(self, frames: Tensor, state: State, layers: list[tuple[str, nn.Module]]) -> None:
-        name, weight = type(self).__name__, next(self.parameters())
+        name, dtype = type(self).__name__, next(self.parameters()).dtype
         planes, height, width = self.frame_shape
         if frames.dim() != 5 or frames.shape[0] < 1 or tuple(frames.shape[2:]) != self.frame_shape:
             raise ValueError(
-                f"{name}: frames must be (T, N, {planes}, {height}, {width}) with T >= 1, got {tuple(frames.shape)}"
+                f"{name}: frames must be (T, N, {planes}, {height}, {width}) with T >= 1, "
+                f"got {tuple(frames.shape)}"
             )
-        if frames.dtype != weight.dtype and not torch.is_autocast_enabled(frames.device.type):
-            raise ValueError(
-                f"{name}: frames must be {weight.dtype} like the weights, got {frames.dtype}"
-            )
+        if frames.dtype != dtype and not torch.is_autocast_enabled(frames.device.type):
+            raise ValueError(f"{name}: frames must be {dtype} like the weights, got {frames.dtype}")
         if len(state) != len(layers):
             raise ValueError(
                 f"{name}: the state must have {len(layers)} tensors (see rest(n)), got {len(state)}"
@@ -123,5 +113,6 @@ class StepModel(nn.Module):
         for (layer, _), rows in zip(layers, state, strict=True):
             if rows.shape[:1] != frames.shape[1:2]:
                 raise ValueError(
-                    f"{name}: the state of {layer!r} has {rows.shape[0]} rows for a batch of {frames.shape[1]} samples"
+                    f"{name}: the state of {layer!r} has {rows.shape[0]} rows "
+                    f"for a batch of {frames.shape[1]} samples"
                 )

@@ -1,11 +1,10 @@
-"""What networks are built of: blocks `forward(x, carry) -> y` whose layers are made in the order of
-their use.
-"""
+"""What networks are built of: blocks `forward(x, carry) -> y` with layers in the order of use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -13,26 +12,32 @@ from anystep._errors import UsageError
 from anystep.nn.layers import Carry, fold
 
 
-def strided(size: int, stride: int) -> int:
-    """The side of what a convolution or pool of odd kernel k, padding k // 2 and `stride` makes of
-    `size`: the ceiling.
+@dataclass(frozen=True)
+class Layers:
+    """What a network's neurons and norms are: each makes one layer of it.
+
+    `neuron(shape=(D, H, W))`, and `norm(channels, before_addition=...)`, which may start smaller
+    where its output is added to another branch.
     """
+
+    neuron: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+
+
+def strided(size: int, stride: int) -> int:
+    """The side after a convolution or pool of odd kernel k and padding k // 2: the ceiling."""
     return -(-size // stride)
 
 
 class ConvNorm(nn.Module):
-    """Convolution and norm: `(T, N, in, H, W) -> (T, N, out, ceil(H / stride), ceil(W / stride))`.
-
-    `before_addition` is handed on to the norm, which may start smaller where its output is added to
-    another branch.
-    """
+    """Convolution and norm: `(T, N, in, H, W) -> (T, N, out, ceil(H / stride), ceil(W / stride))`."""
 
     def __init__(
         self,
         inputs: int,
         outputs: int,
+        make: Layers,
         *,
-        norm: Callable[..., nn.Module],
         kernel: int = 3,
         stride: int = 1,
         bias: bool = False,
@@ -42,7 +47,7 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(
             inputs, outputs, kernel_size=kernel, stride=stride, padding=kernel // 2, bias=bias
         )
-        self.norm = norm(outputs, before_addition=True) if before_addition else norm(outputs)
+        self.norm = make.norm(outputs, before_addition=before_addition)
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:
         return carry(self.norm, fold(self.conv, x))
@@ -51,21 +56,24 @@ class ConvNorm(nn.Module):
 class ConvNormNeuron(ConvNorm):
     """`ConvNorm`, with its options `conv`, and a neuron. `size` is the side of the result."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        size: int,
-        *,
-        neuron: Callable[..., nn.Module],
-        norm: Callable[..., nn.Module],
-        **conv: Any,
-    ) -> None:
-        super().__init__(inputs, outputs, norm=norm, **conv)
-        self.neuron = neuron(shape=(outputs, size, size))
+    def __init__(self, inputs: int, outputs: int, size: int, make: Layers, **conv: Any) -> None:
+        super().__init__(inputs, outputs, make, **conv)
+        self.neuron = make.neuron(shape=(outputs, size, size))
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:
         return carry(self.neuron, super().forward(x, carry))
+
+
+class Hidden(nn.Module):
+    """Linear layer and neuron: `(T, N, in) -> (T, N, out)`."""
+
+    def __init__(self, inputs: int, outputs: int, make: Layers) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.neuron = make.neuron(shape=(outputs,))
+
+    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+        return carry(self.neuron, self.linear(x))
 
 
 class Identity(nn.Module):
@@ -73,18 +81,6 @@ class Identity(nn.Module):
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:
         return x
-
-
-class Hidden(nn.Module):
-    """Linear layer and neuron: `(T, N, in) -> (T, N, out)`."""
-
-    def __init__(self, inputs: int, outputs: int, *, neuron: Callable[..., nn.Module]) -> None:
-        super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
-        self.neuron = neuron(shape=(outputs,))
-
-    def forward(self, x: Tensor, carry: Carry) -> Tensor:
-        return carry(self.neuron, self.linear(x))
 
 
 def space_mean(x: Tensor) -> Tensor:
@@ -98,5 +94,24 @@ def check_stages(model: str, stages: Sequence[Sequence[int]]) -> None:
     whole = all(type(number) is int and number >= 1 for pair in pairs for number in pair)
     if not stages or len(pairs) != len(stages) or not whole:
         raise UsageError(
-            f"{model}: stages must be one [channels, blocks] a stage, like [[128, 3], [256, 3]], got {stages}"
+            f"{model}: stages must be one [channels, blocks] a stage, "
+            f"like [[128, 3], [256, 3]], got {stages}"
         )
+
+
+def residual_stages(
+    stages: Sequence[Sequence[int]], channels: int, size: int, block: Callable[..., nn.Module]
+) -> nn.ModuleList:
+    """All blocks of all stages, from frames of `channels` and side `size`.
+
+    The first block of each stage but the first has stride 2 (odd sides round up). A block is
+    `block(inputs, width, size, stride)`, with the side of its input; it says the channels and the
+    side of its result as `outputs` and `size`.
+    """
+    blocks: list[nn.Module] = []
+    for number, (width, count) in enumerate(stages):
+        for place in range(count):
+            made = cast(Any, block(channels, width, size, 2 if number and not place else 1))
+            channels, size = made.outputs, made.size
+            blocks.append(made)
+    return nn.ModuleList(blocks)

@@ -10,16 +10,13 @@ from anystep._lookup import choose
 
 
 def keep(model: nn.Module) -> None:
-    """PyTorch's own draw, which the layers already have: BrainCog's VGG-SNN, and ResNet-19 of
-    BrainCog and TET.
-    """
+    """PyTorch's own draw, which the layers have: BrainCog (VGG-SNN, ResNet-19), TET (ResNet-19)."""
 
 
 def kaiming(model: nn.Module) -> None:
-    """Convolution weights ~ N(0, 2 / fan_out), fan_out = out_channels x kernel area; all else stays
-    PyTorch's.
+    """Convolution weights ~ N(0, 2 / fan_out), fan_out = out_channels x kernel area.
 
-    TET's VGG-SNN and the SEW-ResNets. He et al. 2015, eq. 14.
+    All else stays PyTorch's. TET's VGG-SNN and the SEW-ResNets. He et al. 2015, eq. 14.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -38,5 +35,5 @@ INITS: dict[str, Callable[[nn.Module], None]] = {"torch": keep, "kaiming": kaimi
 
 
 def initialise(model: nn.Module, init: str) -> None:
-    """Draw the weights of `model` as the row `init` of `INITS` does, from torch's global generator."""
+    """Draw the weights of `model` by a row of `INITS`, from torch's global generator."""
     choose(INITS, init, "init")(model)

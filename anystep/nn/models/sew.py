@@ -7,69 +7,64 @@ grow along a stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
-from anystep._errors import UsageError
 from anystep.nn.layers import Carry, fold
 from anystep.nn.models.base import StepModel
 from anystep.nn.models.blocks import (
     ConvNormNeuron,
-    Hidden,
     Identity,
+    Layers,
     check_stages,
+    residual_stages,
     space_mean,
     strided,
 )
 from anystep.nn.models.init import initialise
+from anystep.nn.models.resnet import ResNet19
 
 STAGES_18 = ((64, 2), (128, 2), (256, 2), (512, 2))  # (channels, blocks)
-STAGES_19 = ((128, 3), (256, 3), (512, 2))
-STAGES_34 = (
-    (64, 3),
-    (128, 4),
-    (256, 6),
-    (512, 3),
-)  # and SEW-ResNet-50, whose blocks are bottlenecks
+STAGES_34 = ((64, 3), (128, 4), (256, 6), (512, 3))  # and SEW-ResNet-50's, which are bottlenecks
 EXPANSION = 4  # of a bottleneck's last convolution
 
 
 class SEWBlock(nn.Module):
-    """body(x) + shortcut(x): each layer of the body is convolution, norm and neuron. `size` is the
-    side of x.
+    """body(x) + shortcut(x): each layer of the body is convolution, norm and neuron.
 
-    `layers` has (kernel, stride, channels) of each layer. The shortcut is x itself, or a 1x1
-    convolution, norm and neuron where the shape changes. Norms stand before neurons here, not
-    before the addition.
+    The body is two 3x3 layers, or with `bottleneck` 1x1, 3x3, and 1x1 four times as wide. `size` is
+    the side of x. The shortcut is x itself, or a 1x1 convolution, norm and neuron where the shape
+    changes. Norms stand before neurons here, not before the addition.
     """
 
     def __init__(
         self,
         inputs: int,
+        width: int,
         size: int,
+        stride: int,
         *,
-        layers: Sequence[tuple[int, int, int]],
-        neuron: Callable[..., nn.Module],
-        norm: Callable[..., nn.Module],
+        make: Layers,
+        bottleneck: bool = False,
     ) -> None:
         super().__init__()
-        channels, side = inputs, size
+        layers = [(3, stride, width), (3, 1, width)]  # kernel, stride, channels
+        if bottleneck:
+            layers = [(1, 1, width), (3, stride, width), (1, 1, EXPANSION * width)]
+        self.outputs, self.size = inputs, size
         self.body = nn.ModuleList()
-        for kernel, stride, outputs in layers:
-            side = strided(side, stride)
-            layer = ConvNormNeuron(
-                channels, outputs, side, kernel=kernel, stride=stride, neuron=neuron, norm=norm
+        for kernel, step, outputs in layers:
+            self.size = strided(self.size, step)
+            self.body.append(
+                ConvNormNeuron(self.outputs, outputs, self.size, make, kernel=kernel, stride=step)
             )
-            self.body.append(layer)
-            channels = outputs
-        self.outputs, self.size = channels, side
-        stride = max(stride for _, stride, _ in layers)
-        if stride == 1 and inputs == channels:
-            self.shortcut: nn.Module = Identity()
-        else:
+            self.outputs = outputs
+        self.shortcut: nn.Module = Identity()
+        if stride != 1 or inputs != self.outputs:
             self.shortcut = ConvNormNeuron(
-                inputs, channels, side, kernel=1, stride=stride, neuron=neuron, norm=norm
+                inputs, self.outputs, self.size, make, kernel=1, stride=stride
             )
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:
@@ -79,36 +74,6 @@ class SEWBlock(nn.Module):
         return y + self.shortcut(x, carry)
 
 
-def basic(channels: int, stride: int) -> list[tuple[int, int, int]]:
-    """The layers of a block of two 3x3 convolutions."""
-    return [(3, stride, channels), (3, 1, channels)]
-
-
-def bottleneck_of(channels: int, stride: int) -> list[tuple[int, int, int]]:
-    """The layers of a bottleneck: 1x1, 3x3 with the stride, 1x1 four times as wide."""
-    return [(1, 1, channels), (3, stride, channels), (1, 1, EXPANSION * channels)]
-
-
-def _blocks(
-    stages: Sequence[Sequence[int]],
-    channels: int,
-    size: int,
-    *,
-    layers: Callable[[int, int], list[tuple[int, int, int]]],
-    neuron: Callable[..., nn.Module],
-    norm: Callable[..., nn.Module],
-) -> nn.ModuleList:
-    """All blocks of all stages; the first block of each stage but the first halves the side."""
-    blocks = nn.ModuleList()
-    for number, (width, count) in enumerate(stages):
-        for place in range(count):
-            stride = 2 if number > 0 and place == 0 else 1
-            block = SEWBlock(channels, size, layers=layers(width, stride), neuron=neuron, norm=norm)
-            blocks.append(block)
-            channels, size = block.outputs, block.size
-    return blocks
-
-
 class SEWResNet(StepModel):
     """SEW-ResNet-18, -34 and -50: a 7x7 stem, 3x3 max pooling, four stages of blocks, global
     average pooling, a linear layer.
@@ -116,34 +81,29 @@ class SEWResNet(StepModel):
     For images of 224 x 224, though any side will do: the stem and the pool halve it, and each stage
     but the first (odd sides round up). `stages` has [channels, blocks] of each stage; with
     `bottleneck` a block ends 4 times as wide (SEW-ResNet-50). Parameters for 3 planes and 1000
-    classes: 11,689,512, 21,797,672, 25,557,032. Logits at every step; the authors' code takes
-    IF neurons, computes the stem once and repeats it, and has the linear layer on the mean over
-    time. Initialisation: `kaiming`, norms start at 1, as in the source.
+    classes: 11,689,512, 21,797,672, 25,557,032. Logits at every step; the authors' code takes IF
+    neurons, computes the stem once and repeats it, and has the linear layer on the mean over time.
+    Initialisation: `kaiming`, norms start at 1, as in the source.
     """
 
     def __init__(
         self,
+        make: Layers,
         *,
         num_classes: int,
         in_planes: int,
         input_size: int,
-        neuron: Callable[..., nn.Module],
-        norm: Callable[..., nn.Module],
         stages: Sequence[Sequence[int]] = STAGES_18,
         bottleneck: bool = False,
         init: str = "kaiming",
     ) -> None:
         super().__init__(in_planes=in_planes, input_size=input_size, num_classes=num_classes)
-        check_stages("SEWResNet", stages)
+        check_stages(type(self).__name__, stages)
         width, size = stages[0][0], strided(input_size, 2)
-        self.stem = ConvNormNeuron(
-            in_planes, width, size, kernel=7, stride=2, neuron=neuron, norm=norm
-        )
+        self.stem = ConvNormNeuron(in_planes, width, size, make, kernel=7, stride=2)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
-        layers = bottleneck_of if bottleneck else basic
-        self.blocks = _blocks(
-            stages, width, strided(size, 2), layers=layers, neuron=neuron, norm=norm
-        )
+        block = partial(SEWBlock, make=make, bottleneck=bottleneck)
+        self.blocks = residual_stages(stages, width, strided(size, 2), block)
         self.classifier = nn.Linear(stages[-1][0] * (EXPANSION if bottleneck else 1), num_classes)
         initialise(self, init)
 
@@ -154,42 +114,12 @@ class SEWResNet(StepModel):
         return self.classifier(space_mean(x))
 
 
-class SEWResNet19(StepModel):
-    """SEW-ResNet-19 of BrainCog, for small images: 12,630,858 parameters for 3 planes and 10
-    classes.
+class SEWResNet19(ResNet19):
+    """SEW-ResNet-19 of BrainCog, for small images: `ResNet19` of SEW blocks.
 
-    A 3x3 stem, three stages, global average pooling, two linear layers with a neuron between, the
-    first half as wide as the last stage. `stages` has [channels, blocks] of each stage; all but the
-    first halve the side (odd ones round up).
-    Initialisation: `kaiming`, as in BrainCog.
+    As published with `stem=64` and the initialisation `kaiming`, which the table has: 12,630,858
+    parameters for 3 planes and 10 classes.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        in_planes: int,
-        input_size: int,
-        neuron: Callable[..., nn.Module],
-        norm: Callable[..., nn.Module],
-        stem: int = 64,
-        stages: Sequence[Sequence[int]] = STAGES_19,
-        init: str = "kaiming",
-    ) -> None:
-        super().__init__(in_planes=in_planes, input_size=input_size, num_classes=num_classes)
-        if stem < 1:
-            raise UsageError(f"SEWResNet19: stem must be >= 1, got {stem}")
-        check_stages("SEWResNet19", stages)
-        self.stem = ConvNormNeuron(in_planes, stem, input_size, neuron=neuron, norm=norm)
-        self.blocks = _blocks(stages, stem, input_size, layers=basic, neuron=neuron, norm=norm)
-        channels = stages[-1][0]
-        width = max(channels // 2, 1)
-        self.hidden = Hidden(channels, width, neuron=neuron)
-        self.classifier = nn.Linear(width, num_classes)
-        initialise(self, init)
-
-    def network(self, frames: Tensor, carry: Carry) -> Tensor:
-        x = self.through(self.stem, frames, carry)
-        for block in self.blocks:
-            x = self.through(block, x, carry)
-        return self.classifier(self.through(self.hidden, space_mean(x), carry))
+    block = SEWBlock
+    adds_norms = False
