@@ -1,6 +1,4 @@
-"""Frames in, step logits (T, N, C) out, state passed: surrogates, neurons, kernels, layers, norms,
-models.
-"""
+"""Frames in, step logits (T, N, C) out, state passed: neurons, kernels, layers, norms, models."""
 
 from anystep._lazy import modules_on_demand
 

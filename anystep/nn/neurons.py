@@ -26,7 +26,7 @@ from anystep._errors import UsageError
 from anystep._extras import need
 from anystep._lookup import check_arguments, choose
 from anystep.nn.activations import ACTIVATIONS
-from anystep.nn.kernels import Rule
+from anystep.nn.kernels import Rule, home
 from anystep.nn.surrogate import Surrogate, spike, surrogate_of
 
 Coefficient = float | Tensor
@@ -67,22 +67,14 @@ def scan(
     return torch.stack(spikes), v
 
 
-def _numba() -> ModuleType:
-    from anystep.nn.kernels import cpu
-
-    return cpu
-
-
 def _triton() -> ModuleType:
     need("triton", extra="cuda", purpose="backend 'triton'")
-    from anystep.nn.kernels import cuda
-
-    return cuda
+    return home("triton")
 
 
 BACKENDS: dict[str, Callable[[], Scan]] = {
     "reference": lambda: scan,
-    "numba": lambda: _numba().scan,
+    "numba": lambda: home("numba").scan,
     "triton": lambda: _triton().scan,
 }
 HAS_TRITON = find_spec("triton") is not None
@@ -105,7 +97,7 @@ def scan_for(backend: str, x: Tensor, decay: Coefficient, gain: Coefficient, rul
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
         return scan
     if x.device.type == "cpu":
-        kernels = _numba()
+        kernels = home("numba")
     elif x.device.type == "cuda" and HAS_TRITON:
         kernels = _triton()
     else:

@@ -8,10 +8,9 @@ remembers how many there were: see `layers`, *stateful*.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -22,19 +21,40 @@ from anystep._errors import UsageError
 from anystep.nn.layers import fold, is_static
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; its gradient is the same sum of the incoming ones."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        return _SumOverProcesses.apply(gradients[0].contiguous())
+
+
+def _sum_over_processes(x: Tensor) -> Tensor:
+    return _SumOverProcesses.apply(x)
+
+
+def _one_by_one(normalise: Callable[[Tensor], Tensor], samples: int, x: Tensor) -> Tensor:
+    """`normalise` each step of `x (T N, C, H, W)` alone. `cat` keeps the memory format, where
+    `stack` would not.
+    """
+    return torch.cat([normalise(step) for step in x.split(samples)])
+
+
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm of `(T, N, C, H, W)` with time folded into the batch: statistics over T, N, H and
-    W of each channel.
+    """Batch norm with time folded into the batch: statistics over T, N, H and W of each channel.
 
     What BrainCog does with `layer_by_layer`, TET and HSD. With `per_step` every step has its own
     statistics in training, over N, H and W, and moves the running ones: T updates a batch, in the
     order of the steps. That is BrainCog without `layer_by_layer`. In eval mode the two are the same
     affine map. In multi-process training the statistics are those of the global batch (equal shares
-    a process), so that the number of processes does not change the result. Inside `real_frames`
-    they are those of real frames alone.
+    a process), so that the number of processes does not change the result.
     """
-
-    real: Tensor | None = None  # which of the T N frames, by number
 
     def __init__(
         self,
@@ -51,25 +71,16 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return fold(super().forward, x)
-        if self.real is not None:
-            own = super().forward(x.flatten(0, 1).index_select(0, self.real))
-            return (
-                own.new_zeros(x.shape)
-                .flatten(0, 1)
-                .index_copy(0, self.real, own)
-                .unflatten(0, x.shape[:2])
-            )
         static, steps = is_static(x), x.shape[0]
-        copies, updates = (
-            (steps, 1) if static and not self.per_step else (1, steps if static else 1)
-        )
+        updates = steps if static and self.per_step else 1
+        copies = steps if static and not self.per_step else 1
         normalise: Callable[[Tensor], Tensor] = super().forward
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             normalise = partial(self._shared, copies=copies, updates=updates)
         elif static:
             normalise = partial(self._repeated, copies=copies, updates=updates)
         if self.per_step and not static:
-            return fold(partial(_one_by_one, normalise, x.shape[1]), x)
+            normalise = partial(_one_by_one, normalise, x.shape[1])
         return fold(normalise, x)
 
     def _repeated(self, x: Tensor, *, copies: int, updates: int) -> Tensor:
@@ -77,7 +88,7 @@ class BatchNorm(nn.BatchNorm2d):
         equal batches.
         """
         count = x.numel() // x.shape[1]
-        mean, variance = (torch.zeros_like(each) for each in (self.weight, self.weight))
+        mean, variance = torch.zeros_like(self.weight), torch.zeros_like(self.weight)
         y = functional.batch_norm(
             x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
         )
@@ -99,65 +110,20 @@ class BatchNorm(nn.BatchNorm2d):
         """Move the running statistics, `updates` times, towards those of a batch of `count` values,
         whose variance is divided by `count`.
         """
-        running_mean, running_var, seen = (
-            buffer for _, buffer in self.named_buffers(recurse=False)
-        )
+        running_mean, running_var, seen = (each for _, each in self.named_buffers(recurse=False))
+        momentum = cast(float, self.momentum)
         with torch.no_grad():
             seen += updates
             for _ in range(updates):
-                running_mean.lerp_(mean, cast(float, self.momentum))
-                running_var.lerp_(variance * count / (count - 1), cast(float, self.momentum))
+                running_mean.lerp_(mean, momentum)
+                running_var.lerp_(variance * count / (count - 1), momentum)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, per_step={self.per_step}"
 
 
-@contextmanager
-def real_frames(model: nn.Module, mask: Tensor | None) -> Iterator[None]:
-    """While training inside, batch norms of `model` see the frames where `mask (T, N) bool` is
-    True, and no others.
-
-    Recordings of different length are padded with frames of zeros; those would pull means and
-    variances towards what a layer says of nothing, the more the shorter a recording, and statistics
-    would depend on who shares a batch. What was padded leaves a norm as zeros. None changes
-    nothing. The backward pass of a network that recomputes belongs inside too.
-
-    Errors: a norm with `per_step` (a late step has few samples or one, so its statistics are
-    noise); several processes.
-    """
-    norms = (
-        []
-        if mask is None
-        else [module for module in model.modules() if isinstance(module, BatchNorm)]
-    )
-    if any(norm.per_step for norm in norms):
-        raise ValueError("a norm with per_step needs recordings of one length; give binning.steps")
-    if norms and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        raise ValueError(
-            "several processes share batch statistics of recordings of one length alone; give binning.steps"
-        )
-    real = (
-        None if mask is None else mask.flatten().nonzero()[:, 0]
-    )  # once: a GPU has to be waited for
-    try:
-        for norm in norms:
-            norm.real = real
-        yield
-    finally:
-        for norm in norms:
-            norm.real = None
-
-
-def _one_by_one(normalise: Callable[[Tensor], Tensor], samples: int, x: Tensor) -> Tensor:
-    """`normalise` each step of `x (T N, C, H, W)` alone. `cat` keeps the memory format, where
-    `stack` would not.
-    """
-    return torch.cat([normalise(step) for step in x.split(samples)])
-
-
 class TDBatchNorm(BatchNorm):
-    r"""tdBN: folded batch norm whose scale starts at the threshold, so that the current is as wide
-    as the threshold is high.
+    r"""tdBN: batch norm whose scale starts at the threshold, so that the current is as wide as it.
 
         y_c = gamma_c (x_c - mean_c) / sqrt(var_c + eps) + beta_c,    mean and var over T, N, H, W
         gamma = alpha v_threshold at first, divided by sqrt(2) where y is added to another branch;
@@ -193,11 +159,16 @@ class TDBatchNorm(BatchNorm):
         nn.init.constant_(self.weight, alpha * v_threshold / math.sqrt(2 if before_addition else 1))
 
 
+def _is_shared(state: Tensor) -> bool:
+    """Whether all rows are one number, as `shared_rest` makes it."""
+    return state.stride(0) == 0 and state.shape[0] > 0
+
+
 class TEBatchNorm(BatchNorm):
     r"""TEBN: folded batch norm, then a learnt scale for every step.
 
-        y_tc = p_t (gamma_c (x_tc - mean_c) / sqrt(var_c + eps) + beta_c),    mean and var over T,
-        N, H, W;  p = 1 at first
+        y_tc = p_t (gamma_c (x_tc - mean_c) / sqrt(var_c + eps) + beta_c)
+        mean and var over T, N, H, W;  p = 1 at first
 
     Duan et al. 2022. `p (steps,)` is one number a step for all channels, and there is none for a
     later step: that is refused.
@@ -205,8 +176,8 @@ class TEBatchNorm(BatchNorm):
     Stateful: `forward(x (T, N, C, H, W), state (N,)) -> (y, state)`. The state is the number of
     steps that each sample has seen, whole numbers; rows may be at different steps. To refuse a step
     too many by name, a call that goes on from a state looks at it, for which a GPU has to be waited
-    for; a call from rest (`shared_rest`) waits for nothing. What is compiled or
-    exported does not look: there a step too many is an index error of the runtime.
+    for; a call from rest (`shared_rest`) waits for nothing. What is compiled or exported does not
+    look: there a step too many is an index error of the runtime.
 
     Errors: `steps` below 1; a state of another batch or dtype; more steps than there are scales.
     """
@@ -221,18 +192,14 @@ class TEBatchNorm(BatchNorm):
         momentum: float = 0.1,
     ) -> None:
         if steps < 1:
-            raise UsageError(
-                f"TEBatchNorm: steps must be >= 1, the longest sequence to train on, got {steps}"
-            )
+            raise UsageError(f"TEBatchNorm: steps must be >= 1, the longest sequence, got {steps}")
         super().__init__(channels, eps=eps, momentum=momentum)
         self.p = nn.Parameter(torch.ones(steps))
 
     def rest(
         self, n: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> Tensor:
-        """The steps `(n,)` that `n` samples have seen: 0, whole numbers whatever the `dtype` of the
-        network.
-        """
+        """The steps `(n,)` that `n` samples have seen: 0, whole numbers whatever the `dtype`."""
         return torch.zeros(n, dtype=torch.long, device=device)
 
     def shared_rest(
@@ -241,7 +208,8 @@ class TEBatchNorm(BatchNorm):
         """`rest(n)` as one number that all samples share: nobody may write to it."""
         return self.rest(1, device=device)[0].expand(n)
 
-    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # stateful: see layers
+    # stateful: see layers
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         self._check(x, state)
         steps = torch.arange(x.shape[0], device=state.device)
         index = steps[:, None] + (state[:1] if _is_shared(state) else state)
@@ -251,55 +219,28 @@ class TEBatchNorm(BatchNorm):
         return y * scale.to(y.dtype), state + x.shape[0]
 
     def _check(self, x: Tensor, state: Tensor) -> None:
-        if state.shape != x.shape[1:2] or state.dtype != torch.long:
+        rows, steps = tuple(x.shape[1:2]), x.shape[0]
+        if state.shape != rows or state.dtype != torch.long:
             raise ValueError(
-                f"TEBatchNorm: the state must be the steps seen by each sample, {tuple(x.shape[1:2])} {torch.long}, "
-                f"got {tuple(state.shape)} {state.dtype}"
+                f"TEBatchNorm: the state must be the steps seen by each sample, {rows} "
+                f"{torch.long}, got {tuple(state.shape)} {state.dtype}"
             )
         least = most = 0
         in_a_trace = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if (
-            state.numel()
-            and not in_a_trace
-            and not (_is_shared(state) and state.device.type != "cpu")
-        ):
+        at_rest_elsewhere = _is_shared(state) and state.device.type != "cpu"
+        if state.numel() and not in_a_trace and not at_rest_elsewhere:
             least, most = torch.stack(torch.aminmax(state)).tolist()
         if least < 0:
             raise ValueError(f"TEBatchNorm: the state counts steps and must be >= 0, got {least}")
-        if most + x.shape[0] > len(self.p):
-            raise ValueError(
-                f"TEBatchNorm: made for {len(self.p)} steps, each with a scale of its own, got {x.shape[0]} after {most}: "
-                f"start the sample again from rest, or train with norm.steps={most + x.shape[0]}"
+        if most + steps > len(self.p):
+            raise UsageError(
+                f"TEBatchNorm: made for {len(self.p)} steps, each with a scale of its own, got "
+                f"{steps} after {most}: start the sample again from rest, or train with "
+                f"norm.steps={most + steps}"
             )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, steps={len(self.p)}"
-
-
-def _is_shared(state: Tensor) -> bool:
-    """Whether all rows are one number, as `shared_rest` makes it: on a GPU only a kernel has to
-    look at it.
-    """
-    return state.stride(0) == 0 and state.shape[0] > 0
-
-
-def _sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of `x` over all processes, with its gradient."""
-    return _SumOverProcesses.apply(x)
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; its gradient is the same sum of the incoming ones."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _SumOverProcesses.apply(gradients[0].contiguous())
 
 
 NORMS: dict[str, Callable[..., nn.Module]] = {

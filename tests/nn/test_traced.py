@@ -135,7 +135,7 @@ def test_the_settings_of_an_op_are_the_rule_again():
         packed = fused._packed("numba", 0.6, torch.tensor(0.7), rule)
         decay, gain, again, home = fused._unpacked(packed)
         assert (decay, gain.item(), again) == (0.6, torch.tensor(0.7).item(), rule)
-        assert home.__name__ == "anystep.nn.kernels.cpu"
+        assert home == "numba"
 
 
 def test_the_op_refuses_a_second_derivative():

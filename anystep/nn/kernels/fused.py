@@ -14,7 +14,6 @@ without running.
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
 from anystep._errors import UsageError
-from anystep.nn.kernels import Rule
+from anystep.nn.kernels import Rule, home
 from anystep.nn.kernels.layout import empty_like, empty_step, step_strides
 from anystep.nn.surrogate import (
     SURROGATES,
@@ -38,7 +37,6 @@ from anystep.nn.surrogate import (
 )
 
 Coefficient = float | Tensor
-HOMES = {"numba": "anystep.nn.kernels.cpu", "triton": "anystep.nn.kernels.cuda"}
 
 # A slope of the overshoot u as a kind and its p, q, r:
 #   tent      r max(0, p - q |u|)
@@ -52,10 +50,6 @@ SLOPES: dict[type[Surrogate], Callable[[Any], tuple[str, float, float, float]]] 
     Arctan: lambda s: ("bell", s.alpha / 2, math.pi / 2 * s.alpha, 0.0),
     Sigmoid: lambda s: ("logistic", s.alpha, 0.0, 0.0),
 }
-
-
-def _home(backend: str) -> Any:
-    return importlib.import_module(HOMES[backend])
 
 
 def _split(coefficient: Coefficient) -> tuple[Tensor | None, float]:
@@ -87,15 +81,13 @@ def _refuse_second(backend: str) -> None:
 
 
 class _Back(torch.autograd.Function):
-    """The backward of `_Scan`; a Function of its own, so that `torch.func.grad` works and a second
-    derivative is refused.
-    """
+    """`_Scan`'s backward, a Function too, so that `torch.func.grad` works; it has no backward."""
 
     @staticmethod
     def forward(x: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, of v, and of (decay, gain) if they are learnt."""
         d_spikes, d_last, decay, gain, (backend, rule, learnt) = rest
-        return _home(backend).backward(x, v, d_spikes, d_last, decay, gain, rule, learnt)
+        return home(backend).backward(x, v, d_spikes, d_last, decay, gain, rule, learnt)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -113,7 +105,7 @@ class _Scan(torch.autograd.Function):
         x: Tensor, v: Tensor, decay: Coefficient, gain: Coefficient, how: tuple[str, Rule]
     ) -> tuple[Tensor, Tensor]:
         backend, rule = how
-        return _home(backend).forward(x, v, decay, gain, rule)
+        return home(backend).forward(x, v, decay, gain, rule)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -162,18 +154,18 @@ def _packed(backend: str, decay: Coefficient, gain: Coefficient, rule: Rule) -> 
     return *coefficients, *firing, rule.detach_reset, rule.fire_at_threshold, backend
 
 
-def _unpacked(settings: tuple[Any, ...]) -> tuple[Coefficient, Coefficient, Rule, Any]:
-    """(decay, gain, rule, the backend's module)."""
+def _unpacked(settings: tuple[Any, ...]) -> tuple[Coefficient, Coefficient, Rule, str]:
+    """(decay, gain, rule, backend)."""
     decay, gain, decay_number, gain_number, surrogate, parameter, *firing, backend = settings
     kind: Callable[[float], Surrogate] = SURROGATES[surrogate]
     rule = Rule(kind(parameter), *firing)
-    return _joined(decay, decay_number), _joined(gain, gain_number), rule, _home(backend)
+    return _joined(decay, decay_number), _joined(gain, gain_number), rule, backend
 
 
 @torch.library.impl("anystep::scan", "default")
 def _op(x: Tensor, v: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    decay, gain, rule, home = _unpacked(settings)
-    return home.forward(x, v, decay, gain, rule)
+    decay, gain, rule, backend = _unpacked(settings)
+    return home(backend).forward(x, v, decay, gain, rule)
 
 
 @torch.library.register_fake("anystep::scan")
@@ -184,9 +176,9 @@ def _fake(x: Tensor, v: Tensor, *settings: object) -> tuple[Tensor, Tensor]:
 
 @torch.library.impl("anystep::scan_backward", "default")
 def _op_backward(x: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    decay, gain, rule, home = _unpacked(rest[:_COUNT])
+    decay, gain, rule, backend = _unpacked(rest[:_COUNT])
     d_spikes, d_last, learnt = rest[_COUNT:]
-    return home.backward(x, v, d_spikes, d_last, decay, gain, rule, learnt)
+    return home(backend).backward(x, v, d_spikes, d_last, decay, gain, rule, learnt)
 
 
 @torch.library.register_fake("anystep::scan_backward")
@@ -288,5 +280,5 @@ class Reach:
         if _traced():
             return torch.ops.anystep.scan(x, v, *_packed(self.backend, decay, gain, rule))
         if not _differentiated(x, v, decay, gain):
-            return _home(self.backend).forward(x, v, decay, gain, rule)
+            return home(self.backend).forward(x, v, decay, gain, rule)
         return _Scan.apply(x, v, decay, gain, (self.backend, rule))

@@ -40,7 +40,7 @@ def empty_step(x: Tensor, strides: Strides) -> Tensor:
 
 
 def in_order(x: Tensor, strides: Strides) -> Tensor:
-    """A step, or a sequence of steps, whose elements lie as `strides` say: `x` itself, or a copy."""
+    """`x`, a step or a sequence of steps, or a copy of it whose elements lie as `strides` say."""
     first = x.dim() - len(strides)
     own = zip(x.shape[first:], x.stride()[first:], strides, strict=True)
     if all(size <= 1 or mine == wanted for size, mine, wanted in own):

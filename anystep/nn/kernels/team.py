@@ -1,9 +1,9 @@
 """Who runs a compiled kernel: this thread alone, torch's own OpenMP threads, or a thread pool.
 
 After a convolution torch's threads spin for some milliseconds, waiting for more work. A pool beside
-them has to fight them for the cores; a kernel that is more work to them starts at once. So, by rule:
+them has to fight them for the cores; a kernel that is more work to them starts at once. So:
 
-- torch's threads: on Linux, if torch is linked to an OpenMP with GNU's entry point (its wheels are);
+- torch's threads: on Linux, where torch's OpenMP has GNU's entry point (that of its wheels has);
 - the pool: on macOS and Windows, with any other torch, and in a process that was forked, as a data
   loader's workers are. OpenMP's threads do not survive a fork, and libgomp then waits for them for
   ever.
@@ -48,7 +48,7 @@ def _is_forked() -> bool:
 
 @cache
 def team() -> Callable[[Kernel, Numbers, int, int], None] | None:
-    """`GOMP_parallel` of the OpenMP that torch is linked to, or None where the pool is to be used."""
+    """`GOMP_parallel` of the OpenMP that torch is linked to; None where the pool is to be used."""
     if sys.platform != "linux" or _is_forked():
         return None
     for name in (None, torch._C.__file__):  # a preloaded OpenMP comes first, for torch as well

@@ -30,7 +30,7 @@ def strided(size: int, stride: int) -> int:
 
 
 class ConvNorm(nn.Module):
-    """Convolution and norm: `(T, N, in, H, W) -> (T, N, out, ceil(H / stride), ceil(W / stride))`."""
+    """Convolution and norm: `(T, N, in, H, W) -> (T, N, out, H', W')`, the sides `strided`."""
 
     def __init__(
         self,

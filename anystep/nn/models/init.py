@@ -1,4 +1,4 @@
-"""How a new network's weights are drawn, by name. Norms and neurons start as they say themselves."""
+"""How a new network's weights are drawn. Norms and neurons start as they say themselves."""
 
 from __future__ import annotations
 
