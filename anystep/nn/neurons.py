@@ -26,7 +26,7 @@ from anystep._errors import UsageError
 from anystep._extras import need
 from anystep._lookup import check_arguments, choose
 from anystep.nn.activations import ACTIVATIONS
-from anystep.nn.kernels import Rule, home
+from anystep.nn.kernels import Rule
 from anystep.nn.surrogate import Surrogate, spike, surrogate_of
 
 Coefficient = float | Tensor
@@ -67,14 +67,22 @@ def scan(
     return torch.stack(spikes), v
 
 
+def _numba() -> ModuleType:  # by a statement: torch.compile does not see through import_module
+    from anystep.nn.kernels import cpu
+
+    return cpu
+
+
 def _triton() -> ModuleType:
     need("triton", extra="cuda", purpose="backend 'triton'")
-    return home("triton")
+    from anystep.nn.kernels import cuda
+
+    return cuda
 
 
 BACKENDS: dict[str, Callable[[], Scan]] = {
     "reference": lambda: scan,
-    "numba": lambda: home("numba").scan,
+    "numba": lambda: _numba().scan,
     "triton": lambda: _triton().scan,
 }
 HAS_TRITON = find_spec("triton") is not None
@@ -97,7 +105,7 @@ def scan_for(backend: str, x: Tensor, decay: Coefficient, gain: Coefficient, rul
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
         return scan
     if x.device.type == "cpu":
-        kernels = home("numba")
+        kernels = _numba()
     elif x.device.type == "cuda" and HAS_TRITON:
         kernels = _triton()
     else:

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from anystep.nn.activations import ReLU
-from anystep.nn.models import create_model, name_and_options
-from anystep.nn.models.base import StepModel
+from anystep.nn.models import create_model
 from anystep.nn.neurons import LIF, PLIF
 from anystep.nn.norms import BatchNorm
 
@@ -92,66 +91,6 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_do_not():
     assert not torch.equal(weights(0), weights(1))
 
 
-def test_a_spec_is_a_name_or_a_mapping_with_one_and_stays_as_it_was():
-    spec = {"name": "lif", "tau": 2.0}
-    assert name_and_options("lif") == ("lif", {})
-    assert name_and_options(spec) == ("lif", {"tau": 2.0})
-    assert spec == {"name": "lif", "tau": 2.0}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"width": [[4]]}, r"unknown argument 'width' in model vgg_snn. Did you mean 'widths'"),
-        ({"conv_bias": 1}, r"model vgg_snn: conv_bias must be bool, got 1"),
-        ({"neuron": "lff"}, r"unknown neuron 'lff'. Did you mean 'lif'\? Known: if, lif, plif, "),
-        (
-            {"neuron": {"name": "lif", "tua": 2.0}},
-            r"unknown argument 'tua' in neuron lif. Did you mean 'tau'",
-        ),
-        (
-            {"neuron": {"name": "lif", "tau": 0.5}},
-            r"LIF: tau is in time steps and must be >= 1, got 0.5",
-        ),
-        ({"neuron": {"tau": 2.0}}, r"unknown neuron ''"),
-        ({"norm": "bm"}, r"unknown norm 'bm'. Did you mean 'bn'"),
-        (
-            {"norm": {"name": "bn", "momentun": 0.1}},
-            r"unknown argument 'momentun' in norm bn. Did you mean 'momentum'",
-        ),
-        (
-            {"init": "kaimin"},
-            r"unknown init 'kaimin'. Did you mean 'kaiming'\? Known: torch, kaiming, hsd",
-        ),
-        ({"num_classes": 0}, r"VGGSNN: num_classes must be >= 1, got 0"),
-        ({"in_planes": 0}, r"VGGSNN: in_planes must be >= 1, got 0"),
-        ({"input_size": -3}, r"VGGSNN: input_size must be >= 1, got -3"),
-        ({"input_size": 3}, r"VGGSNN: input_size 3 is too small to be halved 2 times"),
-        (
-            {"widths": [4, 6]},
-            r"VGGSNN: widths must be one list of channel counts a stage, .* got \[4, 6\]",
-        ),
-        ({"widths": []}, r"VGGSNN: widths must be .* got \[\]"),
-        ({"widths": [[4], []]}, r"VGGSNN: widths must be .* got \[\[4\], \[\]\]"),
-        ({"widths": [[4], [0]]}, r"VGGSNN: widths must be .* got \[\[4\], \[0\]\]"),
-        ({"widths": [[4], [2.5]]}, r"VGGSNN: widths must be .* got \[\[4\], \[2.5\]\]"),
-    ],
-)
-def test_a_wrong_argument_is_refused_by_name(options, message):
-    if "input_size" in options and options["input_size"] == 3:
-        options = {**options, "widths": [[4], [6]]}
-    with pytest.raises(ValueError, match=message):
-        small(**options)
-
-
-def test_an_unknown_model_is_refused_with_the_nearest_name():
-    with pytest.raises(
-        ValueError,
-        match=r"unknown model 'vggsnn'. Did you mean 'vgg_snn'\? Known: vgg_snn, vgg9, resnet19, ",
-    ):
-        create_model("vggsnn", num_classes=2, input_size=8)
-
-
 def test_vgg9_is_read_as_nine_layers_with_weights_and_a_pool_after_each_stage():
     with torch.device("meta"):
         model = create_model("vgg9", num_classes=10, input_size=48)
@@ -174,8 +113,6 @@ def test_vgg9_pools_by_average_or_maximum():
         )
         for model, pooled in ((average, before.mean((4, 6))), (largest, before.amax((4, 6)))):
             torch.testing.assert_close(model(frames), model.classifier(pooled.flatten(2)))
-    with pytest.raises(ValueError, match=r"unknown pool 'mean'. .*Known: average, max"):
-        create_model("vgg9", num_classes=2, input_size=4, pool="mean")
 
 
 def test_the_init_torch_is_that_of_the_layers_alone():
@@ -217,13 +154,3 @@ def test_the_features_of_a_channels_last_network_are_in_the_order_of_a_plain_one
         each(frames)
     assert 0 < seen[0].mean() < 1
     torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=1e-12)
-
-
-def test_a_model_without_a_topology_says_so():
-    class Empty(StepModel):
-        def __init__(self):
-            super().__init__(in_planes=1, input_size=2, num_classes=1)
-            self.classifier = nn.Linear(4, 1)
-
-    with pytest.raises(TypeError, match=r"Empty defines no network\(frames, carry\)"):
-        Empty()(torch.zeros(1, 1, 1, 2, 2))

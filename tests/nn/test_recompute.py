@@ -1,4 +1,4 @@
-"""A block that runs again in backward: the same bits everywhere, and less memory kept."""
+"""Activation checkpointing: a block that runs again gives the same bits and keeps less."""
 
 from __future__ import annotations
 
@@ -9,47 +9,41 @@ from functools import partial
 import pytest
 import torch
 from contracts.test_model_contract import SMALL  # a small size of every row of MODELS
+from little import close_all, same
 from torch import nn
 
-from anystep.nn.layers import Carry, direct_encoding, recomputed, stateful_modules
+from anystep.nn.layers import Carry, direct_encoding, recomputed
 from anystep.nn.models import create_model
 from anystep.nn.models.base import StepModel
 from anystep.nn.neurons import ACTIVATIONS, LIF, NEURONS
-from anystep.nn.norms import NORMS, BatchNorm
+from anystep.nn.norms import NORMS
 from benchmarks.memory import saved_bytes
 
-T, N, CLASSES = 4, 3, 5
-BACKENDS = ("reference", "numba")
+T, N = 4, 3
+every_row = pytest.mark.parametrize("name", sorted(SMALL))
+every_backend = pytest.mark.parametrize("backend", ["reference", "numba"])
 
 
-def network(name="vgg_snn", *, neuron="lif", norm="bn", backend=None, seed=0):
-    torch.manual_seed(seed)
+def pair(name="vgg_snn", *, neuron="lif", norm="bn", backend=None):
+    """The same network twice, every layer of which fires; the second one recomputes."""
     spec = {"name": neuron} if backend is None else {"name": neuron, "backend": backend}
     steps = {"steps": T} if "steps" in inspect.signature(NORMS[norm]).parameters else {}
-    model = create_model(
-        name, num_classes=CLASSES, neuron=spec, norm={"name": norm, **steps}, **SMALL[name]
+    torch.manual_seed(0)
+    plain = create_model(
+        name, num_classes=5, neuron=spec, norm={"name": norm, **steps}, **SMALL[name]
     )
-    for key, parameter in model.named_parameters():
+    for key, parameter in plain.named_parameters():
         if "norm" in key and key.endswith("bias"):
-            nn.init.constant_(parameter, 0.4)  # every layer fires
-    return model.train()
-
-
-def images(model, *, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return 2.0 * torch.rand(N, *model.frame_shape, generator=generator)
+            nn.init.constant_(parameter, 0.4)
+    again = copy.deepcopy(plain)
+    again.recompute = True
+    assert plain.recompute is StepModel.recompute is False
+    return plain, again
 
 
 def frames(model, *, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return 2.0 * torch.rand(T, N, *model.frame_shape, generator=generator)
-
-
-def pair(**options):
-    """The same network twice; the second one recomputes."""
-    plain, again = network(**options), network(**options)
-    again.recompute = True
-    return plain, again
 
 
 def trained(model, batches):
@@ -58,36 +52,18 @@ def trained(model, batches):
     for x in batches:
         optimizer.zero_grad()
         logits = model(x)
-        logits.float().square().sum().backward()
+        logits.square().sum().backward()
         told += [logits.detach().clone(), *(p.grad.clone() for p in model.parameters())]
         optimizer.step()
     return [*told, *model.state_dict().values()]
 
 
-def assert_same_bits(ours, theirs):
-    assert len(ours) == len(theirs)
-    for number, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-        assert torch.equal(mine, other), number
-
-
-def runs_of_blocks(model):
-    """How often each convolution has run, counted from now on."""
-    counts = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            counts[name] = 0
-            module.register_forward_hook(
-                lambda layer, inputs, output, name=name: counts.update({name: counts[name] + 1})
-            )
-    return counts
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", sorted(SMALL))
+@every_backend
+@every_row
 def test_training_is_the_same_to_the_last_bit(name, backend):
-    plain, again = pair(name=name, backend=backend)
+    plain, again = pair(name, backend=backend)
     batches = [frames(plain, seed=seed) for seed in range(3)]
-    assert_same_bits(trained(again, batches), trained(plain, batches))
+    same(trained(again, batches), trained(plain, batches))
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -95,36 +71,35 @@ def test_training_is_the_same_to_the_last_bit(name, backend):
 def test_training_is_the_same_with_every_neuron_and_norm(neuron, norm):
     plain, again = pair(neuron=neuron, norm=norm)
     batches = [frames(plain, seed=seed) for seed in range(2)]
-    assert_same_bits(trained(again, batches), trained(plain, batches))
+    same(trained(again, batches), trained(plain, batches))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@every_backend
 def test_training_is_the_same_in_mixed_precision(backend):
-    plain, again = pair(backend=backend)
-
     def mixed(model):
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(frames(model))
-        logits.float().square().sum().backward()  # outside: the second run has to know that the first was inside
+        # outside: the second run has to know that the first was inside
+        logits.float().square().sum().backward()
         return [logits.detach(), *(p.grad for p in model.parameters()), *model.buffers()]
 
-    assert_same_bits(mixed(again), mixed(plain))
+    plain, again = pair(backend=backend)
+    same(mixed(again), mixed(plain))
 
 
 def test_training_is_the_same_on_static_images_whose_first_convolution_sees_them_once_each_time():
-    plain, again = pair()
-    seen = []
-    again.stages[0][0].conv.register_forward_pre_hook(
-        lambda layer, inputs: seen.append(len(inputs[0]))
-    )
-    x = direct_encoding(images(plain), T)
-    assert_same_bits(trained(again, [x]), trained(plain, [x]))
+    (plain, again), seen = pair(), []
+    again.stages[0][0].conv.register_forward_pre_hook(lambda layer, x: seen.append(len(x[0])))
+    x = direct_encoding(frames(plain)[0], T)
+    same(trained(again, [x]), trained(plain, [x]))
     assert seen == [N, N]
 
 
 def test_each_block_runs_twice_in_training_and_once_otherwise():
-    _, again = pair()
-    counts, x = runs_of_blocks(again), frames(again)
+    (_, again), counts = pair(), {}
+    for layer in (m for m in again.modules() if isinstance(m, nn.Conv2d)):
+        layer.register_forward_hook(lambda m, *_: counts.update({m: counts.get(m, 0) + 1}))
+    x = frames(again)
     logits = again(x)
     assert set(counts.values()) == {1}
     logits.sum().backward()
@@ -135,44 +110,34 @@ def test_each_block_runs_twice_in_training_and_once_otherwise():
     assert set(counts.values()) == {4}
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", sorted(SMALL))
+@every_backend
+@every_row
 def test_less_is_kept_for_backward(name, backend):
-    plain, again = pair(name=name, backend=backend)
-    x = frames(plain)
+    models = pair(name, backend=backend)
+    x = frames(models[0])
     everything, less = (
-        saved_bytes(partial(model, x), without=tuple(model.parameters()))
-        for model in (plain, again)
+        saved_bytes(partial(model, x), without=tuple(model.parameters())) for model in models
     )
     assert less < 0.7 * everything
 
 
 def test_what_is_kept_of_a_block_is_its_input():
-    _, again = pair(neuron="relu")
-    x, kept = frames(again), []
-    block = again.stages[0][1]
+    (_, again), kept = pair(neuron="relu"), []
     x = torch.rand(T, N, 4, 8, 8, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor
-    ):
-        recomputed(block, x, Carry([], ()))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        recomputed(again.stages[0][1], x, Carry([], ()))
     assert [tensor.shape for tensor in kept if tensor.numel()] == [x.shape]
 
 
 def test_the_state_goes_on_and_gradients_pass_through_it():
-    plain, again = pair()
     told = []
-    for model in (plain, again):
+    for model in pair():
         x = frames(model)
         first, state = model.advance(x[:3], model.rest(N))
         second, state = model.advance(x[3:], state)
         (second.square().sum() + sum(rows.sum() for rows in state)).backward()
-        told.append(
-            [each.detach() for each in (first, second, *state)]
-            + [p.grad for p in model.parameters()]
-        )
-        assert len(state) == len(list(stateful_modules(model)))
-    assert_same_bits(*told)
+        told.append([first, second, *state, *(p.grad for p in model.parameters())])
+    same(*told)
     assert told[0][2].abs().max() > 0
 
 
@@ -181,9 +146,8 @@ def test_a_second_backward_through_one_graph_gives_the_same_gradients_and_moves_
     loss = again(frames(again)).square().sum()
     buffers = [buffer.clone() for buffer in again.buffers()]
     first = torch.autograd.grad(loss, list(again.parameters()), retain_graph=True)
-    second = torch.autograd.grad(loss, list(again.parameters()))
-    assert_same_bits(first, second)
-    assert_same_bits(list(again.buffers()), buffers)
+    same(first, torch.autograd.grad(loss, list(again.parameters())))
+    same(again.buffers(), buffers)
 
 
 class Odd(nn.Module):
@@ -202,7 +166,6 @@ class Odd(nn.Module):
 
 
 def test_a_block_that_reads_what_it_writes_and_draws_at_random_runs_again_as_it_did():
-    torch.manual_seed(0)
     plain, again, x = Odd(), Odd(), torch.rand(T, N, 2, requires_grad=True)
     told = []
     for block, call in ((plain, plain), (again, partial(recomputed, again))):
@@ -210,7 +173,7 @@ def test_a_block_that_reads_what_it_writes_and_draws_at_random_runs_again_as_it_
         y = call(x, Carry([], ()))
         torch.manual_seed(2)
         told.append([y.detach(), *torch.autograd.grad(y.sum(), [x, block.weight]), block.seen])
-    assert_same_bits(*told)
+    same(*told)
     assert again.seen == 2.0
 
 
@@ -227,10 +190,9 @@ def test_the_buffers_are_the_blocks_own_again_after_an_error_in_the_second_run()
 class Pair(nn.Module):
     """Two neurons, called in the order that it is told."""
 
-    def __init__(self, order="ab"):
+    def __init__(self, order):
         super().__init__()
-        self.a, self.b = LIF(shape=(2,)), LIF(shape=(2,))
-        self.order = order
+        self.a, self.b, self.order = LIF(shape=(2,)), LIF(shape=(2,)), order
 
     def forward(self, x, carry):
         for name in self.order:
@@ -239,11 +201,10 @@ class Pair(nn.Module):
 
 
 class TwoBlocks(StepModel):
-    def __init__(self, *, orders=("ab", "ab"), blocks=("first", "second")):
+    def __init__(self, blocks, first="ab", second="ab"):
         super().__init__(in_planes=2, input_size=1, num_classes=2)
-        self.first, self.second = Pair(orders[0]), Pair(orders[1])
-        self.classifier, self.blocks = nn.Linear(2, 2), blocks
-        self.recompute = True
+        self.a, self.b, self.blocks = Pair(first), Pair(second), blocks
+        self.classifier, self.recompute = nn.Linear(2, 2), True
 
     def network(self, frames, carry):
         x = frames.flatten(2)
@@ -255,44 +216,17 @@ class TwoBlocks(StepModel):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"blocks": ("second", "first")}, "in the order in which they were made: Pair"),
-        ({"blocks": ("first", "first")}, "in the order in which they were made: Pair"),
-        ({"blocks": ("first", "second", "second")}, "in the order in which they were made: Pair"),
-        ({"orders": ("ab", "ba")}, "in the order in which they were made: LIF"),
-        ({"orders": ("a", "ab")}, "the model did not use 'b'"),
-        ({"blocks": ("first",)}, "the model did not use 'second.a'"),
+        (("ba",), "in the order in which they were made: Pair"),
+        (("aa",), "in the order in which they were made: Pair"),
+        (("abb",), "in the order in which they were made: Pair"),
+        (("ab", "ab", "ba"), "in the order in which they were made: LIF"),
+        (("ab", "a"), "the model did not use 'b'"),
+        (("a",), "the model did not use 'b.a'"),
     ],
 )
 def test_a_block_used_out_of_order_is_refused_as_without(wrong, message):
-    model = TwoBlocks(**wrong)
     with pytest.raises(RuntimeError, match=message):
-        model(torch.rand(T, N, 2, 1, 1))
-
-
-def test_a_network_remembers_across_recomputed_blocks_with_several_neurons():
-    model = TwoBlocks()
-    x = 3 * torch.rand(6, N, 2, 1, 1)
-    whole, state = model(x), model.rest(N)
-    said = []
-    for chunk in x.split(2):
-        logits, state = model.advance(chunk, state)
-        said.append(logits)
-    assert torch.equal(torch.cat(said), whole)
-
-
-def test_a_copy_and_a_checkpoint_know_nothing_of_it():
-    plain, again = pair()
-    assert plain.recompute is StepModel.recompute is False
-    assert copy.deepcopy(again).recompute
-    assert plain.state_dict().keys() == again.state_dict().keys()
-
-
-def test_a_norm_counts_its_batch_once():
-    _, again = pair()
-    again(frames(again)).sum().backward()
-    assert [
-        norm.num_batches_tracked.item() for norm in again.modules() if isinstance(norm, BatchNorm)
-    ] == [1, 1, 1]
+        TwoBlocks(*wrong)(torch.rand(T, N, 2, 1, 1))
 
 
 def test_a_compiled_network_recomputes_outside_its_graphs_or_says_that_it_cannot():
@@ -302,10 +236,8 @@ def test_a_compiled_network_recomputes_outside_its_graphs_or_says_that_it_cannot
     with pytest.raises(Exception, match="recompute=True cannot be compiled"):
         torch.compile(again, backend="aot_eager", fullgraph=True)(x)
     torch.compiler.reset()
-    compiled = torch.compile(again, backend="aot_eager")
-    for model in (compiled, plain):
+    for model in (torch.compile(again, backend="aot_eager"), plain):
         model(x).square().sum().backward()
-    for mine, theirs in zip(again.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
-    for mine, theirs in zip(again.buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    gradients = ([p.grad for p in model.parameters()] for model in (again, plain))
+    close_all(*gradients, 1e-4)
+    close_all(again.buffers(), plain.buffers(), 1e-5)

@@ -16,7 +16,6 @@ from anystep.evaluation.energy import firing_rates
 from anystep.nn.fuse import fuse_model
 from anystep.nn.layers import direct_encoding
 from anystep.nn.models import create_model
-from anystep.nn.models.resnet import NormOnly
 from anystep.nn.neurons import LIF
 
 RESIDUAL = {
@@ -265,15 +264,6 @@ def test_norms_know_whether_they_stand_before_an_addition(name, stem):
     assert smaller == expected
 
 
-def test_braincogs_first_shortcut_is_a_norm_alone():
-    model = create_model("resnet19", num_classes=3, input_size=8, stem=4, stages=[[4, 1]])
-    assert isinstance(model.blocks[0].shortcut, NormOnly)
-    assert [key for key, _ in model.blocks[0].shortcut.named_parameters()] == [
-        "norm.weight",
-        "norm.bias",
-    ]
-
-
 # --- sizes, layout, inference ---
 
 
@@ -340,37 +330,3 @@ def test_a_network_is_fused_for_inference(kind):
         for name, m in fused.named_modules()
         if isinstance(m, nn.BatchNorm2d) and "shortcut" not in name
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        (
-            "resnet19",
-            {"stages": [4, 6]},
-            r"ResNet19: stages must be one \[channels, blocks\] a stage, .* got \[4, 6\]",
-        ),
-        ("resnet19", {"stages": []}, r"ResNet19: stages must be .* got \[\]"),
-        ("resnet19", {"stages": [[4, 0]]}, r"ResNet19: stages must be .* got \[\[4, 0\]\]"),
-        ("resnet19", {"stem": 0}, r"ResNet19: stem must be >= 1, got 0"),
-        ("resnet19", {"stem": "wide"}, r"model resnet19: stem must be int, got 'wide'"),
-        ("resnet19", {"init": "zeros"}, r"unknown init 'zeros'.* Known: torch, kaiming, hsd"),
-        (
-            "resnet19",
-            {"stages_": []},
-            r"unknown argument 'stages_' in model resnet19. Did you mean 'stages'",
-        ),
-        ("sew_resnet19", {"stem": -1}, r"SEWResNet19: stem must be >= 1, got -1"),
-        (
-            "sew_resnet19",
-            {"stages": [[4, 2.5]]},
-            r"SEWResNet19: stages must be .* got \[\[4, 2.5\]\]",
-        ),
-        ("sew_resnet34", {"stages": [[4]]}, r"SEWResNet: stages must be .* got \[\[4\]\]"),
-        ("sew_resnet50", {"bottleneck": 1}, r"model sew_resnet50: bottleneck must be bool, got 1"),
-        ("sew_resnet18", {"num_classes": 0}, r"SEWResNet: num_classes must be >= 1, got 0"),
-    ],
-)
-def test_a_wrong_argument_is_refused_by_name(name, options, message):
-    with pytest.raises(ValueError, match=message):
-        create_model(name, **{"num_classes": 3, "input_size": 8, **options})

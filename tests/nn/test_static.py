@@ -7,14 +7,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from little import close, close_all, in_chunks, network
+from little import frames as drawn
 from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anystep.evaluation.evaluate import collect
-from anystep.nn import norms
 from anystep.nn.layers import direct_encoding, fold, is_static
-from anystep.nn.models import create_model
 from anystep.nn.neurons import ACTIVATIONS, NEURONS
 from anystep.nn.norms import BatchNorm
 from anystep.training.fabric import make_fabric
@@ -24,26 +24,15 @@ from anystep.training.schedule import Plan
 
 T, N = 5, 4
 TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-12}
+CHANNELS_LAST = {"memory_format": torch.channels_last}
 
 
-def images(samples=N, channels=2, size=8, *, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return (2.0 * torch.rand(samples, channels, size, size, generator=generator)).to(dtype)
-
-
-def network(neuron="lif", *, dtype=torch.float64):
-    torch.manual_seed(0)
-    model = create_model(
-        "vgg_snn", num_classes=3, input_size=8, widths=[[4, 6], [8]], neuron=neuron
-    ).to(dtype)
-    for key, parameter in model.named_parameters():
-        if key.endswith("norm.bias"):
-            nn.init.constant_(parameter, 0.4)
-    return model
+def images(samples=N, channels=2, size=8, **options):
+    return drawn(1, samples, channels, size, **options)[0]
 
 
 def batches(model):
-    """The batch that each convolution and each norm without time is given, in order."""
+    """The batch that each convolution is given, in order."""
     seen = []
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -77,12 +66,8 @@ def test_the_first_convolution_sees_an_image_once_and_the_others_see_every_step(
 def test_a_chunk_of_a_stream_of_a_static_image_is_convolved_once_too():
     model, x = network().eval(), direct_encoding(images(), 6)
     with torch.no_grad():
-        whole = model(x.contiguous())
-        seen, state, said = batches(model), model.rest(N), []
-        for chunk in x.split([3, 1, 2]):
-            logits, state = model.advance(chunk, state)
-            said.append(logits)
-    torch.testing.assert_close(torch.cat(said), whole, rtol=0, atol=1e-12)
+        whole, seen = model(x.contiguous()), batches(model)
+        close(in_chunks(model, x, [3, 1, 2])[0], whole)
     assert seen[::3] == [N, N, N]
     assert seen[1::3] == [3 * N, N, 2 * N]
 
@@ -92,18 +77,15 @@ def test_a_training_step_on_static_images_is_that_on_their_copies(neuron):
     once, dense = network(neuron), network(neuron)
     for seed in range(3):
         x, y = (images(seed=seed).requires_grad_(True) for _ in range(2))
-        weights = torch.randn(T, N, 3, dtype=x.dtype, generator=torch.Generator().manual_seed(seed))
-        for model, batch in (
-            (once, direct_encoding(x, T)),
-            (dense, direct_encoding(y, T).contiguous()),
-        ):
+        weights = torch.randn(T, N, 5, dtype=x.dtype, generator=torch.Generator().manual_seed(seed))
+        shown = direct_encoding(x, T), direct_encoding(y, T).contiguous()
+        for model, batch in zip((once, dense), shown, strict=True):
             model.zero_grad()
             (model(batch) * weights).sum().backward()
-        torch.testing.assert_close(x.grad, y.grad, rtol=1e-10, atol=1e-12)
-        for (key, mine), theirs in zip(once.named_parameters(), dense.parameters(), strict=True):
-            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-10, atol=1e-11, msg=key)
-    for key, value in dense.state_dict().items():
-        torch.testing.assert_close(once.state_dict()[key], value, rtol=1e-12, atol=1e-14, msg=key)
+        close(x.grad, y.grad, 1e-10)
+        gradients = ([p.grad for p in model.parameters()] for model in (once, dense))
+        close_all(*gradients, 1e-10)
+    close_all(once.state_dict().values(), dense.state_dict().values())
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
@@ -113,12 +95,8 @@ def test_the_statistics_of_a_static_batch_are_those_of_all_its_copies(dtype):
         x = images(samples=2, size=2, seed=seed, dtype=dtype)
         said = once(direct_encoding(x, T))
         assert is_static(said)
-        expected = dense(x.repeat(T, 1, 1, 1)).unflatten(0, (T, 2))
-        torch.testing.assert_close(said, expected, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype])
-    for key, value in dense.state_dict().items():
-        torch.testing.assert_close(
-            once.state_dict()[key], value, rtol=TOLERANCES[dtype], atol=0, msg=key
-        )
+        close(said, dense(x.repeat(T, 1, 1, 1)).unflatten(0, (T, 2)), TOLERANCES[dtype])
+    close_all(once.state_dict().values(), dense.state_dict().values(), TOLERANCES[dtype])
 
 
 def test_the_kept_variance_of_a_static_batch_by_hand():
@@ -129,18 +107,6 @@ def test_the_kept_variance_of_a_static_batch_by_hand():
     assert norm.running_mean.item() == 2.0
     assert norm.running_var.item() == pytest.approx(6 / 5, rel=1e-15)
     assert norm.num_batches_tracked == 1
-
-
-def test_the_statistics_of_static_images_spread_over_two_processes(monkeypatch):
-    """The other process has the same images, so that a sum over the two is twice the own one."""
-    monkeypatch.setattr(norms.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(norms.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(norms, "_sum_over_processes", lambda x: 2 * x)
-    once, dense, x = BatchNorm(2).double(), nn.BatchNorm2d(2).double(), images(samples=2, size=2)
-    said, expected = once(direct_encoding(x, T)), dense(x.repeat(2 * T, 1, 1, 1))
-    torch.testing.assert_close(said[0], expected[:2], rtol=1e-12, atol=1e-12)
-    for key, value in dense.state_dict().items():
-        torch.testing.assert_close(once.state_dict()[key], value, rtol=1e-12, atol=0, msg=key)
 
 
 def test_what_is_static():
@@ -154,33 +120,28 @@ def test_what_is_static():
 
 
 def test_static_frames_that_ask_for_a_gradient_get_one_for_each_step():
-    convolution, weights = (
-        nn.Conv2d(2, 3, 3).double(),
-        torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64),
-    )
+    convolution = nn.Conv2d(2, 3, 3).double()
+    weights = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64).reshape(3, 1, 1, 1, 1)
     x = direct_encoding(images(), 3).detach().requires_grad_(True)
     y = x.detach().contiguous().requires_grad_(True)
     for leaf in (x, y):
-        (fold(convolution, leaf) * weights.reshape(3, 1, 1, 1, 1)).sum().backward()
-    torch.testing.assert_close(x.grad, y.grad)
+        (fold(convolution, leaf) * weights).sum().backward()
+    close(x.grad, y.grad)
     assert x.grad[2].abs().max() > x.grad[0].abs().max()
 
 
 def test_first_and_second_derivatives_through_a_static_fold_are_right():
     convolution = nn.Conv2d(1, 2, 2).double()
     x = images(samples=1, channels=1, size=3).requires_grad_(True)
+    weights = torch.arange(1.0, 4.0, dtype=x.dtype).reshape(3, 1, 1, 1, 1)
 
     def cubed(x):
-        y = fold(convolution, direct_encoding(x, 3))
-        return fold(torch.tanh, y) ** 3 * torch.arange(1.0, 4.0, dtype=x.dtype).reshape(
-            3, 1, 1, 1, 1
-        )
+        return fold(torch.tanh, fold(convolution, direct_encoding(x, 3))) ** 3 * weights
 
     assert torch.autograd.gradcheck(cubed, (x,))
     assert torch.autograd.gradgradcheck(cubed, (x,))
-    assert torch.autograd.gradcheck(
-        lambda x: cubed(x).sum(), (x,)
-    )  # a gradient that is itself the same at every step
+    # a gradient that is itself the same at every step
+    assert torch.autograd.gradcheck(lambda x: cubed(x).sum(), (x,))
 
 
 def test_torch_func_goes_through_a_static_fold():
@@ -190,51 +151,36 @@ def test_torch_func_goes_through_a_static_fold():
         return fold(torch.tanh, fold(convolution, direct_encoding(x, 3))).square()
 
     def dense(x):
-        return (
-            torch.tanh(functional.conv2d(x, convolution.weight, convolution.bias))
-            .square()
-            .expand(3, -1, -1, -1, -1)
-        )
+        y = torch.tanh(functional.conv2d(x, convolution.weight, convolution.bias)).square()
+        return y.expand(3, -1, -1, -1, -1)
 
-    torch.testing.assert_close(
-        torch.func.grad(lambda x: once(x).sum())(x), torch.func.grad(lambda x: dense(x).sum())(x)
-    )
-    torch.testing.assert_close(torch.func.jacrev(once)(x[:1]), torch.func.jacrev(dense)(x[:1]))
-    torch.testing.assert_close(
-        torch.func.vmap(once)(x[:, None]), torch.func.vmap(dense)(x[:, None])
-    )
+    gradients = (torch.func.grad(lambda x, f=f: f(x).sum())(x) for f in (once, dense))
+    close(*gradients)
+    close(torch.func.jacrev(once)(x[:1]), torch.func.jacrev(dense)(x[:1]))
+    close(torch.func.vmap(once)(x[:, None]), torch.func.vmap(dense)(x[:, None]))
 
 
 def test_the_gradient_of_a_static_fold_is_laid_out_like_that_of_its_steps():
-    x = images().to(memory_format=torch.channels_last).requires_grad_(True)
-    seen = []
+    x, seen = images().to(**CHANNELS_LAST).requires_grad_(True), []
     middle = torch.tanh(x)
     middle.register_hook(lambda gradient: seen.append(gradient))
     y = fold(lambda each: middle * 2, direct_encoding(x, T))
-    torch.autograd.grad(
-        y,
-        x,
-        torch.empty_like(y.contiguous())
-        .flatten(0, 1)
-        .contiguous(memory_format=torch.channels_last)
-        .unflatten(0, (T, N)),
-    )
-    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    gradient = torch.ones(T * N, 2, 8, 8, dtype=x.dtype).contiguous(**CHANNELS_LAST)
+    torch.autograd.grad(y, x, gradient.unflatten(0, (T, N)))
+    assert seen[0].is_contiguous(**CHANNELS_LAST)
 
 
 def test_a_compiled_network_and_an_exported_one_take_static_images():
     model, x = network(dtype=torch.float32), direct_encoding(images(dtype=torch.float32), 3)
+    gradients = []
     torch.compiler.reset()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    compiled(x).square().sum().backward()
-    mine = [p.grad for p in model.parameters()]
-    model.zero_grad()
-    model(x).square().sum().backward()
-    for gradient, p in zip(mine, model.parameters(), strict=True):
-        torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-5)
-    model.eval()
-    exported = torch.export.export(model, (x,)).module()
-    torch.testing.assert_close(exported(x), model(x.contiguous()), rtol=0, atol=1e-5)
+    for call in (torch.compile(model, backend="aot_eager", fullgraph=True), model):
+        model.zero_grad()
+        call(x).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    close_all(*gradients, 1e-4)
+    exported = torch.export.export(model.eval(), (x,)).module()
+    close(exported(x), model(x.contiguous()), 1e-5)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
@@ -275,10 +221,8 @@ class Pictures:
 
 def fitted(data, model, **options):
     plan = Plan(epochs=2, batch_size=N, lr=1e-3, warmup_epochs=0)
-    fabric = make_fabric(accelerator="cpu")
-    return fit(
-        start(model, plan), data, method=create_method("tks"), plan=plan, fabric=fabric, **options
-    )
+    options |= {"plan": plan, "fabric": make_fabric(accelerator="cpu")}
+    return fit(start(model, plan), data, method=create_method("tks"), **options)
 
 
 def test_training_on_images_convolves_each_once_an_update():
@@ -293,13 +237,11 @@ def test_training_on_images_convolves_each_once_an_update():
 
 def test_training_and_judging_images_is_that_of_their_copies():
     once, dense = network(dtype=torch.float32), network(dtype=torch.float32)
-    history, expected = (
-        fitted(Pictures(), once).history,
-        fitted(Pictures(copies=True), dense).history,
-    )
-    assert [row["train_loss"] for row in history] == pytest.approx(
-        [row["train_loss"] for row in expected], rel=1e-4
-    )
+    losses = [
+        [row["train_loss"] for row in fitted(data, model).history]
+        for data, model in ((Pictures(), once), (Pictures(copies=True), dense))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     told, theirs = collect(once, Pictures()), collect(once, Pictures(copies=True))
     np.testing.assert_allclose(told.logits, theirs.logits, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(told.labels, theirs.labels)

@@ -6,18 +6,9 @@ that a trace sees; `layout` how steps lie in memory.
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from types import ModuleType
 
 from anystep.nn.surrogate import Surrogate
-
-HOMES = {"numba": "anystep.nn.kernels.cpu", "triton": "anystep.nn.kernels.cuda"}
-
-
-def home(backend: str) -> ModuleType:
-    """The module that holds a backend's kernels."""
-    return importlib.import_module(HOMES[backend])
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ without running.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
 from anystep._errors import UsageError
-from anystep.nn.kernels import Rule, home
+from anystep.nn.kernels import Rule
 from anystep.nn.kernels.layout import empty_like, empty_step, step_strides
 from anystep.nn.surrogate import (
     SURROGATES,
@@ -37,6 +39,7 @@ from anystep.nn.surrogate import (
 )
 
 Coefficient = float | Tensor
+HOMES = {"numba": "anystep.nn.kernels.cpu", "triton": "anystep.nn.kernels.cuda"}
 
 # A slope of the overshoot u as a kind and its p, q, r:
 #   tent      r max(0, p - q |u|)
@@ -50,6 +53,11 @@ SLOPES: dict[type[Surrogate], Callable[[Any], tuple[str, float, float, float]]] 
     Arctan: lambda s: ("bell", s.alpha / 2, math.pi / 2 * s.alpha, 0.0),
     Sigmoid: lambda s: ("logistic", s.alpha, 0.0, 0.0),
 }
+
+
+def home(backend: str) -> ModuleType:
+    """The module that holds a backend's kernels, which import this one."""
+    return importlib.import_module(HOMES[backend])
 
 
 def _split(coefficient: Coefficient) -> tuple[Tensor | None, float]:
