@@ -1,5 +1,4 @@
-"""The Triton kernels without a GPU: the kernel contract in Triton's interpreter, and what its
-compiler makes of them for one.
+"""The Triton kernels without a GPU: in Triton's interpreter, and as its compiler makes them.
 
 Neither is a run on a GPU. There, `test_kernel_contract.py` holds them to the reference by itself.
 """
@@ -77,9 +76,8 @@ def both(x, rule, *, learnt, d_spikes=True, d_last=True):
 
     decay, gain = (torch.tensor(0.6), torch.tensor(0.7)) if learnt else (0.6, 0.7)
     cuda.forward(x, x[0], decay, gain, rule)
-    cuda.backward(
-        x, x[0], x if d_spikes else None, x[0] if d_last else None, decay, gain, rule, learnt
-    )
+    gradients = x if d_spikes else None, x[0] if d_last else None
+    cuda.backward(x, x[0], *gradients, decay, gain, rule, learnt)
 
 
 @pytest.mark.parametrize("i", range(len(SURROGATES)), ids=list(SURROGATES))
@@ -92,11 +90,8 @@ def test_every_rule_compiles_for_a_gpu(compiled, i):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_every_dtype_compiles_for_a_gpu(compiled, dtype):
-    both(
-        torch.zeros(3, 4, 64, dtype=dtype),
-        Rule(SURROGATES["sigmoid"](), 0.5, 0.0, False, False),
-        learnt=True,
-    )
+    rule = Rule(SURROGATES["sigmoid"](), 0.5, 0.0, False, False)
+    both(torch.zeros(3, 4, 64, dtype=dtype), rule, learnt=True)
     assert all(len(kernel.asm["cubin"]) > 1000 for kernel in compiled)
 
 
@@ -106,17 +101,13 @@ def test_sizes_that_triton_compiles_in_compile_too(compiled, shape):
     assert len(compiled) == 2
 
 
-def test_a_step_is_read_in_16_bytes_a_thread_and_sums_are_rounded_as_the_reference_rounds_them(
-    compiled,
-):
+def test_a_step_is_read_in_16_bytes_a_thread_and_sums_are_rounded_as_in_the_reference(compiled):
     rule = Rule(SURROGATES["quadratic_gate"](), 0.5, 0.0, False, False)
     both(torch.zeros(3, 16, 64), rule, learnt=False)
     for kernel in compiled:
         code = kernel.asm["ptx"]
-        assert set(re.findall(r"(?:ld|st)\.global\S*", code)) == {
-            "ld.global.v4.b32",
-            "st.global.v4.b32",
-        }
+        moves = set(re.findall(r"(?:ld|st)\.global\S*", code))
+        assert moves == {"ld.global.v4.b32", "st.global.v4.b32"}
         assert not re.search(r"\bfma\.", code)
         assert kernel.metadata.enable_fp_fusion is False
     both(torch.zeros(3, 16, 64, dtype=torch.bfloat16), rule, learnt=False)
@@ -133,6 +124,5 @@ def test_another_number_of_steps_compiles_nothing_anew(compiled):
 def test_without_a_gpu_triton_refuses_by_name_what_it_cannot_run():
     from anystep.nn.neurons import LIF
 
-    message = r"backend 'triton' runs float16, bfloat16, float32 and float64 on CUDA devices, got torch\.float32 on cpu"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="'triton' runs .* on CUDA devices, got torch.float32"):
         LIF(backend="triton")(torch.zeros(2, 3, 4))

@@ -222,9 +222,7 @@ UNTRACKED = nn.BatchNorm2d(3, track_running_stats=False)
 def test_training_mode_is_refused_by_name(part):
     model = Little(Pair()).eval()
     (model if part == "Little" else model.get_submodule(part)).training = True
-    with pytest.raises(
-        ValueError, match=rf"'{part}' is in training mode: call model.eval\(\) first"
-    ):
+    with pytest.raises(ValueError, match=rf"'{part}' is in training mode: call model.eval"):
         fuse_model(model)
 
 
@@ -268,16 +266,12 @@ def test_a_norm_beside_no_convolution_stays_as_it_is(norm):
 def test_a_block_that_does_more_than_its_name_says_is_found_out():
     model = Little(Pair(between=nn.Tanh())).eval()
     nn.init.constant_(model.pair.norm.bias, 0.5)
-    with pytest.raises(
-        RuntimeError, match=r"differs from the original by .*, more than tolerance=0.0001"
-    ):
+    with pytest.raises(RuntimeError, match=r"differs from .*, more than tolerance=0.0001"):
         fuse_model(model)
 
 
 @pytest.mark.parametrize("layer", [0, 2])
-def test_one_wrong_weight_is_found_out_in_a_network_that_would_not_fire_by_itself(
-    layer, monkeypatch
-):
+def test_one_wrong_weight_is_found_out_where_nothing_would_fire_by_itself(layer, monkeypatch):
     folding, folded = fuse.fuse_conv_bn_eval, []
 
     def wrong(conv, norm):

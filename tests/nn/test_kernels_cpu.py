@@ -32,6 +32,9 @@ def many_blocks(monkeypatch):
     torch.set_num_threads(threads)
 
 
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+
 def bits(result):
     return [tensor.numpy().tobytes() for tensor in (*result[0], *result[1])]
 
@@ -43,9 +46,8 @@ def test_the_thread_count_does_not_change_a_bit(many_blocks):
         torch.set_num_threads(threads)
         results.append(bits(everything(cpu.scan, x, v, rule=RULES[8])))
     assert results[0] == results[1] == results[2] == results[3]
-    assert_same(
-        everything(cpu.scan, x, v, rule=RULES[8]), everything(scan, x, v, rule=RULES[8]), rtol=1e-5
-    )
+    ours, theirs = (everything(run, x, v, rule=RULES[8]) for run in (cpu.scan, scan))
+    assert_same(ours, theirs, rtol=1e-5)
 
 
 def test_a_long_sequence_shrinks_its_blocks_to_stay_in_cache():
@@ -123,7 +125,7 @@ def ends_well(child):
     pytest.fail("the child hangs")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@forks
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_scans_after_its_parent_did(crew):
     x, v = draw(4, 500), torch.zeros(500)
@@ -132,9 +134,8 @@ def test_a_forked_child_scans_after_its_parent_did(crew):
     child = os.fork()
     if child == 0:
         free = team._pool is None and team.team() is None
-        os._exit(
-            0 if free and np.array_equal(cpu.scan(x, v, 0.6, 0.7, TKS)[0].numpy(), expected) else 1
-        )
+        said = cpu.scan(x, v, 0.6, 0.7, TKS)[0].numpy()
+        os._exit(0 if free and np.array_equal(said, expected) else 1)
     assert ends_well(child)
 
 
@@ -152,7 +153,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@forks
 def test_a_child_that_was_forked_before_the_import_scans_as_well():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from little import close
 from torch import nn
 
 from anystep.nn.activations import ReLU
@@ -12,10 +13,9 @@ from anystep.nn.neurons import LIF, PLIF
 from anystep.nn.norms import BatchNorm
 
 
-def small(**options):
-    return create_model(
-        "vgg_snn", **{"num_classes": 3, "input_size": 8, "widths": [[4], [6]], **options}
-    )
+def small(name="vgg_snn", **options):
+    options = {"num_classes": 3, "input_size": 8, "widths": [[4], [6]], **options}
+    return create_model(name, **options)
 
 
 def test_the_published_network_is_eight_convolutions_four_pools_and_one_linear_layer():
@@ -25,22 +25,12 @@ def test_the_published_network_is_eight_convolutions_four_pools_and_one_linear_l
     assert [(m.in_channels, m.out_channels) for m in convolutions] == [
         (2, 64), (64, 128), (128, 256), (256, 256), (256, 512), (512, 512), (512, 512), (512, 512),
     ]  # fmt: skip
-    assert all(
-        (m.kernel_size, m.padding, m.stride, m.bias) == ((3, 3), (1, 1), (1, 1), None)
-        for m in convolutions
-    )
+    kinds = {(m.kernel_size, m.padding, m.stride, m.bias) for m in convolutions}
+    assert kinds == {((3, 3), (1, 1), (1, 1), None)}
     assert (model.classifier.in_features, model.classifier.out_features) == (512 * 3 * 3, 10)
-    sizes = [(m.shape[0], m.shape[1]) for m in model.modules() if isinstance(m, LIF)]
-    assert sizes == [
-        (64, 48),
-        (128, 48),
-        (256, 24),
-        (256, 24),
-        (512, 12),
-        (512, 12),
-        (512, 6),
-        (512, 6),
-    ]
+    neurons = [m for m in model.modules() if isinstance(m, LIF)]
+    assert [m.shape[0] for m in neurons] == [64, 128, 256, 256, 512, 512, 512, 512]
+    assert [m.shape[1] for m in neurons] == [48, 48, 24, 24, 12, 12, 6, 6]
 
 
 def test_one_step_of_a_network_by_hand():
@@ -55,19 +45,13 @@ def test_one_step_of_a_network_by_hand():
     # and 0 do not
     frames = torch.tensor([[2.0, 1.0], [3.0, 0.0]]).reshape(1, 1, 1, 2, 2)
     logits, (membrane,) = model.advance(frames, model.rest(1))
-    assert logits.item() == pytest.approx(
-        3.0 * (2 / 4) + 0.5
-    )  # the pool averages two spikes of four
-    torch.testing.assert_close(
-        membrane[0, 0], torch.tensor([[0.0, 0.5], [0.0, 0.0]]), rtol=1e-4, atol=0
-    )
+    assert logits.item() == pytest.approx(3.0 * (2 / 4) + 0.5)  # two spikes of four, averaged
+    close(membrane[0, 0], torch.tensor([[0.0, 0.5], [0.0, 0.0]]), 1e-4)
 
 
 def test_the_neuron_and_the_norm_get_their_own_arguments():
-    model = small(
-        neuron={"name": "plif", "tau": 4.0, "v_threshold": 1.0},
-        norm={"name": "bn", "momentum": 0.3},
-    )
+    plif = {"name": "plif", "tau": 4.0, "v_threshold": 1.0}
+    model = small(neuron=plif, norm={"name": "bn", "momentum": 0.3})
     neurons = [m for m in model.modules() if isinstance(m, PLIF)]
     norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
     assert [(m.tau, m.v_threshold) for m in neurons] == [(4.0, 1.0)] * 2
@@ -101,16 +85,15 @@ def test_vgg9_is_read_as_nine_layers_with_weights_and_a_pool_after_each_stage():
 
 def test_vgg9_pools_by_average_or_maximum():
     torch.manual_seed(0)
-    average = create_model("vgg9", num_classes=2, input_size=4, widths=[[3]], neuron="relu").eval()
-    largest = create_model(
-        "vgg9", num_classes=2, input_size=4, widths=[[3]], neuron="relu", pool="max"
-    ).eval()
+    average, largest = (
+        small("vgg9", input_size=4, widths=[[3]], neuron="relu", pool=pool).eval()
+        for pool in ("average", "max")
+    )
     largest.load_state_dict(average.state_dict())
     frames = torch.rand(2, 3, 2, 4, 4)
     with torch.no_grad():
-        before = average.stages[0][0](frames, lambda layer, x: layer(x)).reshape(
-            2, 3, 3, 2, 2, 2, 2
-        )
+        before = average.stages[0][0](frames, lambda layer, x: layer(x))
+        before = before.reshape(2, 3, 3, 2, 2, 2, 2)
         for model, pooled in ((average, before.mean((4, 6))), (largest, before.amax((4, 6)))):
             torch.testing.assert_close(model(frames), model.classifier(pooled.flatten(2)))
 

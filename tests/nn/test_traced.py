@@ -5,21 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from contracts.test_kernel_contract import RULES, draw
+from little import network
 
 from anystep.nn.kernels import fused
-from anystep.nn.models import create_model
 from anystep.nn.neurons import LIF, PLIF
 
 
 def small(backend, neuron="plif"):
-    torch.manual_seed(0)
-    return create_model(
-        "vgg_snn",
-        num_classes=3,
-        input_size=8,
-        widths=[[4], [6]],
-        neuron={"name": neuron, "backend": backend},
-    )
+    spec = {"name": neuron, "backend": backend}
+    return network(spec, dtype=torch.float32, num_classes=3, widths=[[4], [6]])
 
 
 def ops(graph):
@@ -37,9 +31,7 @@ def trained(model, call, x):
 
 @pytest.fixture
 def graphs():
-    """A `torch.compile` backend that keeps the graphs of forward and backward and runs them as they
-    are.
-    """
+    """A `torch.compile` backend that keeps the graphs of forward and backward as they are."""
     from torch._dynamo.backends.common import aot_autograd
     from torch._functorch.aot_autograd import make_boxed_func
 
@@ -87,12 +79,8 @@ def test_what_auto_exports_holds_plain_operations_only(backend):
     """ONNX knows no op of ours."""
     model, x = small(backend).eval(), draw(4, 3, 2, 8, 8)
     exported = torch.export.export(model, (x,)).run_decompositions()
-    names = {
-        node.target.namespace
-        for node in exported.graph.nodes
-        if isinstance(node.target, torch._ops.OpOverload)
-    }
-    assert names == {"aten"}
+    calls = [node.target for node in exported.graph.nodes if node.op == "call_function"]
+    assert {call.namespace for call in calls if hasattr(call, "namespace")} == {"aten"}
     assert torch.allclose(exported.module()(x), model(x), atol=1e-6)
 
 
@@ -110,11 +98,8 @@ def test_a_jit_trace_records_the_op_of_a_named_backend_and_the_reference_for_aut
 
 def arguments(x, rule):
     decay = torch.tensor(0.6, requires_grad=True)
-    return (
-        x.requires_grad_(),
-        draw(*x.shape[1:], seed=1).requires_grad_(),
-        *fused._packed("numba", decay, 0.7, rule),
-    )
+    v = draw(*x.shape[1:], seed=1).requires_grad_()
+    return x.requires_grad_(), v, *fused._packed("numba", decay, 0.7, rule)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +133,6 @@ def test_the_op_refuses_a_second_derivative():
 
 @pytest.mark.parametrize("kind", [LIF, PLIF])
 def test_a_refusal_is_the_same_in_a_trace(kind):
-    with pytest.raises(
-        ValueError, match=r"runs float32 and float64 on CPU devices, got torch\.float16 on cpu"
-    ):
-        torch.export.export(kind(backend="numba"), (torch.zeros(2, 3, dtype=torch.float16),))
+    half = torch.zeros(2, 3, dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"on CPU devices, got torch\.float16 on cpu"):
+        torch.export.export(kind(backend="numba"), (half,))
