@@ -1,4 +1,4 @@
-"""Weights on disk (safetensors), with what built their network; and weights from one network to another."""
+"""Weights on disk (safetensors) with what built their network, and from one network to another."""
 
 from __future__ import annotations
 

@@ -124,5 +124,5 @@ def test_another_number_of_steps_compiles_nothing_anew(compiled):
 def test_without_a_gpu_triton_refuses_by_name_what_it_cannot_run():
     from anystep.nn.neurons import LIF
 
-    with pytest.raises(ValueError, match="'triton' runs .* on CUDA devices, got torch.float32"):
+    with pytest.raises(ValueError, match=r"'triton' runs .* CUDA devices, got torch\.float32"):
         LIF(backend="triton")(torch.zeros(2, 3, 4))
