@@ -13,25 +13,6 @@ from typing import Any
 PACKAGES = ("anystep", "torch", "numpy", "numba", "lightning", "scikit-learn")
 
 
-def describe_environment(*, seed: int, device: Any = "cpu") -> dict[str, Any]:
-    """What `env.json` holds, for work on the torch `device`. Outside a git checkout `commit` and
-    `dirty` are null.
-    """
-    import torch
-
-    return {
-        **_git_state(),
-        "versions": {"python": platform.python_version(), **_versions()},
-        "device": torch.cuda.get_device_name(device)
-        if torch.device(device).type == "cuda"
-        else _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "seed": seed,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
-
-
 def _processor() -> str:
     """The CPU's name as the system tells it."""
     listing = Path("/proc/cpuinfo")
@@ -79,4 +60,23 @@ def _git_state() -> dict[str, Any]:
     return {
         "commit": git("rev-parse", "HEAD"),
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def describe_environment(*, seed: int, device: Any = "cpu") -> dict[str, Any]:
+    """What `env.json` holds, for work on the torch `device`. Outside a git checkout `commit` and
+    `dirty` are null.
+    """
+    import torch
+
+    return {
+        **_git_state(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "device": torch.cuda.get_device_name(device)
+        if torch.device(device).type == "cuda"
+        else _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
