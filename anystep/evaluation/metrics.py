@@ -1,7 +1,7 @@
 """How good step logits are: accuracy by step, calibration, selective risk, confusion. Plain numpy.
 
-Confidence-based metrics take `confidence (N,)` and `correct (N,) bool`, so that the softmax and the
-max-logit reading (TKS's own, methods differ in ranking) share one implementation.
+Metrics of a confidence take `confidence (N,)` and `correct (N,) bool`: the largest softmax value
+and the largest logit (TKS's own choice) can both be the confidence.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ def mean_and_sd(values: ArrayLike) -> tuple[NDArray, NDArray]:
     return np.ma.filled(masked.mean(axis=0), np.nan), np.ma.filled(sd, np.nan)
 
 
-def _arrays(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray, NDArray]:
+def _ranking(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray, NDArray]:
     confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
     if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):
-        raise ValueError(
-            f"confidence and correct must be (N,) with N >= 1, got shapes {confidence.shape} and {correct.shape}"
-        )
+        found = f"shapes {confidence.shape} and {correct.shape}"
+        raise ValueError(f"confidence and correct must be (N,) with N >= 1, got {found}")
     return confidence, correct
 
 
@@ -56,14 +55,11 @@ def accuracy_by_step(logits: ArrayLike, labels: ArrayLike, *, k: int = 1) -> NDA
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
     if logits.ndim != 3 or labels.shape != logits.shape[1:2]:
-        raise ValueError(
-            f"logits must be (T, N, C) and labels (N,), got shapes {logits.shape} and {labels.shape}"
-        )
+        found = f"shapes {logits.shape} and {labels.shape}"
+        raise ValueError(f"logits must be (T, N, C) and labels (N,), got {found}")
     if np.isnan(logits).any():
         raise ValueError("logits hold NaN: such a network has no accuracy")
     _check_classes("labels", labels, logits.shape[2])
-    if k < 1:
-        raise ValueError(f"k must be >= 1, got {k}")
     own = np.take_along_axis(logits, labels[None, :, None], axis=-1)
     lower_index = np.arange(logits.shape[-1]) < labels[:, None]
     ahead = (logits > own).sum(axis=-1) + ((logits == own) & lower_index).sum(axis=-1)
@@ -73,15 +69,10 @@ def accuracy_by_step(logits: ArrayLike, labels: ArrayLike, *, k: int = 1) -> NDA
 def confusion(predicted: ArrayLike, labels: ArrayLike, *, classes: int) -> NDArray:
     """Counts `(C, C)`: row = true class, column = predicted class."""
     predicted, labels = np.asarray(predicted), np.asarray(labels)
-    if predicted.ndim != 1 or predicted.shape != labels.shape:
-        raise ValueError(
-            f"predicted and labels must be (N,), got shapes {predicted.shape} and {labels.shape}"
-        )
-    _check_classes("predicted", predicted, classes)
-    _check_classes("labels", labels, classes)
-    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(
-        classes, classes
-    )
+    for name, values in {"predicted": predicted, "labels": labels}.items():
+        _check_classes(name, values, classes)
+    counts = np.bincount(labels * classes + predicted, minlength=classes**2)
+    return counts.reshape(classes, classes)
 
 
 def per_class_accuracy(predicted: ArrayLike, labels: ArrayLike, *, classes: int) -> NDArray:
@@ -93,32 +84,28 @@ def per_class_accuracy(predicted: ArrayLike, labels: ArrayLike, *, classes: int)
 
 def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> NDArray:
     """risk(k) = errors among the k most confident / k, for k = 1..N: `(N,)`. The sort is stable."""
-    confidence, correct = _arrays(confidence, correct)
+    confidence, correct = _ranking(confidence, correct)
     wrong = ~correct[np.argsort(-confidence, kind="stable")]
     return np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
 
 
 def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
-    """Area under the risk-coverage curve, the mean of risk(k) over k (Geifman et al. 2018). TKS
-    prints it times 1000.
-    """
+    """Area under the risk-coverage curve: the mean of risk(k) over k. Geifman et al. 2018."""
     return float(risk_coverage(confidence, correct).mean())
 
 
 def ece(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15) -> float:
-    """Expected calibration error: sum_b (n_b / N) |accuracy_b - confidence_b| over equal-width bins
-    (Guo et al. 2017).
+    """Expected calibration error over bins of equal width. Guo et al. 2017.
+
+        sum_b (n_b / N) |accuracy_b - confidence_b|
 
     `confidence` must be probabilities. The bins are those of torchmetrics, which TKS used: bin b
     holds confidences in [b/bins, (b+1)/bins), and a confidence of exactly 1 has a bin of its own.
     """
-    confidence, correct = _arrays(confidence, correct)
-    if bins < 1:
-        raise ValueError(f"bins must be >= 1, got {bins}")
+    confidence, correct = _ranking(confidence, correct)
     if not ((confidence >= 0) & (confidence <= 1)).all():
-        raise ValueError(
-            "ece: confidence must be probabilities in [0, 1]; pass a softmax, not logits"
-        )
+        rule = "confidence must be probabilities in [0, 1]"
+        raise ValueError(f"ece: {rule}; pass a softmax, not logits")
     index = np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="right")
     gap = np.bincount(index, weights=correct - confidence)
     return float(np.abs(gap).sum() / len(confidence))

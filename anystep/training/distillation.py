@@ -1,7 +1,8 @@
 """Distillation from another network: functions of step logits `(T, N, C)` and a teacher's logits
 `(N, C)`.
 
-A row of `DISTILLATIONS` has a contract of its own, and the methods kd, skd and hsd can use it.
+To add one: a function here and a row in `DISTILLATIONS`. Its contract suite then tests it, and the
+methods kd, skd and hsd can use it.
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ def check_temperature(temperature: float) -> None:
 def check_teacher(logits: Tensor, teacher: Tensor) -> None:
     """Refuse a teacher that is not `(N, C)`: one that would broadcast is a mistake."""
     if teacher.shape != logits.shape[1:]:
-        raise ValueError(
-            f"the teacher must be (N, C) = {tuple(logits.shape[1:])}, got {tuple(teacher.shape)}"
-        )
+        wanted = f"(N, C) = {tuple(logits.shape[1:])}"
+        raise ValueError(f"the teacher must be {wanted}, got {tuple(teacher.shape)}")
 
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -42,17 +42,15 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def kl_terms(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """p (log p - log q), p and q the softmax of logits (..., C) over the temperature; their sum
-    over C is KL(p || q).
+    """The terms p (log p - log q) whose sum over C is KL(p || q); p and q are the softmax of logits
+    (..., C) over the temperature.
     """
     target = F.log_softmax(teacher / temperature, dim=-1)
     return target.exp() * (target - F.log_softmax(student / temperature, dim=-1))
 
 
 def _distil(teacher: Tensor, student: Tensor, temperature: float, reduction: str) -> Tensor:
-    """temperature^2 KL from a constant teacher (N, C) to a student (..., N, C) -> scalar. Mean over
-    all but C.
-    """
+    """temperature^2 KL from a constant teacher (N, C) to a student (..., N, C) -> scalar."""
     check_temperature(temperature)
     reduce = choose(REDUCTIONS, reduction, "reduction")
     return temperature**2 * reduce(kl_terms(teacher.detach(), student, temperature))
@@ -61,14 +59,15 @@ def _distil(teacher: Tensor, student: Tensor, temperature: float, reduction: str
 def skd(
     logits: Tensor, teacher: Tensor, *, temperature: float = 10.0, reduction: str = "mean"
 ) -> Tensor:
-    r"""Step-wise distillation: every step is pulled towards the teacher.
+    r"""Step-wise distillation: every step learns from the teacher.
 
-        temperature^2 (1/T) sum_t KL(softmax(teacher / temperature) || softmax(o_t / temperature))
+        temperature^2 (1/T) sum_t KL(softmax(z / temperature) || softmax(o_t / temperature))
 
-    logits (T, N, C), teacher (N, C) logits -> scalar. Mean over T. Over N and C as PyTorch's
-    `KLDivLoss` of today: `"mean"` divides by N C, as HSD's released code does, `"batchmean"` sums
-    over C and divides by N, which is C times as much. The teacher gets no gradient. HSD, arXiv
-    2409.12507: its loss is `ce` plus this; 10 is its released step-wise trainer's.
+    logits (T, N, C), teacher (N, C) logits -> scalar. Mean over T; over N and C as in PyTorch's
+    `KLDivLoss`: `"mean"` divides by N C, as HSD's released code does, `"batchmean"` sums over C and
+    divides by N, which is C times as much. The teacher z gets no gradient.
+
+    HSD, arXiv 2409.12507: its loss is `ce` plus this, its step-wise trainer has temperature 10.
     """
     check_logits(logits)
     check_teacher(logits, teacher)
@@ -80,17 +79,22 @@ def kd(
 ) -> Tensor:
     r"""Distillation into the time mean, the ablation of `skd`.
 
-        temperature^2 KL(softmax(teacher / temperature) || softmax(obar / temperature)),  obar =
-        (1/T) sum_t o_t
+        temperature^2 KL(softmax(z / temperature) || softmax(obar / temperature))
+        obar = (1/T) sum_t o_t
 
     logits (T, N, C), teacher (N, C) logits -> scalar. Mean over T inside the softmax; N and C as in
-    `skd`, which is never smaller. The teacher gets no gradient. Hinton et al. 2015; in HSD (arXiv
-    2409.12507) beside `skd`. The default is `skd`'s temperature, so that the two differ in one
-    thing; 2 in the authors' time-mean trainer is inferred from code that cannot run.
+    `skd`, which is never smaller. The teacher z gets no gradient.
+
+    Hinton et al. 2015; in HSD (arXiv 2409.12507) beside `skd`. The default temperature is that of
+    `skd`, so that the two differ in one thing. The authors' time-mean trainer seems to have 2, but
+    its code cannot run.
     """
     check_logits(logits)
     check_teacher(logits, teacher)
     return _distil(teacher, logits.mean(0), temperature, reduction)
 
 
-DISTILLATIONS: dict[str, Callable[..., Tensor]] = {"kd": kd, "skd": skd}
+DISTILLATIONS: dict[str, Callable[..., Tensor]] = {
+    "kd": kd,
+    "skd": skd,
+}

@@ -117,7 +117,7 @@ def tet(logits: Tensor, labels: Tensor, *, lamb: float = 1e-3, phi: float = 1.0)
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:
-    """(T, N, 1): 1 where a step has its label on top. Of equal logits the lowest class is on top."""
+    """(T, N, 1): 1 where a step has its label on top; of equal logits the lowest class wins."""
     return (logits.argmax(-1) == labels).unsqueeze(-1).to(logits.dtype)
 
 

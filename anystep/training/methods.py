@@ -185,14 +185,15 @@ def _check_distillation(name: str, temperature: float, weight: float, label_loss
 
 
 def _distilled(
-    student: Tensor, labels: Tensor, teacher: Tensor | None, method: Distillation | HSD
+    outputs: StepLogits, labels: Tensor, teacher: Tensor | None, method: Distillation | HSD
 ) -> Parts:
-    """The labels' part and, where there is a teacher (N, C), its weighted part, by their names."""
+    """The labels' part and, of a teacher (T, N, C), the weighted part of its time mean."""
+    student = outputs["student"]
     parts = {method.label_loss: LOSSES[method.label_loss](student, labels)}
     if teacher is not None:
         distil = DISTILLATIONS[method.distill]
         options = {"temperature": method.temperature, "reduction": method.reduction}
-        parts[method.distill] = method.weight * distil(student, teacher, **options)
+        parts[method.distill] = method.weight * distil(student, teacher.mean(0), **options)
     return parts
 
 
@@ -228,11 +229,9 @@ class Distillation(Method):
         return _taught_by(self.teacher, self.twin_share)
 
     def loss(self, outputs: StepLogits, labels: Tensor, progress: float) -> Parts:
-        student = outputs["student"]
-        if self.teacher == "self":
-            return _distilled(student, labels, student.mean(0).detach(), self)
-        teacher = outputs.get("teacher")
-        return _distilled(student, labels, None if teacher is None else teacher.mean(0), self)
+        own = outputs["student"].detach()
+        teacher = own if self.teacher == "self" else outputs.get("teacher")
+        return _distilled(outputs, labels, teacher, self)
 
 
 def _span(name: str, frames: Sequence[int | None]) -> slice:
@@ -330,9 +329,7 @@ class HSD(Method):
         )
 
     def loss(self, outputs: StepLogits, labels: Tensor, progress: float) -> Parts:
-        teacher = outputs.get("teacher")
-        mean = None if teacher is None else teacher.mean(0)
-        return _distilled(outputs["student"], labels, mean, self)
+        return _distilled(outputs, labels, outputs.get("teacher"), self)
 
 
 @dataclass(frozen=True, kw_only=True)

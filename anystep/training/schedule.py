@@ -1,6 +1,4 @@
-"""How long, how fast and in what order of magnitude a network is trained. Free of torch, so that
-the CLI's help is fast.
-"""
+"""The budget of a training run and its learning rates. Free of torch, so that help is fast."""
 
 from __future__ import annotations
 
@@ -21,10 +19,10 @@ class Plan:
     Args:
         epochs: passes over the training split.
         batch_size: samples in an update, over all processes.
-        steps: train on the first so many time steps of a recording; null takes all. The test sees
-        all of them in any case.
+        steps: train on the first so many time steps of a recording; null takes all. The test always
+            sees all.
         balanced: draw an epoch with replacement, every class as often as any other; else every
-        sample once.
+            sample once.
         optimizer: adamw, adam or sgd.
         momentum: of sgd.
         lr: peak learning rate.
@@ -53,25 +51,22 @@ class Plan:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"train: {name} must be >= 1, got {getattr(self, name)}")
         choose(dict.fromkeys(OPTIMIZERS), self.optimizer, "optimizer")
-        if self.steps is not None and self.steps < 1:
-            raise UsageError(f"train: steps must be >= 1 or null, got {self.steps}")
-        if not 0 <= self.momentum < 1:
-            raise UsageError(f"train: momentum must be in [0, 1), got {self.momentum}")
-        for name in ("min_lr", "warmup_epochs", "warmup_lr", "weight_decay", "workers"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"train: {name} must be >= 0, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise UsageError(f"train: lr must be > 0, got {self.lr}")
-        if self.grad_clip is not None and not self.grad_clip > 0:
-            raise UsageError(f"train: grad_clip must be > 0 or null, got {self.grad_clip}")
+        at_least = {"epochs": 1, "batch_size": 1, "min_lr": 0, "warmup_epochs": 0, "warmup_lr": 0}
+        at_least |= {"weight_decay": 0, "workers": 0}
+        rules = {
+            name: (getattr(self, name) >= least, f">= {least}") for name, least in at_least.items()
+        }
+        rules["momentum"] = 0 <= self.momentum < 1, "in [0, 1)"
+        rules["lr"] = self.lr > 0, "> 0"
+        rules["steps"] = self.steps is None or self.steps >= 1, ">= 1 or null"
+        rules["grad_clip"] = self.grad_clip is None or self.grad_clip > 0, "> 0 or null"
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise UsageError(f"train: {name} must be {rule}, got {getattr(self, name)}")
 
     def lr_at(self, epoch: int, epochs: int | None = None) -> float:
-        """The learning rate of a whole epoch, counted from 0: it moves once an epoch, as in TKS's
-        code.
+        """The learning rate of an epoch, counted from 0. As in TKS's code it moves once an epoch.
 
             epoch < W:  warmup_lr + (lr - warmup_lr) epoch / W        W = warmup_epochs
             else:       min_lr + (lr - min_lr) (1 + cos(pi epoch / E)) / 2
@@ -85,9 +80,5 @@ class Plan:
         """
         if epoch < self.warmup_epochs:
             return self.warmup_lr + (self.lr - self.warmup_lr) * epoch / self.warmup_epochs
-        return (
-            self.min_lr
-            + (self.lr - self.min_lr)
-            * (1 + math.cos(math.pi * epoch / (epochs or self.epochs)))
-            / 2
-        )
+        fall = 1 + math.cos(math.pi * epoch / (epochs or self.epochs))
+        return self.min_lr + (self.lr - self.min_lr) * fall / 2

@@ -85,15 +85,6 @@ def test_no_hook_stays_after_an_error():
     assert not model["n"]._forward_hooks
 
 
-def test_counting_changes_no_gradient_and_holds_no_graph():
-    layer, x = IF(), torch.full((2, 1, 1), 0.6, requires_grad=True)
-    plain = torch.autograd.grad(layer(x)[0].sum(), x)[0]
-    with firing_rates(chain(("n", layer))) as rates:
-        counted = torch.autograd.grad(layer(x)[0].sum(), x)[0]
-    assert torch.equal(counted, plain)
-    assert not any(total.requires_grad for total in rates._spikes.values())
-
-
 def test_an_activation_has_no_rate_and_no_elements_are_no_spikes():
     model = chain(("relu", ReLU()), ("n", IF()))
     with firing_rates(model) as rates:

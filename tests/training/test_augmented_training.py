@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -52,10 +53,9 @@ def test_training_batches_are_changed_and_no_others(tmp_path, monkeypatch):
     anystep.run_record(
         record_of(["flip", {"name": "roll", "pixels": 2}], epochs=2), tmp_path / "run"
     )
-    assert [shape for shape, _ in seen] == [
-        (10, 16, 2, 8, 8)
-    ] * 8  # 4 updates an epoch; validation and test are left alone
-    assert len({seed for _, seed in seen}) == 8
+    trained = [seed for shape, seed in seen if shape == (10, 16, 2, 8, 8)]
+    assert len(set(trained)) == len(trained) == 8  # 4 updates an epoch
+    assert len(seen) == 9  # and the dry one; validation and test are left alone
 
 
 def test_the_same_seed_draws_the_same_augmentation_with_any_number_of_workers(tmp_path):
@@ -80,10 +80,8 @@ def test_mixed_labels_are_refused_by_name_before_training_where_a_method_needs_c
 ):
     neuron = "qcfs_if" if method in ("hsd", "qcfs") else "lif"
     record = record_of(["mixup"], method=method, neuron=neuron, epochs=2)
-    if method in ("tks", "full_range"):
-        with pytest.raises(ValueError, match=f"labels of several classes, and method {method}"):
-            anystep.preflight.check(record)
-    else:
+    refused = pytest.raises(ValueError, match=f"labels of several classes, and method {method}")
+    with refused if method in ("tks", "full_range") else nullcontext():
         anystep.preflight.check(record)
 
 

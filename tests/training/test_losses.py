@@ -255,3 +255,30 @@ def test_huge_logits_give_finite_values_and_gradients(name):
     logits, labels = random_case((4, 3, 10), seed=15)
     assert math.isfinite(function(1e4 * logits.float(), labels, **options).item())
     assert gradient(function, 1e4 * logits.float(), labels, **options).isfinite().all()
+
+
+# Labels as shares of the classes, as mixed samples have them
+
+SOFT = ("ce", "label_smoothing", "step_ce", "tet", "strong_weak")
+
+
+def shares(labels):
+    return torch.nn.functional.one_hot(labels, 10).double()
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_a_whole_share_is_a_label_and_the_loss_of_a_mixture_is_the_mixture_of_the_losses(name):
+    loss, (logits, first) = losses.LOSSES[name], random_case((3, 5, 10))
+    torch.testing.assert_close(loss(logits, shares(first)), loss(logits, first), rtol=1e-13, atol=0)
+    if name == "strong_weak":
+        return  # a part of it has no label
+    second = first.flip(0)
+    mixed = loss(logits, 0.3 * shares(first) + 0.7 * shares(second))
+    torch.testing.assert_close(mixed, 0.3 * loss(logits, first) + 0.7 * loss(logits, second))
+
+
+@pytest.mark.parametrize("name", ["tks", "full_range"])
+def test_the_losses_that_ask_for_the_label_of_a_step_refuse_shares_by_name(name):
+    logits, labels = random_case((3, 5, 10))
+    with pytest.raises(ValueError, match="needs a class for each sample; these labels are shares"):
+        losses.LOSSES[name](logits, shares(labels), **(TKS if name == "tks" else {}))
