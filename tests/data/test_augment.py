@@ -1,8 +1,6 @@
-"""Augmentations: laws that all rows keep, and each beside an independent way to say what it does."""
+"""Augmentations: laws that all rows keep, and each beside an independent way to say it."""
 
 from __future__ import annotations
-
-import re
 
 import numpy as np
 import pytest
@@ -40,24 +38,8 @@ ROWS = {name: {"name": name} for name in AUGMENTS} | {
 }
 BY_STEP = {"event_drop", "event_mix"}
 SOFT = {"mixup", "cutmix", "event_mix"}
-KEEP_VALUES = {
-    "flip",
-    "roll",
-    "crop",
-    "rotate",
-    "shear",
-    "nda",
-    "one_of",
-    "cutout",
-    "event_drop",
-    "cutmix",
-    "event_mix",
-}
-
-
-GENERAL = sorted(
-    set(AUGMENTS) - {"randaugment"}
-)  # which is for colour images alone and has a file of its own
+MOVE_VALUES = ["flip", "roll", "crop", "rotate", "shear", "nda", "one_of", "cutout"]
+GENERAL = sorted(set(AUGMENTS) - {"randaugment"})  # for colour images alone: a file of its own
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -115,12 +97,10 @@ def test_what_treats_frames_differently_refuses_a_static_batch_by_name(name):
         row(name)(still, y, seeded())
     if name not in SOFT:
         with pytest.raises(ValueError, match="one_of treats the frames of a sample differently"):
-            create_augmentation([{"name": "one_of", "choices": [name, "flip"]}], classes=4)(
-                still, y, seeded()
-            )
+            OneOf((EventDrop(), Flip()))(still, y, seeded())
 
 
-@pytest.mark.parametrize("name", sorted(KEEP_VALUES - {"cutmix", "event_mix", "event_drop"}))
+@pytest.mark.parametrize("name", MOVE_VALUES)
 def test_whole_counts_stay_whole_and_none_is_invented(name):
     x, y = counts()
     made, _ = row(name)(x, y, seeded(5))
@@ -142,22 +122,9 @@ def test_every_frame_of_a_sample_gets_the_same_and_samples_get_their_own(name):
 @pytest.mark.parametrize(
     "still",
     [
-        *(
-            Flip(p=0),
-            Roll(0),
-            Crop(0),
-            Rotate(0),
-            Shear(0),
-            Cutout(0),
-            Erase(p=0),
-            ResizedCrop(scale=1, ratio=1),
-        ),
-        *(
-            Mixup(CLASSES, p=0),
-            CutMix(CLASSES, p=0),
-            EventMix(CLASSES, p=0),
-            OneOf((Roll(0), Rotate(0))),
-        ),
+        *(Flip(p=0), Roll(0), Crop(0), Rotate(0), Shear(0), Cutout(0), Erase(p=0)),
+        *(Mixup(CLASSES, p=0), CutMix(CLASSES, p=0), EventMix(CLASSES, p=0)),
+        *(ResizedCrop(scale=1, ratio=1), OneOf((Roll(0), Rotate(0)))),
     ],
     ids=lambda each: each.name,
 )
@@ -221,14 +188,11 @@ def test_a_rotation_is_that_of_scipy_and_of_pillow(degrees):
     x = torch.arange(1.0, 1 + 31 * 31).view(1, 1, 1, 31, 31)
     made = rotated(x, torch.tensor([degrees]))[0, 0, 0].numpy()
     scipy = rotate(x[0, 0, 0].numpy(), degrees, reshape=False, order=0, cval=0)
-    inner = (
-        slice(6, -6),
-        slice(6, -6),
-    )  # at the border scipy and Pillow differ from one another in what is outside
+    # At the border scipy and Pillow differ from one another in what is outside.
+    inner = (slice(6, -6), slice(6, -6))
     assert (made[inner] == scipy[inner]).mean() > 0.99
-    pillow = np.asarray(
-        Image.fromarray(x[0, 0, 0].numpy()).rotate(degrees, Image.Resampling.NEAREST)
-    )
+    image = Image.fromarray(x[0, 0, 0].numpy())
+    pillow = np.asarray(image.rotate(degrees, Image.Resampling.NEAREST))
     assert (made[inner] == pillow[inner]).mean() > 0.99
 
 
@@ -349,12 +313,6 @@ def test_event_drop_keeps_a_recording_that_it_would_empty():
     assert EventDrop()(x, y, seeded())[0].equal(x)
 
 
-def test_event_drop_refuses_frames_that_hold_no_counts():
-    for value in (0.5, -1.0):
-        with pytest.raises(ValueError, match="event_drop: frames must hold whole counts"):
-            EventDrop()(torch.full((2, 1, 2, 4, 4), value), torch.zeros(1).long(), seeded())
-
-
 def test_a_list_of_rows_is_applied_in_order_with_one_generator():
     x, y = counts()
     rows = ["flip", {"name": "roll", "pixels": 3}, {"name": "cutout", "size": 4}]
@@ -376,50 +334,3 @@ def test_the_number_of_workers_and_how_they_start_change_no_bit(start):
             loader.multiprocessing_context = start
         made.append([augment(x, y, seeded(index))[0] for index, (x, y) in enumerate(loader)])
     assert all(a.equal(b) for a, b in zip(*made, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (["flop"], "unknown augmentation 'flop'. Did you mean 'flip'"),
-        ("flip", "augment must be a list of names or mappings, got 'flip'"),
-        ([{"pixels": 3}], "augment: a row must be a name or a mapping with a name"),
-        ([3], "augment: a row must be a name or a mapping with a name, got 3"),
-        (
-            [{"name": "roll", "pixel": 3}],
-            "unknown argument 'pixel' in augment roll. Did you mean 'pixels'",
-        ),
-        ([{"name": "roll", "pixels": 1.5}], "augment roll: pixels must be int, got 1.5"),
-        ([{"name": "roll", "pixels": -1}], "roll: pixels must be >= 0, got -1"),
-        ([{"name": "flip", "p": 1.5}], "flip: p must be in 0..1, got 1.5"),
-        ([{"name": "rotate", "degrees": 200}], "rotate: degrees must be in 0..180, got 200"),
-        ([{"name": "shear", "degrees": 90}], "shear: degrees must be in 0..90, got 90"),
-        ([{"name": "erase", "smallest": 0.5}], "erase: smallest must be in 0..largest"),
-        (
-            [{"name": "resized_crop", "scale": 0}],
-            "resized_crop: scale must be in 0..1 and not 0, got 0",
-        ),
-        ([{"name": "mixup", "alpha": 0}], "mixup: alpha must be > 0, got 0"),
-        ([{"name": "mixup", "classes": 3}], "augment mixup: classes comes from the data set"),
-        ([{"name": "one_of", "choices": []}], "one_of: choices must be at least one"),
-        ([{"name": "one_of"}], "augment one_of: choices is required"),
-        (
-            [{"name": "one_of", "choices": "flip"}],
-            "one_of: choices must be a list of rows, got 'flip'",
-        ),
-        ([{"name": "one_of", "choices": ["mixup"]}], "one_of: mixup makes soft labels"),
-    ],
-)
-def test_a_wrong_row_is_refused_by_name(rows, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        create_augmentation(rows, classes=10)
-
-
-def test_a_batch_of_another_shape_or_type_is_refused_by_name():
-    x, y = counts()
-    with pytest.raises(ValueError, match=r"flip: x must be \(T, N, P, H, W\)"):
-        Flip()(x[0], y, seeded())
-    with pytest.raises(ValueError, match=r"flip: x must be .* got .* and \(3,\)"):
-        Flip()(x, y[:3], seeded())
-    with pytest.raises(ValueError, match=r"roll: x must be of floating point, got torch\.uint8"):
-        Roll()(x.to(torch.uint8), y, seeded())

@@ -449,11 +449,8 @@ def test_the_real_cifar10_has_the_published_sizes_and_channel_means(tmp_path):
     splits = load_dataset(
         "cifar10", binning=Direct(4), cache=os.environ.get("ANYSTEP_CACHE", tmp_path), root=root
     )
-    assert [np.bincount(getattr(splits, part).labels).tolist() for part in PARTS] == [
-        [4500] * 10,
-        [500] * 10,
-        [1000] * 10,
-    ]
+    sizes = [np.bincount(getattr(splits, part).labels).tolist() for part in PARTS]
+    assert sizes == [[4500] * 10, [500] * 10, [1000] * 10]
     sums = sum(
         data.raw(i).sum((1, 2), dtype=np.int64)
         for data in (splits.train, splits.val)

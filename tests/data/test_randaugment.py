@@ -132,21 +132,3 @@ def test_normalised_images_come_back_normalised():
     assert torch.allclose(levels, levels.round(), atol=1e-3)
     assert float(levels.min()) >= -1e-3
     assert float(levels.max()) <= 255.001
-
-
-def test_images_normalised_otherwise_and_recordings_are_refused_by_name():
-    chance, y = torch.Generator().manual_seed(0), torch.zeros(6).long()
-    with pytest.raises(ValueError, match="randaugment: mean and std must be those"):
-        RandAugment(**PLAIN)(pictures()[None], y, chance)
-    with pytest.raises(ValueError, match="randaugment is for colour images"):
-        RandAugment(**PLAIN)(torch.rand(4, 6, 3, 8, 8), y, chance)
-    with pytest.raises(ValueError, match="randaugment is for colour images"):
-        RandAugment(**PLAIN)(torch.rand(1, 6, 2, 8, 8), y, chance)
-    with pytest.raises(ValueError, match=r"randaugment: magnitude must be in 0\.\.10, got 11"):
-        RandAugment(magnitude=11, **PLAIN)
-    with pytest.raises(ValueError, match="randaugment: mean must be three numbers"):
-        RandAugment(mean=[0.5], std=[1, 1, 1])
-    with pytest.raises(
-        ValueError, match=r"augment randaugment: it needs the .* of the data set's images"
-    ):
-        create_augmentation(["randaugment"], classes=2)

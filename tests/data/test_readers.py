@@ -153,24 +153,6 @@ def test_the_segments_of_a_recording_are_its_labelled_gestures():
     assert [segment.of(events).t.tolist() for segment in segments] == [[100], [200, 2**31]]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "is empty"),
-        ("1,2,3\n", "first line must be class,startTime_usec,endTime_usec"),
-        ("class,startTime_usec,endTime_usec\n", "holds no gestures"),
-        ("class,startTime_usec,endTime_usec\n1,2\n", "line 2 must be three whole numbers"),
-        ("class,startTime_usec,endTime_usec\n\n1,-2,4\n", "line 3 must be three whole numbers"),
-        ("class,startTime_usec,endTime_usec\n12,2,4\n", r"class must be in 1\.\.11, got 12"),
-        ("class,startTime_usec,endTime_usec\n3,4,4\n", "the end 4 must be after the start 4"),
-    ],
-)
-def test_a_bad_table_of_gestures_is_refused_by_line(text, message, tmp_path):
-    path = files.put(tmp_path, "g_labels.csv", text.encode())
-    with pytest.raises(ValueError, match=f"g_labels.csv: .*{message}"):
-        gesture_segments(path)
-
-
 # Which format a file has.
 
 

@@ -136,10 +136,7 @@ def test_another_test_part_without_labels_is_left_out_and_said(tmp_path):
             (content, path, -1 if part == "test" else label) for content, path, label in rows_of(40)
         ]
         write_part(tmp_path, part, rows, names="abcd")
-    with pytest.warns(
-        AnystepWarning,
-        match="image-folder: the labels of the test shards are all -1: they are left out",
-    ):
+    with pytest.warns(AnystepWarning, match="the labels of the test shards are all -1"):
         splits = loaded(tmp_path)
     assert splits.protocol == "image-folder/official"
     assert {each.partition("/")[0] for each in splits.test.ids} == {"val"}
@@ -174,27 +171,12 @@ def test_a_parquet_file_beside_class_folders_is_not_taken_for_the_images(tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda a, b: a.unlink(),
-            r"train-00000-of-00003\.parquet is missing, one of 1 missing shards",
-        ),
+        (lambda a, b: a.unlink(), "train-00000-of-00003.* is missing, one of 1"),
         (lambda a, b: [each.unlink() for each in (a, b)], "one of 2 missing shards"),
-        (
-            lambda a, b: a.rename(f"{a}.incomplete"),
-            r"train-00000-of-00003\.parquet\.incomplete is a download that has not",
-        ),
-        (
-            lambda a, b: a.rename(a.with_name("train.parquet")),
-            "cannot tell which shards",
-        ),
-        (
-            lambda a, b: a.rename(a.with_name("train-00000-of-00004.parquet")),
-            "cannot tell which shards",
-        ),
-        (
-            lambda a, b: copy(b, f"{b.with_suffix('')}-abc.parquet"),
-            "there are 4 shards of 3 of that name",
-        ),
+        (lambda a, b: a.rename(f"{a}.incomplete"), "incomplete is a download that has not"),
+        (lambda a, b: a.rename(a.with_name("train.parquet")), "cannot tell which shards"),
+        (lambda a, b: a.rename(a.with_name("train-0000-of-0004.parquet")), "cannot tell which"),
+        (lambda a, b: copy(b, f"{b.with_suffix('')}-abc.parquet"), "4 shards of 3"),
     ],
 )
 def test_shards_that_are_not_all_there_are_refused_by_name(change, message, tmp_path):
@@ -206,15 +188,10 @@ def test_shards_that_are_not_all_there_are_refused_by_name(change, message, tmp_
 
 def test_imagenet_without_its_validation_shards_is_refused(tmp_path):
     write_part(tmp_path / "data", "train", rows_of(8))
-    with pytest.raises(
-        ValueError,
-        match=r"imagenet-1k: .*data must hold validation-\*\.parquet, it has train-00000-of-00002",
-    ):
+    with pytest.raises(ValueError, match=r"must hold validation-\*\.parquet, it has train-00000"):
         loaded(tmp_path, "imagenet-1k")
     write_part(tmp_path / "only", "test", rows_of(8))
-    with pytest.raises(
-        ValueError, match=r"only must hold train-\*\.parquet, it has test-00000-of-00002"
-    ):
+    with pytest.raises(ValueError, match=r"only must hold train-\*\.parquet, it has test-00000"):
         loaded(tmp_path / "only")
 
 
@@ -224,21 +201,9 @@ WHITE = picture((255, 255, 255))
 @pytest.mark.parametrize(
     ("row", "names", "message"),
     [
-        (
-            (WHITE, "x.png", 4),
-            "abcd",
-            r"row 5: a label must be in 0\.\.3, one for each class, got 4",
-        ),
-        (
-            (WHITE, "x.png", -1),
-            "abcd",
-            r"row 5: a label must be in 0\.\.3, one for each class, got -1",
-        ),
-        (
-            (WHITE, "x.png", 10**12),
-            None,
-            r"row 5: a label must be in 0\.\.4, one for each class, got 1000000000000",
-        ),
+        ((WHITE, "x.png", 4), "abcd", r"row 5: a label must be in 0\.\.3, .* got 4"),
+        ((WHITE, "x.png", -1), "abcd", r"row 5: a label must be in 0\.\.3, .* got -1"),
+        ((WHITE, "x.png", 10**12), None, r"row 5: a label must be in 0\.\.4, .* got 1000000000000"),
         ((WHITE, "x.png", None), "abcd", "row 5 has no label"),
     ],
 )
@@ -277,16 +242,11 @@ def test_shards_of_other_columns_or_other_classes_are_refused(tmp_path):
     }
     for says, columns in tables.items():
         parquet.write_table(pyarrow.table(columns), tmp_path / "train-00000-of-00001.parquet")
-        with pytest.raises(
-            ValueError,
-            match=rf"train-0.*must have the columns image .* and label .*, it has .*{says}",
-        ):
+        with pytest.raises(ValueError, match=rf"train-0.*must have the columns image .*{says}"):
             loaded(tmp_path)
     write_shard(tmp_path / "train-00000-of-00001.parquet", rows_of(8), names="abcd")
     write_shard(tmp_path / "test-00000-of-00001.parquet", rows_of(8), names="abdc")
-    with pytest.raises(
-        ValueError, match=r"test-0.*parquet and .*train-0.*parquet must name the same classes"
-    ):
+    with pytest.raises(ValueError, match=r"test-0.* and .*train-0.* must name the same classes"):
         loaded(tmp_path)
 
 
@@ -296,9 +256,7 @@ def test_a_shard_that_is_cut_or_empty_or_none_is_refused_by_name(tmp_path):
     empty = write_shard(tmp_path / "empty", []).read_bytes()
     for content in (b"", b"PAR1", empty, whole[:-9], whole[: len(whole) // 2], whole[200:]):
         first.write_bytes(content)
-        with pytest.raises(
-            ValueError, match=r"train-00000-of-00002\.parquet is no parquet file of images"
-        ):
+        with pytest.raises(ValueError, match=r"train-00000.*parquet is no parquet file of images"):
             loaded(tmp_path)
 
 
@@ -307,10 +265,7 @@ def test_a_shard_that_is_cut_or_removed_after_it_was_opened_is_refused_by_row_gr
     images = read_shards("image-folder", find_shards(tmp_path)).images
     _ = images[0]
     first.write_bytes(first.read_bytes()[:700])
-    with pytest.raises(
-        ValueError,
-        match=r"train-00000-of-00002\.parquet: row 8 and the rest of row group 2: ",
-    ):
+    with pytest.raises(ValueError, match=r"train-00000.*: row 8 and the rest of row group 2: "):
         _ = images[9]
     first.unlink()
     with pytest.raises(ValueError, match="row 4 and the rest of row group 1: "):
@@ -355,11 +310,8 @@ def test_the_real_shards_of_cifar10_are_an_image_folder(monkeypatch):
         pytest.skip(f"{root} is not there")
     monkeypatch.setattr(shards_module, "WINDOW_BYTES", 20 * 2**20)
     splits = load_dataset("image-folder", binning=Direct(2), root=root, size=28)
-    assert [np.bincount(getattr(splits, part).labels).tolist() for part in PARTS] == [
-        [4500] * 10,
-        [500] * 10,
-        [1000] * 10,
-    ]
+    sizes = [np.bincount(getattr(splits, part).labels).tolist() for part in PARTS]
+    assert sizes == [[4500] * 10, [500] * 10, [1000] * 10]
     assert splits.classes[:3] == ("airplane", "automobile", "bird")
     assert splits.protocol == "image-folder/official"
     assert Counter(each.partition("/")[0] for each in splits.test.ids.tolist()) == {"test": 10_000}
