@@ -13,7 +13,7 @@ from anystep.data.augmentation.warps import Flip
 from anystep.data.camera.batched import Film, simulate_batch, turned
 from anystep.data.camera.cifar10_sim import CAMERA, MOTIONS, PIXELS, light_of
 from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, enlarge, saccade, simulate
-from anystep.data.frames import EqualTime, FixedDuration, resize
+from anystep.data.frames import FixedDuration, resize
 from anystep.data.sets import FrameSet, ImageSet
 
 QUIET = Camera(sensor=(11, 13), threshold=0.15, mismatch=0.1, noise_hz=0.0, floor=0.05)
@@ -271,74 +271,3 @@ def test_a_network_trains_on_batches_filmed_on_the_fly_and_is_tested_on_the_exac
     )
     assert len(state.history) == 1
     assert anystep.collect(state.model, test).logits.shape == (3, 16, 2)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            lambda: filmed(pictures()[0]),
-            r"images must be \(N, H0, W0\), each >= 1, got shape \(9, 8\)",
-        ),
-        (lambda: filmed(pictures()[:0]), r"each >= 1, got shape \(0, 9, 8\)"),
-        (lambda: filmed(pictures().half()), "images must be float32 or float64, got torch.float16"),
-        (
-            lambda: filmed(pictures() * 2),
-            r"simulate_batch: images must lie in \[0, 1\], got 0 to 1\.99",
-        ),
-        (lambda: filmed(pictures() * math.nan), r"images must lie in \[0, 1\], got nan to nan"),
-        (
-            lambda: filmed(pictures(), [PATH, PATH]),
-            "path must be one or one for each of 3 images, got 2",
-        ),
-        (
-            lambda: filmed(pictures(2), [PATH, saccade(9)]),
-            "all paths must have one duration, got 9 to 60000 us",
-        ),
-        (
-            lambda: simulate_batch(
-                pictures(), PATH, QUIET, binning=EqualTime(3), generator=chance()
-            ),  # type: ignore[arg-type]
-            r"simulate_batch: binning must be FixedDuration with a number of steps, got EqualTime\(steps=3\)",
-        ),
-        (
-            lambda: filmed(pictures(), steps=None),
-            "FixedDuration with a number of steps, got FixedDuration.steps=None",
-        ),
-        (lambda: Film(PATH, QUIET, EqualTime(3)), "film: binning must be FixedDuration with a"),  # type: ignore[arg-type]
-        (
-            lambda: Film(PATH, QUIET, FixedDuration(None, 9)),
-            "film: binning must be FixedDuration with a number of steps",
-        ),
-        (
-            lambda: simulate_batch(
-                pictures(), PATH, QUIET, binning=BINNING, generator=chance(), size=12
-            ),
-            r"in 1\.\.11, got 12",
-        ),
-        (lambda: Film(PATH, QUIET, BINNING, pixels=0), "film: pixels must be None or >= 1, got 0"),
-        (
-            lambda: Film(PATH, QUIET, BINNING, size=12),
-            r"film: size must be None or in 1\.\.11, got 12",
-        ),
-        (
-            lambda: FILM(torch.zeros(3, 2, 2, 8, 8), torch.zeros(2), chance()),
-            "film: x must be .* with P = 1 or 3",
-        ),
-        (
-            lambda: FILM(torch.zeros(3, 2, 1, 8, 8), torch.zeros(2), chance()),
-            "film: x must be images, .* got frames",
-        ),
-        (
-            lambda: FILM(shown(torch.zeros(2, 1, 8, 8)), torch.zeros(3), chance()),
-            r"got \(3, 2, 1, 8, 8\) and \(3,\)",
-        ),
-        (
-            lambda: FILM(shown(torch.full((2, 1, 8, 8), -1.5)), torch.zeros(2), chance()),
-            "not be normalised, got -1.5 to -1.5",
-        ),
-    ],
-)
-def test_bad_settings_are_refused_by_name(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()

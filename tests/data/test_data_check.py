@@ -360,32 +360,6 @@ def test_memory_does_not_grow_with_the_number_of_recordings(tmp_path):
     assert peaks[100] < peaks[10] + 180 * 4_000  # 180 more recordings of 260 kB
 
 
-@pytest.mark.parametrize(
-    ("name", "folder", "options", "message"),
-    [
-        ("nmist", ".", {}, "unknown dataset 'nmist'. Did you mean 'nmnist'"),
-        ("nmnist", None, {}, "nmnist: root must be the folder that holds"),
-        ("nmnist", "/no/such", {}, "nmnist: root must be the folder .* is no folder"),
-        ("nmnist", ".", {"size": 8}, "unknown option 'size' in the check of nmnist"),
-        (
-            "nmnist",
-            ".",
-            {"protocol": "cifar10-dvs/last-100"},
-            "nmnist: protocol must be one of nmnist/",
-        ),
-        ("events-folder", ".", {"sensor": 34}, r"sensor must be \(height, width\)"),
-        ("cifar10", None, {}, "cifar10: root is required"),
-        ("cifar10", ".", {"root": "x"}, "unknown option 'root' in the check of cifar10"),
-    ],
-)
-def test_what_cannot_be_checked_is_refused_by_name(
-    name, folder, options, message, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        check_dataset(name, folder, options=options)
-
-
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nmnist: nothing to read in"):
         check_dataset("nmnist", tmp_path)

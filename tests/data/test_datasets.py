@@ -9,16 +9,14 @@ import pytest
 
 from anystep.data import digits
 from anystep.data.camera.simulate import enlarge
-from anystep.data.datasets import load_dataset
 from anystep.data.digits import digits_dvs, digits_events
-from anystep.data.frames import Direct, EqualCount, FixedCount, FixedDuration
+from anystep.data.frames import EqualCount, FixedCount, FixedDuration
 from anystep.data.protocols import stratified
 from anystep.data.recording import Events
 from anystep.data.sets import (
     FrameRange,
     FrameSet,
     FramesOf,
-    ImageSet,
     RaggedSet,
     Splits,
     as_dataset,
@@ -112,24 +110,6 @@ def test_chosen_frames_need_recordings_that_have_them():
         replace(splits, binning=FixedCount(None, 9).describe()).frame_range(0, 2)
 
 
-@pytest.mark.parametrize(
-    ("kind", "given", "message"),
-    [
-        (FrameSet, ((3, 2, 4, 4), [0, 1, 2]), r"frames must be \(M, T, P, H, W\)"),
-        (FrameSet, ((3, 1, 2, 4, 4), [0, 1]), r"labels must be \(3,\), got \(2,\)"),
-        (FrameSet, ((2, 1, 2, 4, 4), [0, 1], ["a"]), r"ids must be \(2,\), got \(1,\)"),
-        (FrameSet, ((2, 1, 2, 4, 4), [0.0, 1.0]), "labels must be whole numbers"),
-        (RaggedSet, ((5, 2, 3), [2, 3], [0, 1]), r"frames must be \(F, P, H, W\)"),
-        (RaggedSet, ((5, 2, 3, 3), [2, 2], [0, 1]), "lengths must be >= 0 with the sum 5"),
-        (RaggedSet, ((5, 2, 3, 3), [-1, 6], [0, 1]), "lengths must be >= 0"),
-        (ImageSet, ((5, 3, 3), [0] * 5, Direct(2)), r"images must be \(M, P, H, W\)"),
-    ],
-)
-def test_what_makes_no_data_set_is_refused(kind, given, message):
-    with pytest.raises(ValueError, match=f"{kind.__name__}: {message}"):
-        kind(np.zeros(given[0]), *given[1:])
-
-
 def test_your_own_recordings_become_frames():
     one = Events.from_arrays([0, 1, 2], [0, 1, 1], [0, 0, 1], [1, 0, 1], (2, 2))
     data = FramesOf([(one, np.int64(3))], FixedCount(2, 2))
@@ -198,22 +178,6 @@ def test_enlarging_keeps_a_flat_image_flat_and_a_ramp_straight():
     ramp = enlarge(np.broadcast_to(np.arange(8) / 7, (1, 8, 8)), 24)[0, 0]
     assert np.allclose(np.diff(ramp[1:-1]), 1 / 21)  # a third of a step of the source
     assert np.array_equal(ramp, np.sort(ramp))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"name": "digit-dvs"}, "unknown dataset 'digit-dvs'. Did you mean 'digits-dvs'"),
-        (
-            {"name": "digits-dvs", "pth": "saccade"},
-            "unknown option 'pth' in dataset digits-dvs. Did you mean 'path'",
-        ),
-        ({"name": "digits-dvs", "path": "circle"}, "unknown path 'circle'"),
-    ],
-)
-def test_unknown_names_are_refused_before_any_work(options, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        load_dataset(binning=LIVE, cache=tmp_path, **options)
 
 
 def test_data_need_no_torch():

@@ -298,11 +298,6 @@ def test_a_folder_of_your_own_has_the_protocol_of_its_layout_unless_you_choose(
     assert (chosen.protocol, chosen.sensor) == ("fold-2-of-5@3", (34, 40))
 
 
-def test_only_event_data_sets_have_recordings(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown event data set 'nmist'. Did you mean 'nmnist'"):
-        find_recordings("nmist", tmp_path)
-
-
 @pytest.mark.parametrize("name", TREES)
 def test_the_options_of_a_row_are_known_and_judged_before_it_is_called(name):
     options = {"root": "x", "size": 8, "interpolation": "bilinear", "skip_bad": True}

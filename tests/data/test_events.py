@@ -30,36 +30,6 @@ def test_a_boolean_polarity_is_kept_by_the_constructor():
     assert same.p.dtype == bool
 
 
-@pytest.mark.parametrize(
-    ("column", "message"),
-    [
-        ({"t": (0, 5, 4)}, r"t\[2\] = 4 is earlier"),
-        ({"t": (-1, 5, 6)}, r"t\[0\] = -1 must be >= 0"),
-        ({"x": (0, 3, 3)}, r"x\[1\] = 3 must be in 0\.\.2"),
-        ({"x": (0, 1, -1)}, r"x\[2\] = -1 must be in 0\.\.2"),
-        ({"y": (0, 0, 2)}, r"y\[2\] = 2 must be in 0\.\.1"),
-        ({"p": (0, 2, 1)}, r"p\[1\] = 2 must be 0 or 1"),
-        ({"p": (0, 1, -1)}, r"p\[2\] = -1 does not fit uint8"),
-        ({"t": (0, 0.5, 1)}, r"t\[1\] = 0.5 must be a whole number"),
-        ({"x": (0, 1, float("nan"))}, r"x\[2\] = nan must be a whole number"),
-        ({"x": (0, 40_000, 1)}, r"x\[1\] = 40000 does not fit int16"),
-        (
-            {"t": np.array([0, 1, 2**63], np.uint64)},
-            r"t\[2\] = 9223372036854775808 does not fit int64",
-        ),
-        ({"y": ("a", "b", "c")}, "y must be one column of whole numbers"),
-        ({"x": (0, 1)}, "x must be \\(3,\\) like t, got \\(2,\\)"),
-        ({"t": [[0, 1, 2]]}, r"t must be one column .* of shape \(1, 3\)"),
-        ({"sensor": (2, 0)}, r"sensor must be \(height, width\)"),
-        ({"sensor": 34}, r"sensor must be \(height, width\)"),
-        ({"sensor": (2, 40_000)}, r"sensor must be \(height, width\)"),
-    ],
-)
-def test_a_bad_column_is_refused_with_the_first_bad_index(column, message):
-    with pytest.raises(ValueError, match=message):
-        events(**column)
-
-
 def test_the_constructor_refuses_columns_of_another_type():
     made = events()
     with pytest.raises(ValueError, match="x must be a numpy array of int16, got int64"):

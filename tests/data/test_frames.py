@@ -5,11 +5,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import interpolate
 
 from anystep.data.count import count_events
-from anystep.data.frames import BINNINGS, EqualCount, EqualTime, FixedCount, FixedDuration
+from anystep.data.frames import BINNINGS, EqualCount, EqualTime, FixedCount, FixedDuration, resize
 from anystep.data.recording import Events
 
 SENSOR = (3, 5)
@@ -247,25 +249,6 @@ def test_naming_a_binning_does_not_wait_for_numba():
     assert done.stdout == "False\n"
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: EqualTime(0), "equal_time: steps must be a whole number >= 1, got 0"),
-        (lambda: EqualCount(2.5), "equal_count: steps must be a whole number >= 1, got 2.5"),
-        (lambda: EqualCount(True), "equal_count: steps must be a whole number >= 1, got True"),
-        (
-            lambda: FixedDuration(3, 0),
-            "fixed_duration: duration_us must be a whole number >= 1, got 0",
-        ),
-        (lambda: FixedCount(3, -1), "fixed_count: count must be a whole number >= 1, got -1"),
-        (lambda: FixedCount("3", 1), "fixed_count: steps must be a whole number >= 1, got '3'"),
-    ],
-)
-def test_sizes_below_one_or_not_whole_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
 def test_the_table_knows_every_binning_by_its_name_and_which_can_run_live():
     assert {name: row.causal for name, row in BINNINGS.items()} == {
         "equal_time": False,
@@ -279,3 +262,36 @@ def test_a_description_builds_the_same_binning_again():
     for binning in (EqualTime(4), EqualCount(4), FixedDuration(4, 9), FixedCount(np.int64(4), 9)):
         fields = binning.describe()
         assert BINNINGS[fields.pop("name")](**fields) == binning
+
+
+# Frames of another size
+
+CHANCE = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 128, 128), (1, 2, 34, 20), (2, 1, 5, 1)])
+@pytest.mark.parametrize("size", [1, 2, 7, 48, 130])
+def test_both_interpolations_are_those_of_torch(shape, size):
+    frames = CHANCE.integers(0, 60_000, shape).astype(np.uint16)
+    tensor = torch.as_tensor(frames.astype(np.float32))
+    assert np.array_equal(
+        resize(frames, size, "nearest"), interpolate(tensor, (size, size), mode="nearest").numpy()
+    )
+    expected = interpolate(
+        tensor.double(), (size, size), mode="bilinear", align_corners=True
+    ).numpy()
+    assert np.allclose(resize(frames, size, "bilinear"), expected, rtol=1e-5, atol=0.1)
+
+
+def test_two_pixels_become_three_by_hand():
+    frame = np.array([[[0, 4], [8, 12]]], dtype=np.uint8)
+    assert resize(frame, 3, "bilinear").tolist() == [[[0, 2, 4], [4, 6, 8], [8, 10, 12]]]
+    assert resize(frame, 3, "nearest").tolist() == [[[0, 0, 4], [0, 0, 4], [8, 8, 12]]]
+
+
+def test_the_size_that_frames_have_changes_nothing():
+    frames = CHANCE.integers(0, 255, (2, 2, 9, 9)).astype(np.uint8)
+    for interpolation, dtype in (("nearest", np.uint8), ("bilinear", np.float32)):
+        same = resize(frames, 9, interpolation)
+        assert same.dtype == dtype
+        assert np.array_equal(same, frames)

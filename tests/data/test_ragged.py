@@ -11,8 +11,6 @@ import anystep
 from anystep.data.events.stack import FrameSpec
 from anystep.data.frames import (
     BINNINGS,
-    Direct,
-    EqualCount,
     EqualTime,
     FixedCount,
     FixedDuration,
@@ -47,15 +45,6 @@ def test_an_open_binning_loses_no_event_and_begins_as_the_closed_one(times, size
             shared = min(steps, len(frames))
             assert np.array_equal(closed[:shared], frames[:shared])
             assert not closed[shared:].any()
-
-
-@pytest.mark.parametrize("kind", [EqualTime, EqualCount, Direct])
-def test_an_encoding_that_must_know_its_steps_refuses_to_leave_them_open(kind):
-    with pytest.raises(
-        ValueError,
-        match=rf"{kind.name}: steps must be .*got None; only fixed_duration and fixed_count can",
-    ):
-        kind(None)
 
 
 def test_far_too_many_frames_are_refused_before_they_take_memory():

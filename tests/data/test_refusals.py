@@ -1,7 +1,11 @@
-"""What the data wing refuses, and a word that the message must have."""
+"""What the data wing refuses, and words that the message must have."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +13,204 @@ from anystep.data.augmentation.augment import EventDrop, create_augmentation
 from anystep.data.augmentation.mixing import Mixup
 from anystep.data.augmentation.randaugment import RandAugment
 from anystep.data.augmentation.warps import Flip
+from anystep.data.camera.batched import Film, simulate_batch
+from anystep.data.camera.cifar10_sim import simulate_dataset
+from anystep.data.camera.film import Setting, encode_bin, film_images
+from anystep.data.camera.simulate import (
+    Camera,
+    Trajectory,
+    closed_loop,
+    path_of,
+    saccade,
+    simulate,
+    simulate_many,
+)
+from anystep.data.check import check_dataset
+from anystep.data.datasets import load_dataset
+from anystep.data.events.catalogue import find_recordings
+from anystep.data.frames import (
+    Direct,
+    EqualCount,
+    EqualTime,
+    FixedCount,
+    FixedDuration,
+    resize,
+)
+from anystep.data.protocols import held_out, split
 from anystep.data.readers import gesture_segments
+from anystep.data.recording import Events
+from anystep.data.sets import FrameSet, FramesOf, ImageSet, RaggedSet
+
+QUIET, PATH, LIVE = Camera(sensor=(11, 13)), saccade(60_000), FixedDuration(3, 20_000)
+NINE = torch.rand(3, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+FILM = Film(PATH, QUIET, LIVE)
+SETTING = Setting(PATH, QUIET, 0, {})
+IMAGES = np.zeros((2, 9, 9))
+
+
+def chance() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def batch(images=NINE, path=PATH, *, binning=LIVE, size=None) -> torch.Tensor:
+    return simulate_batch(images, path, QUIET, binning=binning, generator=chance(), size=size)
+
+
+def film(*shape: int, value: float = 0.0, labels: int = 2):
+    images = torch.full(shape, value)
+    return FILM(images.expand(3, *shape) if len(shape) == 4 else images, torch.zeros(labels), None)
+
+
+def events(t=(0, 1, 2), x=(0, 1, 2), y=(0, 1, 0), p=(0, 1, 1), sensor=(2, 3)) -> Events:
+    return Events.from_arrays(t, x, y, p, sensor)
+
+
+def one(t=0, x=0, y=0, sensor=(400, 400)) -> Events:
+    return Events.from_arrays([t], [x], [y], [0], sensor)
+
+
+RECORDINGS = [
+    (lambda: events(t=(0, 5, 4)), r"t\[2\] = 4 is earlier"),
+    (lambda: events(t=(-1, 5, 6)), r"t\[0\] = -1 must be >= 0"),
+    (lambda: events(x=(0, 3, 3)), r"x\[1\] = 3 must be in 0\.\.2"),
+    (lambda: events(x=(0, 1, -1)), r"x\[2\] = -1 must be in 0\.\.2"),
+    (lambda: events(y=(0, 0, 2)), r"y\[2\] = 2 must be in 0\.\.1"),
+    (lambda: events(p=(0, 2, 1)), r"p\[1\] = 2 must be 0 or 1"),
+    (lambda: events(p=(0, 1, -1)), r"p\[2\] = -1 does not fit uint8"),
+    (lambda: events(t=(0, 0.5, 1)), r"t\[1\] = 0.5 must be a whole number"),
+    (lambda: events(x=(0, 1, math.nan)), r"x\[2\] = nan must be a whole number"),
+    (lambda: events(x=(0, 40_000, 1)), r"x\[1\] = 40000 does not fit int16"),
+    (lambda: events(t=np.array([0, 1, 2**63], np.uint64)), r"t\[2\] = .*8 does not fit int64"),
+    (lambda: events(y=("a", "b", "c")), "y must be one column of whole numbers"),
+    (lambda: events(x=(0, 1)), r"x must be \(3,\) like t, got \(2,\)"),
+    (lambda: events(t=[[0, 1, 2]]), r"t must be one column .* of shape \(1, 3\)"),
+    (lambda: events(sensor=(2, 0)), r"sensor must be \(height, width\)"),
+    (lambda: events(sensor=34), r"sensor must be \(height, width\)"),
+    (lambda: events(sensor=(2, 40_000)), r"sensor must be \(height, width\)"),
+    (lambda: events().head(-1), "count must be >= 0, got -1"),
+]
+FRAMES = [
+    (lambda: EqualTime(0), "equal_time: steps must be a whole number >= 1, got 0"),
+    (lambda: EqualCount(2.5), "steps must be a whole number >= 1, got 2.5"),
+    (lambda: EqualCount(True), "got True"),
+    (lambda: FixedDuration(3, 0), "duration_us must be a whole number >= 1, got 0"),
+    (lambda: FixedCount(3, -1), "count must be a whole number >= 1, got -1"),
+    (lambda: FixedCount("3", 1), "got '3'"),
+    (lambda: EqualTime(None), "only fixed_duration and fixed_count can"),
+    (lambda: EqualCount(None), "only fixed_duration and fixed_count can"),
+    (lambda: Direct(None), "only fixed_duration and fixed_count can"),
+    (lambda: Direct(2)(np.zeros((3, 3))), r"an image must be \(P, H, W\)"),
+    (lambda: resize(IMAGES, 0, "nearest"), "size must be a whole number >= 1, got 0"),
+    (lambda: resize(IMAGES, 2.0, "nearest"), "size must be a whole number >= 1, got 2.0"),
+    (lambda: resize(IMAGES, True, "nearest"), "size must be a whole number >= 1, got True"),
+    (lambda: resize(IMAGES, 2, "linear"), "'linear'. Did you mean 'bilinear'"),
+    (lambda: resize(IMAGES[..., :0], 2, "nearest"), r"frames must be \(..., H, W\)"),
+    (lambda: resize(IMAGES[0, 0], 2, "nearest"), r"frames must be \(..., H, W\)"),
+]
+SETS = [
+    (lambda: FrameSet(np.zeros((3, 2, 4, 4)), [0] * 3), r"FrameSet: frames must be \(M, T, P,"),
+    (lambda: FrameSet(np.zeros((3, 1, 2, 4, 4)), [0, 1]), r"labels must be \(3,\), got \(2,\)"),
+    (lambda: FrameSet(np.zeros((2, 1, 2, 4, 4)), [0, 1], ["a"]), r"ids must be \(2,\), got"),
+    (lambda: FrameSet(np.zeros((2, 1, 2, 4, 4)), [0.0, 1.0]), "labels must be whole numbers"),
+    (lambda: RaggedSet(np.zeros((5, 2, 3)), [2, 3], [0, 1]), r"RaggedSet: frames must be"),
+    (lambda: RaggedSet(np.zeros((5, 2, 3, 3)), [2, 2], [0, 1]), "lengths must be .* the sum 5"),
+    (lambda: RaggedSet(np.zeros((5, 2, 3, 3)), [-1, 6], [0, 1]), "lengths must be >= 0"),
+    (lambda: RaggedSet(np.zeros((2, 2, 3, 3)), [2, 0], [0, 1])[1], "sample 1 has no frames"),
+    (lambda: ImageSet(np.zeros((5, 3, 3)), [0] * 5, Direct(2)), r"ImageSet: images must be"),
+    (lambda: FramesOf([(np.zeros(3), 0)], LIVE)[0], r"item 0 must be \(Events, label\), got nd"),
+]
+PROTOCOLS = [
+    (lambda: split("cifar10-dvs/last-10", [0]), "Did you mean 'cifar10-dvs/last-100'"),
+    (lambda: split("random-90-10@x", [0]), "Did you mean 'random-90-10@0'"),
+    (lambda: split("nmnist/official", [0, 0]), "as 'train' or 'test', got nothing"),
+    (lambda: split("nmnist/official", [0, 0], parts=["train", "val"]), "got train, val"),
+    (lambda: split("nmnist/official", [0, 0], parts=["train"]), "parts has 1 entries for 2"),
+    (lambda: split("cifar10-dvs/last-100", [0], ids=["cat"]), r"in 0\.\.999, got 'cat'"),
+    (
+        lambda: split("cifar10-dvs/last-100", [0], ids=["cat/7"]),
+        "to 999, the largest here is 7",
+    ),
+    (lambda: split("cifar10-dvs/last-100", [0, 0], ids=["a/1", "a/1"]), "ids must differ"),
+    (lambda: split("dvs-gesture/users", [0], ids=["user30_lab/0_0"]), "user01 to user29, got"),
+    (lambda: split("dvs-gesture/users", [0], ids=["lab/0_0"]), "got 'lab/0_0'"),
+    (lambda: held_out([0, 0], [True], name="mine"), r"test must be \(2,\) like labels"),
+    (lambda: load_dataset("digit-dvs", binning=LIVE), "Did you mean 'digits-dvs'"),
+    (lambda: load_dataset("digits-dvs", binning=LIVE, pth="x"), "'pth' .* Did you mean 'path'"),
+    (lambda: load_dataset("digits-dvs", binning=LIVE, path="circle"), "unknown path 'circle'"),
+    (lambda: find_recordings("nmist", "."), "event data set 'nmist'. Did you mean 'nmnist'"),
+    (lambda: check_dataset("nmist", "."), "unknown dataset 'nmist'. Did you mean 'nmnist'"),
+    (lambda: check_dataset("nmnist", None), "nmnist: root must be the folder that holds"),
+    (lambda: check_dataset("nmnist", "/no/such"), "root must be the folder .* is no folder"),
+    (lambda: check_dataset("nmnist", options={"size": 8}), "'size' in the check of nmnist"),
+    (lambda: check_dataset("nmnist", options={"protocol": "fold-3-of-2@0"}), "K must be in 1..N"),
+    (lambda: check_dataset("events-folder", options={"sensor": 3}), r"sensor must be \(height,"),
+    (lambda: check_dataset("cifar10"), "cifar10: root is required"),
+    (lambda: check_dataset("cifar10", ".", options={"root": "x"}), "unknown option 'root'"),
+    (lambda: check_dataset("digits-dvs", "here"), "is built in and takes no folder, got 'here'"),
+]
+CAMERAS = [
+    (lambda: Camera(threshold=0.0), "Camera: threshold must be > 0, got 0.0"),
+    (lambda: Camera(mismatch=0.5), r"mismatch must be in 0\.\.0\.3, got 0.5"),
+    (lambda: Camera(noise_hz=-1.0), "noise_hz must be >= 0, got -1.0"),
+    (lambda: Camera(substep_us=0), "substep_us must be a whole number >= 1, got 0"),
+    (lambda: Camera(floor=0.0), "floor must be > 0, got 0.0"),
+    (lambda: Camera(sensor=(0, 4)), r"sensor must be \(height, width\), each >= 1, got \(0, 4\)"),
+    (lambda: Trajectory((0,), (0.0,), (0.0,)), "length of at least 2, got 1, 1 and 1"),
+    (lambda: Trajectory((0, 5, 5), (0.0,) * 3, (0.0,) * 3), "must start at 0 and increase"),
+    (lambda: Trajectory((0, 5), (0.0, math.nan), (0.0, 0.0)), "must be finite"),
+    (lambda: closed_loop(loops=0), "closed_loop: loops must be >= 1"),
+    (lambda: saccade(2), "saccade: duration_us must be >= 3"),
+    (lambda: path_of("closed-lop"), "unknown path 'closed_lop'. Did you mean 'closed_loop'"),
+    (lambda: simulate(np.zeros(35), PATH, QUIET, seed=0), r"\(H0, W0\), each >= 1, got"),
+    (lambda: simulate(np.zeros((0, 4)), PATH, QUIET, seed=0), r"got shape \(0, 4\)"),
+    (lambda: simulate([[1.5]], PATH, QUIET, seed=0), r"image must lie in \[0, 1\]"),
+    (lambda: simulate([[math.nan]], PATH, QUIET, seed=0), r"image must lie in \[0, 1\]"),
+    (lambda: simulate_many(IMAGES[0], PATH, QUIET, seed=0), r"images must be \(M, H0, W0\)"),
+    (lambda: batch(NINE[0]), r"images must be \(N, H0, W0\), each >= 1, got shape \(9, 8\)"),
+    (lambda: batch(NINE[:0]), r"each >= 1, got shape \(0, 9, 8\)"),
+    (lambda: batch(NINE.half()), "images must be float32 or float64, got torch.float16"),
+    (lambda: batch(NINE * 2), r"images must lie in \[0, 1\], got .* to 1\.9"),
+    (lambda: batch(NINE * math.nan), r"images must lie in \[0, 1\], got nan to nan"),
+    (lambda: batch(path=[PATH, PATH]), "path must be one or one for each of 3 images, got 2"),
+    (lambda: batch(path=[PATH, PATH, saccade(9)]), "one duration, got 9 to 60000 us"),
+    (lambda: batch(binning=EqualTime(3)), "must be FixedDuration with a number of steps, got Equ"),
+    (lambda: batch(binning=FixedDuration(None, 9)), "FixedDuration with a number of steps, got Fi"),
+    (lambda: batch(size=12), r"size must be None or in 1\.\.11, got 12"),
+    (lambda: Film(PATH, QUIET, EqualTime(3)), "film: binning must be FixedDuration with a"),
+    (lambda: Film(PATH, QUIET, FixedDuration(None, 9)), "film: binning must be FixedDuration"),
+    (lambda: Film(PATH, QUIET, LIVE, pixels=0), "film: pixels must be None or >= 1, got 0"),
+    (lambda: Film(PATH, QUIET, LIVE, size=12), r"film: size must be None or in 1\.\.11, got 12"),
+    (lambda: film(3, 2, 2, 8, 8), "film: x must be .* with P = 1 or 3"),
+    (lambda: film(3, 2, 1, 8, 8), "film: x must be images, .* got frames"),
+    (lambda: film(2, 1, 8, 8, labels=3), r"got \(3, 2, 1, 8, 8\) and \(3,\)"),
+    (lambda: film(2, 1, 8, 8, value=-1.5), "not be normalised, got -1.5 to -1.5"),
+    (lambda: encode_bin(one(x=256)), "x must be at most 255 in a .bin file, got 256 at 0"),
+    (lambda: encode_bin(one(y=300)), "y must be at most 255 and not 240 in a .bin file, got 300"),
+    (lambda: encode_bin(one(y=240)), "y must be at most 255 and not 240 in a .bin file, got 240"),
+    (lambda: encode_bin(one(t=1 << 23)), "t must be below 8388608 in a .bin file"),
+    (lambda: encode_bin(one().head(0)), "at least one event, got none"),
+    (lambda: film_images(IMAGES, [], "out", SETTING), "different names, at least one"),
+    (lambda: film_images(IMAGES, ["a/0"] * 2, "out", SETTING), "different names"),
+    (lambda: film_images(IMAGES[:1], ["../0"], "out", SETTING), "an id must be <class>/<name>"),
+    (lambda: film_images(IMAGES[:1], ["cat"], "out", SETTING), "an id must be <class>/<name>"),
+    (lambda: film_images(IMAGES, ["a/0"], "out", SETTING), r"images must be \(1, H0, W0\)"),
+    (lambda: film_images(IMAGES, ["a/0", "a/1"], "out", SETTING, workers=0), "workers must be"),
+    (lambda: film_images(IMAGES, ["a/0", "a/1"], __file__, SETTING), "out must be a folder, .* is"),
+    (lambda: Setting(PATH, QUIET, -1, {}), "seed must be a whole number >= 0, got -1"),
+    (lambda: Setting(saccade(9_000_000), QUIET, 0, {}), "must end by 8388608 us"),
+    (lambda: simulate_dataset("cifar11", root=".", out="o"), "'cifar11'. Did you mean 'cifar10'"),
+    (lambda: simulate_dataset(root=".", out="o", path="closed-lop"), "Did you mean 'closed_loop'"),
+    (lambda: simulate_dataset(root=".", out="o", per_class=0), "per_class must be >= 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("call", "words"), [*RECORDINGS, *FRAMES, *SETS, *PROTOCOLS, *CAMERAS])
+def test_refused_by_name(call, words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        call()
+    assert list(tmp_path.iterdir()) == []
+
 
 AUGMENT_ROWS = [
     ("flip", "must be a list of names or mappings, got 'flip'"),
