@@ -17,6 +17,7 @@ from anystep.evaluation.figures.animation import animate
 
 # On in one corner, 45 ms later off in the other, and on again at the end of 100 ms.
 CORNERS = Events.from_arrays([5_000, 50_000, 104_999], [0, 3, 1], [0, 1, 1], [1, 0, 1], (2, 4))
+HOUR = Events.from_arrays([0, 3_600_000_000 - 1], [0, 1], [0, 0], [0, 1], (1, 2))
 LARGE = Events.from_arrays([7], [0], [0], [0], (32767, 32767))
 SCALE = 512 // 4
 
@@ -75,8 +76,7 @@ def test_the_film_takes_as_long_as_it_is_said_to(tmp_path, slow, frame_us):
 
 
 def test_a_long_recording_gets_longer_frames_and_not_more(tmp_path):
-    hour = Events.from_arrays([0, 3_600_000_000 - 1], [0, 1], [0, 0], [0, 1], (1, 2))
-    assert animate(hour, tmp_path / "a.gif", most_frames=30) == 30
+    assert animate(HOUR, tmp_path / "a.gif") == animation.MOST_FRAMES
 
 
 def test_the_words_below_change_and_stay_on_their_line(tmp_path):
@@ -96,11 +96,10 @@ def test_a_single_event_is_a_film_of_one_frame(tmp_path):
     [
         ({"frame_us": 19_999}, "frame_us must be >= 20000, got 19999"),
         ({"frame_us": 1_000, "slow": 10}, "frame_us must be >= 2000, got 1000"),
-        ({"frame_us": 20_000, "most_frames": 4}, "frame_us must be >= 25000, got 20000"),
+        ({"events": HOUR, "frame_us": 20_000}, "frame_us must be >= 12000000, got 20000"),
         ({"slow": 0}, "slow must be a finite number > 0, got 0"),
         ({"slow": float("nan")}, "slow must be a finite number > 0, got nan"),
         ({"slow": 1e7, "frame_us": 1_000}, "a GIF shows a frame for 655350000 us at most"),
-        ({"most_frames": 0}, "most_frames must be >= 1, got 0"),
         ({"path": "a.mp4"}, r"path must end with \.gif, got a\.mp4"),
         ({"events": CORNERS.head(0)}, "the recording has no events"),
         ({"events": LARGE}, r"sensor must have at most 4,194,304 pixels, got \(32767, 32767\)"),

@@ -31,17 +31,17 @@ LEVELS = 8  # of each polarity: 64 colours in all
 LINE = 16  # pixels below the picture for the time
 
 
-def _frame_length(duration: int, frame_us: int | None, slow: float, most_frames: int) -> int:
+def _frame_length(duration: int, frame_us: int | None, slow: float) -> int:
     """`frame_us`, if it is neither too short for a viewer nor makes too many frames; else refused.
     None: the shortest that is neither.
     """
-    shortest, fits = math.ceil(SHORTEST_US / slow), -(-duration // most_frames)
+    shortest, fits = math.ceil(SHORTEST_US / slow), -(-duration // MOST_FRAMES)
     length = max(shortest, fits) if frame_us is None else frame_us
     if length < shortest:
         hint = f"with slow={slow:g} viewers would not show it for the 20 ms that they need"
         raise UsageError(f"animate: frame_us must be >= {shortest}, got {frame_us}: {hint}")
     if length < fits:
-        hint = f"the recording of {duration} us would have more than {most_frames} frames"
+        hint = f"the recording of {duration} us would have more than {MOST_FRAMES} frames"
         raise UsageError(f"animate: frame_us must be >= {fits}, got {frame_us}: {hint}")
     if length * slow > LONGEST_US:
         asked = f"frames of {length} us and slow={slow:g}"
@@ -104,7 +104,6 @@ def animate(
     *,
     frame_us: int | None = None,
     slow: float = 1.0,
-    most_frames: int = MOST_FRAMES,
 ) -> int:
     """Write an animated GIF of a recording, on events red and off events blue, and return how many
     frames it has.
@@ -112,7 +111,6 @@ def animate(
     - `frame_us`: microseconds of the recording in a frame. None: as few as a viewer can show at
       that speed, or more for a long recording.
     - `slow`: 1 shows the recording as fast as it was, 10 ten times slower.
-    - `most_frames`: more are refused where `frame_us` asks for them.
 
     Pixels are enlarged by a whole number. The darkest colour is the 99th percentile of the pixels
     that hold something. Below stand the time since the first event and the events in the frame.
@@ -131,9 +129,7 @@ def animate(
         raise UsageError(f"animate: the sensor must have {most}, got {events.sensor}")
     if not (math.isfinite(slow) and slow > 0):
         raise UsageError(f"animate: slow must be a finite number > 0, got {slow}")
-    if most_frames < 1:
-        raise UsageError(f"animate: most_frames must be >= 1, got {most_frames}")
-    step = _frame_length(events.duration, frame_us, slow, most_frames)
+    step = _frame_length(events.duration, frame_us, slow)
     edges = np.arange(-(-events.duration // step) + 1)
     borders = np.searchsorted(events.t, events.t[0] + step * edges, side="left")
     # The borders are rounded, not the frames: so the film as a whole keeps time.

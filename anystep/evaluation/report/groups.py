@@ -39,9 +39,9 @@ def values_of(groups: Groups, key: str) -> dict[str, NDArray[np.float64]]:
     return {label: padded([run.values(key) for run in group]) for label, group in groups.items()}
 
 
-def first_seeds(groups: Groups) -> dict[str, RunRecord]:
-    """Label -> its first run."""
-    return {label: group[0] for label, group in groups.items()}
+def first_seeds(groups: Groups) -> Groups:
+    """The first run of every label."""
+    return {label: group[:1] for label, group in groups.items()}
 
 
 def runs_of(groups: Groups) -> list[RunRecord]:

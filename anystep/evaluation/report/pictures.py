@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,19 +32,10 @@ MOST_POINTS = 1000  # of a t-SNE
 FEWEST_POINTS = 4  # no layout of fewer says anything
 
 
-def _figure(
-    name: str, title: str, draw: Callable[[], Figure], groups: Groups, note: str = ""
-) -> Block:
+def _figure(name: str, title: str, draw: Callable[[], Figure], groups: Groups, note: str) -> Block:
     note = caption(groups, note)
     svg = style.to_svg(draw, name=name, title=title, description=note)
     return Block(name, title, note, svg=svg)
-
-
-def _of_first_seeds(
-    name: str, title: str, draw: Callable[[], Figure], firsts: Mapping[str, RunRecord], note: str
-) -> Block:
-    groups = {label: [run] for label, run in firsts.items()}
-    return _figure(name, title, draw, groups, f"{note} First seed.")
 
 
 def _error_bars(groups: Groups) -> str:
@@ -125,12 +116,12 @@ def confusion_figure(groups: Groups) -> Block:
     firsts = first_seeds(groups)
     tables = {
         label: {t: run.scores["confusion"][str(t)] for t in _ends(run)}
-        for label, run in firsts.items()
+        for label, (run,) in firsts.items()
     }
     draw = partial(grids.confusions, tables, _classes(groups))
     title = "What is taken for what, after one step and after all"
-    note = "Row: true class. Column: predicted class."
-    return _of_first_seeds("confusion-figure", title, draw, firsts, note)
+    note = "Row: true class. Column: predicted class. First seed."
+    return _figure("confusion-figure", title, draw, firsts, note)
 
 
 def _risk(run: RunRecord, step: int) -> NDArray[np.float64]:
@@ -142,11 +133,13 @@ def _risk(run: RunRecord, step: int) -> NDArray[np.float64]:
 def risk_figure(groups: Groups) -> Block:
     """Errors among the samples kept, when the least confident are refused."""
     firsts = first_seeds(groups)
-    names = {1: "t = 1", **{run.steps: f"t = T = {run.steps}" for run in firsts.values()}}
-    risks = {label: {names[t]: _risk(run, t) for t in _ends(run)} for label, run in firsts.items()}
+    names = {1: "t = 1", **{run.steps: f"t = T = {run.steps}" for (run,) in firsts.values()}}
+    risks = {
+        label: {names[t]: _risk(run, t) for t in _ends(run)} for label, (run,) in firsts.items()
+    }
     title = "Errors left when the least confident samples are refused"
-    note = "Softmax confidence of the mean of the first t steps. Lower is better."
-    return _of_first_seeds("risk-figure", title, partial(curves.risk, risks), firsts, note)
+    note = "Softmax confidence of the mean of the first t steps. Lower is better. First seed."
+    return _figure("risk-figure", title, partial(curves.risk, risks), firsts, note)
 
 
 def _verdicts(run: RunRecord, sample: str) -> list[samples.Verdict]:
@@ -172,18 +165,18 @@ def film_figure(groups: Groups) -> Block | None:
     # recording that is kept.
     windows = {
         label: (run.first_frame, run.steps)
-        for label, run in firsts.items()
+        for label, (run,) in firsts.items()
         if len(run.outputs["example_frames"]) == run.steps
     }
     if not windows:
         return None
     label, window = next(iter(windows.items()))
-    shown = firsts[label]
+    (shown,) = firsts[label]
     index, frames = int(shown.outputs["example_index"]), shown.outputs["example_frames"]
     sample, truth = shown.outputs["ids"][index], int(shown.outputs["labels"][index])
     verdicts = {
         label: _verdicts(run, sample) if windows.get(label) == window else []
-        for label, run in firsts.items()
+        for label, (run,) in firsts.items()
     }
     draw = partial(samples.film, samples.paint(frames), verdicts)
     notes = [
@@ -193,9 +186,10 @@ def film_figure(groups: Groups) -> Block | None:
         "Below each frame: the prediction of the mean of all steps so far and its softmax "
         "confidence.",
         "" if all(verdicts.values()) else "A dash: this method was not tested on these frames.",
+        "First seed.",
     ]
     note = " ".join(filter(None, notes))
-    return _of_first_seeds("film-figure", "One sample, step by step", draw, firsts, note)
+    return _figure("film-figure", "One sample, step by step", draw, firsts, note)
 
 
 def embed(features: ArrayLike) -> NDArray[np.float64]:
@@ -217,21 +211,22 @@ def embed(features: ArrayLike) -> NDArray[np.float64]:
 def features_figure(groups: Groups) -> Block | None:
     """How the time-mean features before the classifier lie."""
     firsts = {
-        label: run
-        for label, run in first_seeds(groups).items()
+        label: [run]
+        for label, (run,) in first_seeds(groups).items()
         if len(run.outputs["features"]) >= FEWEST_POINTS
     }
     if not firsts:
         return None
     points = {}
-    for label, run in firsts.items():
+    for label, (run,) in firsts.items():
         features = run.outputs["features"][:MOST_POINTS]
         points[label] = (embed(features), run.outputs["labels"][: len(features)])
     shown = distinct(len(labels) for _, labels in points.values())
     title = "How the features of the classes lie"
-    note = f"t-SNE of the time-mean penultimate features of the first {shown} test samples."
+    note = f"t-SNE of the time-mean penultimate features of the first {shown} test samples. "
+    note += "First seed."
     draw = partial(samples.scatter, points, _classes(groups))
-    return _of_first_seeds("features-figure", title, draw, firsts, note)
+    return _figure("features-figure", title, draw, firsts, note)
 
 
 def _curves(run: RunRecord) -> curves.Curves:

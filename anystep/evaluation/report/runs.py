@@ -105,11 +105,58 @@ def _unlike(records: Sequence[RunRecord], facts: Sequence[Mapping[str, Any]]) ->
             value = json.dumps(row[key], default=str) if key in row else "not set"
             holders.setdefault(value, []).append(record.label)
         if len(holders) > 1:
-            found.append(
-                f"{key} differs: "
-                + "; ".join(f"{v} ({', '.join(names)})" for v, names in holders.items())
-            )
+            told = (f"{value} ({', '.join(names)})" for value, names in holders.items())
+            found.append(f"{key} differs: {'; '.join(told)}")
     return found
+
+
+def _identity(record: RunRecord) -> dict[str, str]:
+    """What a label may have to say of a run besides its method, as text."""
+    options = record.config["method"].get("options") or {}
+    told = {key: json.dumps(value, default=str).strip('"') for key, value in options.items()}
+    recipe, teacher = record.config.get("name", ""), record.config.get("teacher")
+    return {"recipe": str(recipe), "teacher": str(teacher), **told}
+
+
+def lengths_differ(records: Iterable[RunRecord]) -> bool:
+    """Whether the recipes ask for more than one training length."""
+    return len({record.config["train"].get("steps") for record in records}) > 1
+
+
+def _told_apart(record: RunRecord, peers: Sequence[RunRecord]) -> list[str]:
+    """What tells a run from the other runs of its method: options, recipe, teacher."""
+    own, others = _identity(record), [_identity(peer) for peer in peers]
+    said = []
+    for key in dict.fromkeys(key for each in others for key in each):
+        if len({each.get(key) for each in others}) > 1:
+            value = own.get(key)
+            text = f"{key} by default" if value is None else f"{key}={value}"
+            said.append(text.removeprefix("recipe="))
+    return said
+
+
+def grouped(records: Sequence[RunRecord], *, by_length: bool = True) -> dict[str, list[RunRecord]]:
+    """Runs by label, labels in the order given, seeds in rising order.
+
+    A label is the method; where runs of one method differ in its options, recipe or teacher, it
+    says those too, and where any runs differ in their first frame or, unless `by_length` is False,
+    in their training length, it says that. Methods keep their order then, and their lengths rise.
+    """
+    late = len({record.first_frame for record in records}) > 1
+    long = by_length and lengths_differ(records)
+    groups: dict[str, list[RunRecord]] = {}
+    methods = [record.method for record in records]
+    if long:
+        records = sorted(records, key=lambda run: (methods.index(run.method), run.train_steps))
+    for record in records:
+        said = _told_apart(record, [each for each in records if each.method == record.method])
+        said += [f"from frame {record.first_frame + 1}"] if late and record.first_frame else []
+        said += [f"trained with T = {record.train_steps}"] if long else []
+        label = f"{record.method} ({', '.join(said)})" if said else record.method
+        groups.setdefault(label, []).append(record)
+    for group in groups.values():
+        group.sort(key=lambda record: (record.seed, record.label))
+    return groups
 
 
 def differences(records: Sequence[RunRecord]) -> list[str]:
@@ -129,65 +176,3 @@ def differences(records: Sequence[RunRecord]) -> list[str]:
             if len(names) > 1:
                 found.append(f"{label} has seed {seed} more than once: {', '.join(names)}")
     return found
-
-
-def _identity(record: RunRecord) -> dict[str, str]:
-    """What a label may have to say of a run besides its method, as text."""
-    facts = {
-        "recipe": str(record.config.get("name", "")),
-        "teacher": str(record.config.get("teacher")),
-    }
-    options = record.config["method"].get("options") or {}
-    return facts | {
-        key: json.dumps(value, default=str).strip('"') for key, value in options.items()
-    }
-
-
-def lengths_differ(records: Iterable[RunRecord]) -> bool:
-    """Whether the recipes ask for more than one training length."""
-    return len({record.config["train"].get("steps") for record in records}) > 1
-
-
-def _told_apart(record: RunRecord, peers: Sequence[RunRecord]) -> list[str]:
-    """What tells a run from the other runs of its method: options, recipe, teacher."""
-    own, others = _identity(record), [_identity(peer) for peer in peers]
-    said = []
-    for key in dict.fromkeys(key for each in others for key in each):
-        if len({each.get(key) for each in others}) > 1:
-            value = own.get(key)
-            said.append(
-                f"{key} by default"
-                if value is None
-                else value
-                if key == "recipe"
-                else f"{key}={value}"
-            )
-    return said
-
-
-def grouped(records: Sequence[RunRecord], *, by_length: bool = True) -> dict[str, list[RunRecord]]:
-    """Runs by label, labels in the order given, seeds in rising order.
-
-    A label is the method; where runs of one method differ in its options, recipe or teacher, it
-    says those too, and where any runs differ in their first frame or, unless `by_length` is False,
-    in their training length, it says that. Methods keep their order then, and their lengths rise.
-    """
-    late = len({record.first_frame for record in records}) > 1
-    long = by_length and lengths_differ(records)
-    groups: dict[str, list[RunRecord]] = {}
-    methods = [record.method for record in records]
-    ordered = (
-        sorted(records, key=lambda each: (methods.index(each.method), each.train_steps))
-        if long
-        else records
-    )
-    for record in ordered:
-        said = _told_apart(record, [each for each in records if each.method == record.method])
-        said += [f"from frame {record.first_frame + 1}"] if late and record.first_frame else []
-        said += [f"trained with T = {record.train_steps}"] if long else []
-        label = f"{record.method} ({', '.join(said)})" if said else record.method
-        groups.setdefault(label, []).append(record)
-    return {
-        label: sorted(group, key=lambda record: (record.seed, record.label))
-        for label, group in groups.items()
-    }
