@@ -1,61 +1,39 @@
 """Train a spiking network once with many time steps, deploy it at any step.
 
-The names below, and modules like `anystep.training.losses`, are loaded when they are first used, so
-that `import anystep` and the command line's help are fast and a runtime without torch can import
-its own parts."""
+These names are the front door. Everything else is reached through its wing, like
+`anystep.training.losses.LOSSES` or `anystep.nn.neurons.LIF`. All are loaded when they are first
+used: so `import anystep` and the command line's help are fast, and what needs no torch loads none.
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-from anystep._errors import AnystepWarning
-
 __version__ = "0.1.0"
 
-_HOMES = {
-    "nn.weights": ("save_model",),
-    "folder": ("load_model", "write_report"),
-    "compare": ("compare_methods", "compare_recipes"),
-    "config": ("Record", "load_recipe", "record_from"),
-    "data.camera.batched": ("simulate_batch",),
-    "data.check": ("check_dataset",),
-    "data.datasets": ("DATASETS", "load_dataset"),
-    "data.digits": ("digits_dvs",),
-    "data.sets": ("FrameSet", "FramesOf", "ImageSet", "Splits"),
-    "data.recording": ("Events",),
-    "data.frames": (
-        "BINNINGS",
-        "ENCODINGS",
-        "Direct",
-        "EqualCount",
-        "EqualTime",
-        "FixedCount",
-        "FixedDuration",
-    ),
-    "evaluation.evaluate": ("Outputs", "collect", "score"),
-    "nn.fuse": ("fuse_model",),
-    "nn.layers": ("direct_encoding",),
-    "nn.norms": ("NORMS",),
-    "training.distillation": ("DISTILLATIONS",),
-    "training.losses": ("LOSSES",),
-    "training.methods": ("METHODS", "create_method"),
-    "training.phases": ("Method", "Phase"),
-    "nn.models": ("MODELS", "create_model"),
-    "nn.models.base": ("StepModel",),
-    "nn.activations": ("ACTIVATIONS",),
-    "nn.neurons": ("IF", "LIF", "NEURONS", "PLIF"),
-    "evaluation.readout": ("prefix_mean",),
-    "run": ("evaluate_run", "run_record"),
-    "training.schedule": ("Plan",),
-    "nn.surrogate": ("SURROGATES",),
-    "sweep": ("sweep_steps",),
-    "training.fit": ("TrainState", "fit", "fit_phases", "start"),
+_WINGS = ("data", "nn", "training", "evaluation")
+_NAMES = {
+    "_errors": "AnystepWarning UsageError",
+    "nn.models": "create_model",
+    "nn.weights": "save_model",
+    "nn.fuse": "fuse_model",
+    "data.datasets": "load_dataset",
+    "data.recording": "Events",
+    "data.sets": "FramesOf",
+    "training.methods": "create_method",
+    "training.schedule": "Plan",
+    "training.fit": "fit fit_phases start",
+    "evaluation.evaluate": "collect score",
+    "evaluation.readout": "prefix_mean",
+    "config": "load_recipe record_from",
+    "folder": "load_model write_report",
+    "run": "evaluate_run run_record",
+    "compare": "compare_methods",
 }
-_WINGS = ("data", "evaluation", "nn", "training")
-_HOME_OF = {name: f"anystep.{home}" for home, names in _HOMES.items() for name in names}
+_HOME_OF = {name: f"anystep.{home}" for home, names in _NAMES.items() for name in names.split()}
 
-__all__ = ["AnystepWarning", "__version__", *_HOME_OF]
+__all__ = ["__version__", *_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:
@@ -67,4 +45,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_WINGS])

@@ -254,7 +254,7 @@ def test_a_network_trains_on_batches_filmed_on_the_fly_and_is_tested_on_the_exac
         np.arange(16) % 2,
     )
     augment = Augmentation((Flip(), replace(FILM, pixels=None)))
-    train = ImageSet(images, labels, anystep.Direct(3))
+    train = ImageSet(images, labels, anystep.data.frames.Direct(3))
     recordings = [
         simulate(image[0], PATH, FILM.camera, seed=(0, i)) for i, image in enumerate(images)
     ]

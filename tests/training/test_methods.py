@@ -165,7 +165,7 @@ def test_the_contract_finds_a_broken_row(finding, monkeypatch):
 
 
 def test_a_new_row_of_losses_is_a_method_and_trains(monkeypatch):
-    monkeypatch.setitem(anystep.LOSSES, "last_step", last_step())
+    monkeypatch.setitem(anystep.training.losses.LOSSES, "last_step", last_step())
     method = anystep.create_method("last_step", weight=0.5)
     model = small_model()
     before = {key: value.clone() for key, value in model.state_dict().items()}

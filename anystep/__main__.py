@@ -1,0 +1,7 @@
+"""`python -m anystep` is `anystep`."""
+
+import sys
+
+from anystep.cli import main
+
+sys.exit(main())
