@@ -1,6 +1,9 @@
 """The command line: `anystep COMMAND`. Text for people on stderr, one JSON line last on stdout.
 
-Exit codes: 0 done, 1 it went wrong, 2 it was asked wrongly, 130 interrupted (a run can be resumed).
+Exit codes: 0 done; 1 it came to no good end; 2 it was asked wrongly; 130 interrupted (a run can be
+resumed). Wrong usage (`UsageError`) is one line, and so is what no line of code is to blame for: a
+`RunError`, a file that the system refuses (`OSError`), memory that ran out. Any other exception is
+a defect and keeps its traceback (exit code 1).
 """
 
 from __future__ import annotations
@@ -8,28 +11,100 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anystep import __version__
-from anystep._errors import UsageError
-from anystep._lookup import choose
-from anystep.cli_data import ACTIONS, add_actions
+from anystep._errors import RunError, UsageError
+from anystep.cli_data import ACTIONS, AddFlag, add_actions
 
-OVERRIDES = "any key of the recipe can be overridden: --train.epochs 3 --method.name tks (see: anystep keys)"
+if TYPE_CHECKING:  # help answers at once, so a command imports what it needs itself
+    from anystep.config import Record
+
+Arguments = argparse.Namespace
+Result = dict[str, Any]  # what a command ends with, as JSON
+
+OVERRIDES = (
+    "any key of the recipe can be overridden: --train.epochs 3 --method.name tks "
+    "(see: anystep keys)"
+)
 
 
-def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
+def _record(recipe: str | None, arguments: Arguments, overrides: Sequence[str]) -> Record:
+    """The record of a recipe, its overrides and the short flags for some of its keys."""
+    from anystep.config import load_recipe, merge, overrides_from, record_from
+
+    if not recipe:
+        raise UsageError("name a recipe, or go on with a run: --resume RUN")
+    engine = {"devices": arguments.devices, "precision": arguments.precision}
+    flags: Result = {"engine": {key: value for key, value in engine.items() if value is not None}}
+    if arguments.skip_bad:
+        flags["data"] = {"options": {"skip_bad": True}}
+    return record_from(merge(merge(load_recipe(recipe), overrides_from(overrides)), flags))
+
+
+def _refuse_flag(overrides: Sequence[str], flag: str, why: str) -> None:
+    if any(each.partition("=")[0] == flag for each in overrides):
+        raise UsageError(why)
+
+
+def _seeds(arguments: Arguments, overrides: Sequence[str]) -> range:
+    if arguments.seeds < 1:
+        raise UsageError(f"--seeds must be >= 1, got {arguments.seeds}")
+    why = f"{arguments.command} runs the seeds 0..N-1 of --seeds N; --seed is for train"
+    _refuse_flag(overrides, "--seed", why)
+    return range(arguments.seeds)
+
+
+def _whole_numbers(text: str, flag: str, like: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"{flag}: whole numbers with commas between, like {like}, got {text!r}"
+        ) from None
+
+
+def _no_overrides(overrides: Sequence[str]) -> None:
+    if overrides:
+        raise UsageError(f"unknown argument {overrides[0]!r}")
+
+
+def _protocol(scores: Mapping[str, Any]) -> str:
+    return f"{scores['protocol']} ({scores['protocol_hash']})"
+
+
+def _print_scores(scores: Mapping[str, Any]) -> None:
+    from anystep.console import print_table
+
+    columns = {
+        "prefix_top1": "top-1 prefix",
+        "prefix_top5": "top-5 prefix",
+        "step_top1": "top-1 step",
+        "aurc_softmax": "AURC softmax",
+        "aurc_max_logit": "AURC logit",
+    }
+    rows = [
+        [str(t + 1), *(f"{scores[name][t]:.2f}" for name in columns), f"{scores['ece'][t]:.3f}"]
+        for t in range(scores["steps"])
+    ]
+    judged = f"{scores['samples']} {scores['split']} samples"
+    title = f"{judged}, {_protocol(scores)}, prefix: {scores['prefix']}"
+    print_table(title, ["t", *columns.values(), "ECE"], rows)
+
+
+def train(arguments: Arguments, overrides: Sequence[str]) -> Result:
     """Train what RECIPE says, or go on with a run that stopped."""
     from anystep.folder import RunFolder
     from anystep.run import default_folder, run_record
 
     if arguments.resume:
-        flags = [getattr(arguments, key) for key in ("recipe", "out", *ENGINE_FLAGS)]
-        if overrides or arguments.skip_bad or any(flag is not None for flag in flags):
+        others = (arguments.recipe, arguments.out, arguments.devices, arguments.precision)
+        if overrides or arguments.skip_bad or any(each is not None for each in others):
             raise UsageError(
-                "--resume RUN goes on with that run as it is: no recipe, no --out and no overrides with it"
+                "--resume RUN goes on with that run as it is: "
+                "no recipe, no --out and no overrides with it"
             )
         folder = Path(arguments.resume)
         record = RunFolder(folder).read_record()
@@ -38,14 +113,11 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, 
         folder = Path(arguments.out) if arguments.out else default_folder(record)
     scores = run_record(record, folder, resume=bool(arguments.resume))
     _print_scores(scores)
-    return {
-        "run": str(folder),
-        "prefix_top1": scores["prefix_top1"],
-        "protocol": scores["protocol"],
-    }
+    told = {key: scores[key] for key in ("prefix_top1", "protocol")}
+    return {"run": str(folder), **told}
 
 
-def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
+def evaluate(arguments: Arguments, overrides: Sequence[str]) -> Result:
     """Judge a finished run's network again, from the weights on disk."""
     from anystep.run import evaluate_run
 
@@ -55,10 +127,8 @@ def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[st
     return {"run": arguments.run, **scores}
 
 
-def compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train several methods of one recipe, or several recipes, with several seeds; finished runs
-    are kept.
-    """
+def compare(arguments: Arguments, overrides: Sequence[str]) -> Result:
+    """Train several methods of one recipe, or several recipes; finished runs are kept."""
     from anystep.compare import compare_methods, compare_recipes, table_cells
     from anystep.console import print_table
 
@@ -76,48 +146,38 @@ def compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str
         result = compare_recipes(records, seeds, folder)
     else:
         result = compare_methods(records[0], arguments.methods.split(","), seeds, folder)
-    scores = result["runs"][0]["scores"]
-    header, rows = table_cells(result["table"])
-    prefix = (
-        "of t steps as each row says"
-        if "prefix" in result["table"][0]
-        else f"of t {scores['prefix']} steps"
-    )
-    title = f"top-1 in percent, prefix {prefix}, {scores['protocol']} ({scores['protocol_hash']}), {scores.get('split', 'test')}"
-    print_table(title, header, rows)
-    return {"out": str(folder), "table": result["table"]}
+    scores, table = result["runs"][0]["scores"], result["table"]
+    prefix = "t steps as each row says" if "prefix" in table[0] else f"t {scores['prefix']} steps"
+    split = scores.get("split", "test")
+    title = f"top-1 in percent, prefix of {prefix}, {_protocol(scores)}, {split}"
+    print_table(title, *table_cells(table))
+    return {"out": str(folder), "table": table}
 
 
-def sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train with several numbers of time steps and judge each network after every step; finished
-    runs are kept.
-    """
+def sweep(arguments: Arguments, overrides: Sequence[str]) -> Result:
+    """Train with several numbers of time steps, judge at every step; finished runs are kept."""
     from anystep.console import print_table
     from anystep.sweep import PICTURES, sweep_cells, sweep_steps
 
-    if any(flag.partition("=")[0] == "--train.steps" for flag in overrides):
-        raise UsageError("sweep sets train.steps itself: name them in --train-steps")
-    seeds, lengths = (
-        _seeds(arguments, overrides),
-        _whole_numbers(arguments.train_steps, "--train-steps", "1,2,4,10"),
-    )
+    why = "sweep sets train.steps itself: name them in --train-steps"
+    _refuse_flag(overrides, "--train.steps", why)
+    seeds = _seeds(arguments, overrides)
+    lengths = _whole_numbers(arguments.train_steps, "--train-steps", "1,2,4,10")
     record = _record(arguments.recipe, arguments, overrides)
     methods = arguments.methods.split(",") if arguments.methods else [record.method.name]
     folder = Path(arguments.out or Path("runs") / f"{record.name}-sweep")
     result = sweep_steps(record, lengths, methods, seeds, folder)
-    scores = result["runs"][0]["scores"]
-    prefix = " / ".join(dict.fromkeys(matrix["prefix"] for matrix in result["matrices"].values()))
-    title = f"top-1 in percent after t steps, {prefix}, {scores['protocol']} ({scores['protocol_hash']}), {record.judge}"
-    print_table(title, *sweep_cells(result["matrices"]))
-    return {
-        "out": str(folder),
-        "pictures": [str(folder / name) for name in PICTURES],
-        "matrices": result["matrices"],
-    }
+    scores, matrices = result["runs"][0]["scores"], result["matrices"]
+    prefix = " / ".join(dict.fromkeys(matrix["prefix"] for matrix in matrices.values()))
+    title = f"top-1 in percent after t steps, {prefix}, {_protocol(scores)}, {record.judge}"
+    print_table(title, *sweep_cells(matrices))
+    pictures = [str(folder / name) for name in PICTURES]
+    return {"out": str(folder), "pictures": pictures, "matrices": matrices}
 
 
-def report(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
+def report(arguments: Arguments, overrides: Sequence[str]) -> Result:
     """One self-contained HTML page, and a PNG of the accuracy over t, from finished runs."""
+    from anystep.console import say
     from anystep.evaluation.report.page import accuracy_png, write_report
     from anystep.folder import read_runs, runs_in
 
@@ -125,18 +185,18 @@ def report(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str,
     runs = read_runs(run for place in arguments.runs for run in runs_in(place))
     page = write_report(runs, arguments.out)
     picture = accuracy_png(runs, page.with_suffix(".png"))
-    print(f"report: {page}\npicture: {picture}", file=sys.stderr)
+    say(f"report: {page}\npicture: {picture}")
     return {"report": str(page), "picture": str(picture)}
 
 
-def data(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
+def data(arguments: Arguments, overrides: Sequence[str]) -> Result:
     """List, get, check, show and simulate data sets."""
     _no_overrides(overrides)
-    return choose(ACTIONS, arguments.action, "action")(arguments)
+    return ACTIONS[arguments.action](arguments)
 
 
-def keys(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
-    """Every key of a recipe, with its type and default."""
+def keys(arguments: Arguments, overrides: Sequence[str]) -> Result:
+    """Every key of a recipe, with its type, its default and what it is for."""
     from anystep.config import describe_keys
     from anystep.console import print_table
 
@@ -146,8 +206,7 @@ def keys(arguments: argparse.Namespace, overrides: Sequence[str]) -> dict[str, A
     return {"keys": [name for name, *_ in rows]}
 
 
-ENGINE_FLAGS = ("devices", "precision")
-COMMANDS = {
+COMMANDS: dict[str, Callable[[Arguments, Sequence[str]], Result]] = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
@@ -158,171 +217,95 @@ COMMANDS = {
 }
 
 
+def _run_flags(flag: AddFlag) -> None:
+    """Short for keys of the recipe."""
+    flag("--skip-bad", action="store_true", help="leave out what cannot be read, and count it")
+    flag("--devices", type=int, metavar="N", help="processes, one a device (engine.devices)")
+    flag("--precision", metavar="NAME", help="like 32-true or bf16-mixed (engine.precision)")
+
+
+def _train_flags(flag: AddFlag) -> None:
+    flag("recipe", nargs="?", help="a YAML recipe")
+    flag("--out", help="run folder (default: runs/NAME-METHOD-seedN)")
+    flag("--resume", metavar="RUN", help="go on with this run folder")
+    _run_flags(flag)
+
+
+def _evaluate_flags(flag: AddFlag) -> None:
+    flag("run", help="a finished run folder")
+
+
+def _compare_flags(flag: AddFlag) -> None:
+    flag("recipe", nargs="+", metavar="RECIPE", help="one with --methods; or several, a row each")
+    flag("--methods", help="of one recipe: names with commas between: ce,tks")
+    flag("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)")
+    flag("--out", help="folder of run folders (default: runs/NAME or runs/compare)")
+    _run_flags(flag)
+
+
+def _sweep_flags(flag: AddFlag) -> None:
+    flag("recipe", help="a YAML recipe")
+    flag("--train-steps", required=True, metavar="T,...", help="steps to train with: 1,2,4,10")
+    flag("--methods", help="names with commas between (default: the recipe's)")
+    flag("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)")
+    flag("--out", help="folder of run folders (default: runs/NAME-sweep)")
+    _run_flags(flag)
+
+
+def _report_flags(flag: AddFlag) -> None:
+    flag("runs", nargs="+", metavar="RUN", help="finished run folders, or folders of them")
+    flag("--out", default="report.html", help="the page to write (default: report.html)")
+
+
+_FLAGS: dict[str, Callable[[AddFlag], None]] = {
+    "train": _train_flags,
+    "evaluate": _evaluate_flags,
+    "compare": _compare_flags,
+    "sweep": _sweep_flags,
+    "report": _report_flags,
+}
+
+
 def make_parser() -> argparse.ArgumentParser:
-    """All commands and flags. Its only import beyond the standard library is this package, so help
-    is fast.
-    """
+    """All commands and flags. Beyond the standard library it imports only this package."""
     parser = argparse.ArgumentParser(
         prog="anystep", description="Train a spiking network once, deploy it at any step."
     )
     parser.add_argument("--version", action="version", version=f"anystep {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, **options: Any) -> argparse.ArgumentParser:
-        text = (COMMANDS[name].__doc__ or "").strip()
-        return commands.add_parser(name, help=text, description=text, allow_abbrev=False, **options)
-
-    add = command("train", epilog=OVERRIDES)
-    add.add_argument("recipe", nargs="?", help="a YAML recipe")
-    add.add_argument("--out", help="run folder (default: runs/NAME-METHOD-seedN)")
-    add.add_argument("--resume", metavar="RUN", help="go on with this run folder")
-    _record_flags(add)
-    add = command("evaluate")
-    add.add_argument("run", help="a finished run folder")
-    add = command("compare", epilog=OVERRIDES)
-    add.add_argument(
-        "recipe",
-        nargs="+",
-        metavar="RECIPE",
-        help="a YAML recipe, with --methods; or several, a row each",
-    )
-    add.add_argument("--methods", help="of one recipe: names with commas between: ce,tks")
-    add.add_argument(
-        "--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)"
-    )
-    add.add_argument(
-        "--out",
-        help="folder of run folders (default: runs/NAME, or runs/compare of several recipes)",
-    )
-    _record_flags(add)
-    add = command("sweep", epilog=OVERRIDES)
-    add.add_argument("recipe", help="a YAML recipe")
-    add.add_argument(
-        "--train-steps",
-        required=True,
-        metavar="T,...",
-        help="numbers of time steps to train with: 1,2,4,10",
-    )
-    add.add_argument("--methods", help="names with commas between (default: the recipe's)")
-    add.add_argument(
-        "--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)"
-    )
-    add.add_argument("--out", help="folder of run folders (default: runs/NAME-sweep)")
-    _record_flags(add)
-    add = command("report")
-    add.add_argument(
-        "runs", nargs="+", metavar="RUN", help="finished run folders, or folders of them"
-    )
-    add.add_argument(
-        "--out", default="report.html", help="the page to write (default: report.html)"
-    )
-    add_actions(command("data"))
-    command("keys")
+    for name, command in COMMANDS.items():
+        text = (command.__doc__ or "").strip()
+        epilog = OVERRIDES if name in ("train", "compare", "sweep") else None
+        own = commands.add_parser(
+            name, help=text, description=text, epilog=epilog, allow_abbrev=False
+        )
+        if name in _FLAGS:
+            _FLAGS[name](own.add_argument)
+        elif name == "data":
+            add_actions(own)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    parser = make_parser()
-    arguments, overrides = parser.parse_known_args(argv)
+    arguments, overrides = make_parser().parse_known_args(argv)
+
+    def stopped(why: str, code: int) -> int:
+        print(f"anystep {arguments.command}: {why}", file=sys.stderr)
+        return code
+
     try:
-        result = choose(COMMANDS, arguments.command, "command")(arguments, overrides)
+        result = COMMANDS[arguments.command](arguments, overrides)
     except UsageError as error:
-        print(f"anystep {arguments.command}: {error}", file=sys.stderr)
-        return 2
-    except (RuntimeError, ArithmeticError, OSError) as error:
-        print(f"anystep {arguments.command}: {error}", file=sys.stderr)
-        return 1
+        return stopped(str(error), 2)
+    except (RunError, OSError) as error:
+        return stopped(str(error), 1)
     except MemoryError as error:
-        print(
-            f"anystep {arguments.command}: out of memory{f': {error}' if str(error) else ''}",
-            file=sys.stderr,
-        )
-        return 1
+        return stopped(f"out of memory{f': {error}' if str(error) else ''}", 1)
     except KeyboardInterrupt as stop:
-        print(
-            f"anystep {arguments.command}: interrupted{f'; {stop}' if str(stop) else ''}",
-            file=sys.stderr,
-        )
-        return 130
+        return stopped(f"interrupted{f'; {stop}' if str(stop) else ''}", 130)
     print(json.dumps(result))
     return 0 if result.get("ok", True) else 1
-
-
-def _record(recipe: str | None, arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
-    from anystep.config import load_recipe, merge, overrides_from, record_from
-
-    if not recipe:
-        raise UsageError("name a recipe, or go on with a run: --resume RUN")
-    flags: dict[str, Any] = {
-        "engine": {
-            key: getattr(arguments, key)
-            for key in ENGINE_FLAGS
-            if getattr(arguments, key) is not None
-        }
-    }
-    if arguments.skip_bad:
-        flags["data"] = {"options": {"skip_bad": True}}
-    return record_from(merge(merge(load_recipe(recipe), overrides_from(overrides)), flags))
-
-
-def _seeds(arguments: argparse.Namespace, overrides: Sequence[str]) -> range:
-    if arguments.seeds < 1:
-        raise UsageError(f"--seeds must be >= 1, got {arguments.seeds}")
-    if any(flag.partition("=")[0] == "--seed" for flag in overrides):
-        raise UsageError(
-            f"{arguments.command} runs the seeds 0..N-1 of --seeds N; --seed is for train"
-        )
-    return range(arguments.seeds)
-
-
-def _record_flags(parser: argparse.ArgumentParser) -> None:
-    """Short for --data.options.skip_bad true, --engine.devices and --engine.precision."""
-    parser.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out recordings that cannot be read, and count them",
-    )
-    parser.add_argument(
-        "--devices", type=int, metavar="N", help="processes, one a device (engine.devices)"
-    )
-    parser.add_argument(
-        "--precision", metavar="NAME", help="like 32-true or bf16-mixed (engine.precision)"
-    )
-
-
-def _no_overrides(overrides: Sequence[str]) -> None:
-    if overrides:
-        raise UsageError(f"unknown argument {overrides[0]!r}")
-
-
-def _whole_numbers(text: str, flag: str, like: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"{flag}: whole numbers with commas between, like {like}, got {text!r}"
-        ) from None
-
-
-def _print_scores(scores: dict[str, Any]) -> None:
-    from anystep.console import print_table
-
-    columns = ("prefix_top1", "prefix_top5", "step_top1", "aurc_softmax", "aurc_max_logit")
-    steps = range(scores["steps"])
-    rows = [
-        [str(t + 1), *(f"{scores[name][t]:.2f}" for name in columns), f"{scores['ece'][t]:.3f}"]
-        for t in steps
-    ]
-    judged = f"{scores['samples']} {scores.get('split', 'test')} samples"
-    title = (
-        f"{judged}, {scores['protocol']} ({scores['protocol_hash']}), prefix: {scores['prefix']}"
-    )
-    print_table(
-        title,
-        ["t", "top-1 prefix", "top-5 prefix", "top-1 step", "AURC softmax", "AURC logit", "ECE"],
-        rows,
-    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,39 @@ from typing import Any
 
 from anystep._errors import UsageError
 
+AddFlag = Callable[..., Any]  # argparse's `add_argument`
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """`["protocol=random-90-10@0"]` as arguments of a data set."""
+    from yaml import YAMLError
+
+    from anystep.config import parse_value
+
+    options = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise UsageError(
+                f"--option: expected KEY=VALUE, like protocol=cifar10-dvs/first-100, got {pair!r}"
+            )
+        try:
+            options[key] = parse_value(text)
+        except YAMLError:
+            raise UsageError(f"--option {key}: the value is no YAML, got {text!r}") from None
+    return options
+
+
+def _pair(text: str) -> tuple[int, int]:
+    """`"128,128"` as height and width."""
+    try:
+        height, width = (int(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--sensor: height and width with a comma between, like 128,128, got {text!r}"
+        ) from None
+    return height, width
+
 
 def list_(arguments: argparse.Namespace) -> dict[str, Any]:
     """What data sets there are."""
@@ -20,9 +53,7 @@ def list_(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def get(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Fetch a data set's release, check it against its published hash and unpack it; broken
-    downloads go on.
-    """
+    """Fetch a data set's release, check its hash and unpack it; a broken download goes on."""
     from anystep.console import progress_bar, say
     from anystep.data.fetch.get import get_dataset
 
@@ -114,118 +145,54 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 }
 
 
+def _get_flags(flag: AddFlag) -> None:
+    flag("name", help="a row of: anystep data list")
+    flag("dir", nargs="?", help="where to put it (default: data/NAME)")
+
+
+def _check_flags(flag: AddFlag) -> None:
+    flag("name", help="a row of: anystep data list")
+    flag("dir", nargs="?", help="the folder that holds it; none for what is built in")
+    flag("--sheet", metavar="FILE.png", help="draw one sample of each class there; .svg as well")
+    flag("--deep", action="store_true", help="decode every image, not only the first of a class")
+    flag("--skip-bad", action="store_true", help="files that cannot be read are no failure")
+    like = "like protocol=random-90-10@0 or, for events-folder, sensor=[128,128]; may be repeated"
+    flag("--option", action="append", default=[], metavar="KEY=VALUE", help=like)
+
+
+def _show_flags(flag: AddFlag) -> None:
+    flag("file", help="a recording of any format that is read")
+    flag("--out", metavar="FILE.gif", help="the animation (default: the recording's name, here)")
+    default = "(default: what a viewer can show)"
+    flag("--frame-us", type=int, metavar="N", help=f"microseconds in a picture {default}")
+    flag("--slow", type=float, default=1.0, metavar="X", help="times slower than life (default: 1)")
+    flag("--sensor", metavar="H,W", help="height and width, where FILE does not say them: 128,128")
+
+
+def _simulate_flags(flag: AddFlag) -> None:
+    flag("--images", default="cifar10", help="the image set: cifar10 (default)")
+    flag("--root", metavar="DIR", help="the folder that holds it (default: data/IMAGES)")
+    paths = "closed-loop (default) or saccade"
+    flag("--path", default="closed-loop", help=f"how the image moves: {paths}")
+    flag("--out", required=True, metavar="DIR", help="recordings to write, or to go on with")
+    flag("--per-class", type=int, default=1000, metavar="N", help="images (default: 1000)")
+    flag("--workers", type=int, metavar="N", help="threads (default: one a processor)")
+    flag("--seed", type=int, default=0, metavar="N", help="of the background events (default: 0)")
+
+
+_FLAGS: dict[str, Callable[[AddFlag], None]] = {
+    "get": _get_flags,
+    "check": _check_flags,
+    "show": _show_flags,
+    "simulate": _simulate_flags,
+}
+
+
 def add_actions(parser: argparse.ArgumentParser) -> None:
     """The actions of `anystep data` and their flags."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def action(name: str) -> argparse.ArgumentParser:
-        text = (ACTIONS[name].__doc__ or "").strip()
-        return actions.add_parser(name, help=text, description=text, allow_abbrev=False)
-
-    action("list")
-    add = action("get")
-    add.add_argument("name", help="a row of: anystep data list")
-    add.add_argument("dir", nargs="?", help="where to put it (default: data/NAME)")
-    add = action("check")
-    add.add_argument("name", help="a row of: anystep data list")
-    add.add_argument(
-        "dir",
-        nargs="?",
-        help="the folder that holds it; none for digits and digits-dvs, which are built in",
-    )
-    add.add_argument(
-        "--sheet", metavar="FILE.png", help="draw one sample of each class there; .svg as well"
-    )
-    add.add_argument(
-        "--deep",
-        action="store_true",
-        help="decode every image, not only the first of each class; recordings are always read",
-    )
-    add.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="files that cannot be read are counted and are no failure",
-    )
-    option = "like protocol=random-90-10@0 or, for events-folder, sensor=[128,128]; may be repeated"
-    add.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=option)
-    add = action("show")
-    add.add_argument("file", help="a recording of any format that is read")
-    add.add_argument(
-        "--out",
-        metavar="FILE.gif",
-        help="the animation (default: the recording's name, in this folder)",
-    )
-    add.add_argument(
-        "--frame-us",
-        type=int,
-        metavar="N",
-        help="microseconds of the recording in a picture (default: what a viewer can show)",
-    )
-    add.add_argument(
-        "--slow",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="how many times slower than life (default: 1)",
-    )
-    add.add_argument(
-        "--sensor",
-        metavar="H,W",
-        help="height and width, where the file does not say them: 128,128 for cifar10-sim",
-    )
-    add = action("simulate")
-    add.add_argument("--images", default="cifar10", help="the image set: cifar10 (default)")
-    add.add_argument(
-        "--root", metavar="DIR", help="the folder that holds it (default: data/IMAGES)"
-    )
-    add.add_argument(
-        "--path",
-        default="closed-loop",
-        help="how the image moves: closed-loop (default) or saccade",
-    )
-    add.add_argument(
-        "--out",
-        required=True,
-        metavar="DIR",
-        help="the folder of recordings to write, or to go on with",
-    )
-    add.add_argument(
-        "--per-class",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="images of each class (default: 1000, what cifar10-sim is)",
-    )
-    add.add_argument("--workers", type=int, metavar="N", help="threads (default: one a processor)")
-    add.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the background events (default: 0)"
-    )
-
-
-def _options(pairs: list[str]) -> dict[str, Any]:
-    from yaml import YAMLError
-
-    from anystep.config import parse_value
-
-    options = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals:
-            raise UsageError(
-                f"--option: expected KEY=VALUE, like protocol=cifar10-dvs/first-100, got {pair!r}"
-            )
-        try:
-            options[key] = parse_value(text)
-        except YAMLError:
-            raise UsageError(f"--option {key}: the value is no YAML, got {text!r}") from None
-    return options
-
-
-def _pair(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(number) for number in text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"--sensor: height and width with a comma between, like 128,128, got {text!r}"
-        ) from None
-    return height, width
+    for name, action in ACTIONS.items():
+        text = (action.__doc__ or "").strip()
+        own = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+        if name in _FLAGS:
+            _FLAGS[name](own.add_argument)

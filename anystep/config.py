@@ -258,7 +258,7 @@ def _words(hint: Any) -> str:
     if get_origin(hint) is list:
         return f"a list of {_words(get_args(hint)[0])}"
     if get_origin(hint) is dict:
-        return "a mapping"
+        return "a mapping of names"
     return {NoneType: "null", str: "text"}.get(hint, hint.__name__)
 
 

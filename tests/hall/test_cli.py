@@ -15,7 +15,7 @@ from terminal import Terminal
 
 import anystep
 from anystep import cli
-from anystep._errors import UsageError
+from anystep._errors import RunError, UsageError
 from anystep._extras import MissingExtraError
 from anystep.cli import COMMANDS
 from anystep.folder import RunFolder
@@ -157,43 +157,22 @@ def test_data_list_and_keys_name_what_there_is(terminal):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--method.name", "tsk"], "unknown method 'tsk'. Did you mean 'tks'?"),
-        (
-            ["--method.options.alfa", "1"],
-            "unknown argument 'alfa' in method tks. Did you mean 'alpha'?",
-        ),
-        (["--model.neuron", "liff"], "unknown neuron 'liff'. Did you mean 'lif'?"),
-        (["--train.epoch", "3"], "unknown key 'epoch' in train. Did you mean 'epochs'?"),
-        (["--trian.epochs", "3"], "unknown key 'trian' in the recipe. Did you mean 'train'?"),
-        (["--train.epochs", "many"], "train.epochs: expected int, got many"),
-        (["--train.epochs", "[1"], "--train.epochs: '[1' is not a YAML value"),
-        (["--train.epochs"], "--train.epochs needs a value"),
-        (["--data.binning.steps", "0"], "fixed_duration: steps must be a whole number >= 1, got 0"),
-        (["--data.binning.steps", "ten"], "fixed_duration: steps must be int or None, got 'ten'"),
-        (["--data.name", "digit-dvs"], "unknown dataset 'digit-dvs'. Did you mean 'digits-dvs'?"),
-        (["--model.options.input_size", "40"], "model.options: 'input_size' is not an option"),
-        (["--model.options.norm", "bn"], "model.options: 'norm' is not an option"),
-        (["--model.options.name", "x"], "model.options: 'name' is not an option"),
-        (["--data.options.cache", "x"], "data.options: 'cache' is not an option"),
+        (["--method.name", "tsk"], "Did you mean 'tks'?"),
         (["--method.options.name", "x"], "unknown argument 'name' in method tks"),
-        (["--workers", "2"], "unknown key 'workers' in the recipe. Did you mean train.workers?"),
+        (["--train.epoch", "3"], "Did you mean 'epochs'?"),
+        (["--train.epochs", "[1"], "--train.epochs: '[1' is not a YAML value"),
+        (["--train.batch_size", "null"], "train.batch_size: expected int, got null"),
+        (["--data.binning", "~"], "data.binning: expected a mapping of names, got null"),
+        (["--data.binning", "{1: 2}"], "data.binning: expected a mapping of names"),
+        (["--data.binning.steps", "ten"], "fixed_duration: steps must be int or None, got 'ten'"),
+        (["--workers", "2"], "Did you mean train.workers?"),
         (["--precision", "16-mixed"], "engine.precision 16-mixed has a loss scale"),
         (["--devices", "3"], "share a batch of 16 equally, got 3"),
         (["--engine.accelerator", "abacus"], "engine: "),
         (["--data.options.flaw", "labels"], "labels must be in 0..3, got 7..7 in a batch"),
-        (
-            ["--data.options.flaw", "planes"],
-            "a sample must be square frames (T, P, H, W), the first one is (2, 12, 12)",
-        ),
-        (
-            ["--data.options.flaw", "width"],
-            "a sample must be square frames (T, P, H, W), the first one is (3, 2, 12, 14)",
-        ),
+        (["--data.options.flaw", "planes"], "must be square frames (T, P, H, W), the first one is"),
         (["--data.options.flaw", "empty"], "fixed_duration: an empty event stream has no frames"),
-        (
-            ["--train.batch_size", "100"],
-            "the training set has 64 samples, fewer than one batch of 100",
-        ),
+        (["--train.batch_size", "100"], "64 samples, fewer than one batch of 100"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_on_one_line(terminal, recipe, overrides, message):
@@ -310,14 +289,11 @@ def test_wrong_usage_exits_with_2_and_shows_the_usage(terminal, arguments):
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        *(
-            (UsageError, 2),
-            (MissingExtraError, 2),
-            (RuntimeError, 1),
-            (FloatingPointError, 1),
-            (OSError, 1),
-            (MemoryError, 1),
-        ),
+        (UsageError, 2),
+        (MissingExtraError, 2),
+        (RunError, 1),
+        (OSError, 1),
+        (MemoryError, 1),
         (KeyboardInterrupt, 130),
     ],
 )
@@ -327,13 +303,17 @@ def test_the_exit_code_says_whose_fault_it_was(terminal, monkeypatch, error, cod
 
     monkeypatch.setitem(COMMANDS, "keys", failing)
     got, out, err = terminal("keys")
-    assert (got, out) == (code, "")
+    assert (got, out, err.count("\n")) == (code, "", 1)
     assert "this is why" in err
 
 
-def test_a_bug_is_not_hidden(terminal, monkeypatch):
-    monkeypatch.setitem(COMMANDS, "keys", lambda *a: {}["no such key"])
-    with pytest.raises(KeyError):
+@pytest.mark.parametrize("error", [KeyError, ValueError, ImportError, RuntimeError, TypeError])
+def test_a_defect_keeps_its_traceback(terminal, monkeypatch, error):
+    def defective(arguments, overrides):
+        raise error("a defect")
+
+    monkeypatch.setitem(COMMANDS, "keys", defective)
+    with pytest.raises(error, match="a defect"):
         terminal("keys")
 
 
@@ -348,7 +328,7 @@ def test_a_loss_that_explodes_ends_with_1_and_a_way_out(terminal, recipe, recwar
 
 def test_the_installed_program_and_the_module_answer(tmp_path):
     for program in (
-        [sys.executable, "-m", "anystep.cli"],
+        [sys.executable, "-m", "anystep"],
         [os.path.join(os.path.dirname(sys.executable), "anystep")],
     ):
         done = subprocess.run(
