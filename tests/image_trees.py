@@ -1,6 +1,4 @@
-"""Image releases in miniature, written by other code than that which reads them: a picture's colour
-says what it is.
-"""
+"""Image releases in miniature: a picture's colour says what it is."""
 
 from __future__ import annotations
 
@@ -37,10 +35,8 @@ def tree(
     for test, (part, count) in enumerate(zip(parts, PER_CLASS, strict=True)):
         for label, name in enumerate(classes):
             for number in range(count):
-                save(
-                    root / part / name / f"{name}_{number}{suffix}",
-                    colour(label, number, bool(test)),
-                )
+                file = root / part / name / f"{name}_{number}{suffix}"
+                save(file, colour(label, number, bool(test)))
     return root
 
 
@@ -59,9 +55,7 @@ def image_folder(root: Path) -> Path:
 
 
 def cub(root: Path) -> Path:
-    """The lists of CUB-200-2011: images.txt, image_class_labels.txt, train_test_split.txt,
-    classes.txt.
-    """
+    """CUB-200-2011: images/ and the lists beside it."""
     base, names = root / "CUB_200_2011", ("001.Black_footed_Albatross", "002.Laysan_Albatross")
     lines: dict[str, list[str]] = {"images": [], "image_class_labels": [], "train_test_split": []}
     number = 0
@@ -69,11 +63,9 @@ def cub(root: Path) -> Path:
         for k in range(sum(PER_CLASS)):
             number += 1
             test = k >= PER_CLASS[0]
-            save(
-                base / "images" / name / f"{name[4:]}_{k:04d}.jpg",
-                colour(label, k % PER_CLASS[0], test),
-            )
-            lines["images"].append(f"{number} {name}/{name[4:]}_{k:04d}.jpg")
+            file = f"{name}/{name[4:]}_{k:04d}.jpg"
+            save(base / "images" / file, colour(label, k % PER_CLASS[0], test))
+            lines["images"].append(f"{number} {file}")
             lines["image_class_labels"].append(f"{number} {label + 1}")
             lines["train_test_split"].append(f"{number} {int(not test)}")
     lines["classes"] = [f"{label + 1} {name}" for label, name in enumerate(names)]
@@ -97,9 +89,8 @@ def dogs(root: Path) -> Path:
                 labels.append([float(label + 1)])
         cells = np.empty((len(files), 1), dtype=object)
         cells[:, 0] = files
-        savemat(
-            root / "lists" / f"{part}_list.mat", {"file_list": cells, "labels": np.array(labels)}
-        )
+        table = {"file_list": cells, "labels": np.array(labels)}
+        savemat(root / "lists" / f"{part}_list.mat", table)
     return root
 
 
@@ -149,17 +140,14 @@ def cifar10_binary(root: Path) -> Path:
         for part in parts
     }
     for k in range(5):
-        (home / f"data_batch_{k + 1}.bin").write_bytes(
-            b"".join(rows["train"][40 * k : 40 * k + 40])
-        )
+        batch = b"".join(rows["train"][40 * k : 40 * k + 40])
+        (home / f"data_batch_{k + 1}.bin").write_bytes(batch)
     (home / "test_batch.bin").write_bytes(b"".join(rows["test"]))
     return root
 
 
 def cifar10_python(root: Path) -> Path:
-    """cifar-10-batches-py: pickled dictionaries with bytes for keys, in another order than the
-    binary files.
-    """
+    """cifar-10-batches-py: pickled dictionaries, in another order than the binary files."""
     home = root / "cifar-10-batches-py"
     home.mkdir(parents=True)
     images, labels = cifar_images(10)["train"]
@@ -212,9 +200,7 @@ def write_shard(
     names: Sequence[str] | None = None,
     column: str = "image",
 ) -> Path:
-    """A parquet file as the hub has them: columns image (bytes, path) and label, and the class
-    names in the footer.
-    """
+    """A parquet file as the hub has them, with the class names in the footer."""
     import pyarrow
     from pyarrow import parquet
 
@@ -260,13 +246,8 @@ def imagenet_rows(part: str) -> list[Row]:
     rows: list[Row] = []
     for label, wnid in enumerate(WNIDS):
         for number in range(PER_CLASS[part != "train"]):
-            rows.append(
-                (
-                    picture(colour(label, number, part != "train")),
-                    f"{wnid}_{number}_{wnid}.JPEG",
-                    label,
-                )
-            )
+            content = picture(colour(label, number, part != "train"))
+            rows.append((content, f"{wnid}_{number}_{wnid}.JPEG", label))
     return [rows[int(k)] for k in np.random.default_rng(0).permutation(len(rows))]
 
 
@@ -274,13 +255,8 @@ def imagenet_shards(root: Path) -> Path:
     """data/train-*, validation-* and test-*.parquet; the test images have the label -1."""
     for part in ("train", "validation"):
         write_part(root / "data", part, imagenet_rows(part), names=WORDS)
-    write_part(
-        root / "data",
-        "test",
-        [(picture((1, 2, 3)), "ILSVRC2012_test_00000001.JPEG", -1)],
-        shards=1,
-        names=WORDS,
-    )
+    unlabelled: list[Row] = [(picture((1, 2, 3)), "ILSVRC2012_test_00000001.JPEG", -1)]
+    write_part(root / "data", "test", unlabelled, shards=1, names=WORDS)
     return root
 
 

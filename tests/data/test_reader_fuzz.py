@@ -154,31 +154,27 @@ def test_events_in_another_order_are_refused_and_sorted_on_demand(kind, folder):
     assert times.tolist() == [1000 * t if kind == "npy" else t for t, *_ in ROWS]
 
 
+def damaged(content: bytes, draw) -> bytes:
+    """Flipped bits, pieces in another order, or garbage after a good start."""
+    how = draw(st.sampled_from(["bits", "order", "garbage"]))
+    if how == "garbage":
+        return content[: draw(st.integers(0, 200))] + draw(st.binary(min_size=1, max_size=300))
+    if how == "order":
+        cuts = sorted(draw(st.lists(st.integers(0, len(content)), max_size=4)))
+        pieces = [content[a:b] for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True)]
+        return b"".join(draw(st.permutations(pieces)))
+    changed = bytearray(content)
+    for bit in draw(st.lists(st.integers(0, 8 * len(content) - 1), min_size=1, max_size=6)):
+        changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
 @pytest.mark.parametrize("kind", ALL)
-@settings(max_examples=60)
+@settings(max_examples=120)
 @given(data=st.data())
-def test_flipped_bits_are_read_or_refused(kind, folder, data):
-    content = bytearray(ALL[kind])
-    for bit in data.draw(st.lists(st.integers(0, 8 * len(content) - 1), min_size=1, max_size=6)):
-        content[bit // 8] ^= 1 << bit % 8
-    read_or_refuse(folder / "file", kind, bytes(content), sort=data.draw(st.booleans()))
-
-
-@pytest.mark.parametrize("kind", ALL)
-@settings(max_examples=40)
-@given(data=st.data())
-def test_pieces_in_another_order_are_read_or_refused(kind, folder, data):
-    content = ALL[kind]
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=4)))
-    pieces = [content[a:b] for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True)]
-    read_or_refuse(folder / "file", kind, b"".join(data.draw(st.permutations(pieces))))
-
-
-@pytest.mark.parametrize("kind", ALL)
-@settings(max_examples=40)
-@given(garbage=st.binary(min_size=1, max_size=300), keep=st.integers(0, 200))
-def test_garbage_after_a_good_start_is_read_or_refused(kind, folder, garbage, keep):
-    read_or_refuse(folder / "file", kind, ALL[kind][:keep] + garbage)
+def test_a_damaged_file_is_read_or_refused(kind, folder, data):
+    content = damaged(ALL[kind], data.draw)
+    read_or_refuse(folder / "file", kind, content, sort=data.draw(st.booleans()))
 
 
 @settings(max_examples=60)

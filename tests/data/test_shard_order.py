@@ -1,6 +1,4 @@
-"""Orders that read each row group of parquet shards once: windows of blocks, workers, memory,
-resuming.
-"""
+"""Orders that read each row group of parquet shards once."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ def loaded(root: Path, name: str = "image-folder"):
 
 
 def noise_shards(folder: Path, *, groups: int = 24, size: int = 2000) -> dict[str, list[Path]]:
-    """Three shards of row groups of equal size, whose "images" are noise: only their place matters."""
+    """Three shards of row groups of equal size, whose "images" are noise: only places matter."""
     chance = np.random.default_rng(0)
     rows = [(chance.bytes(size), f"{k}.png", k % 4) for k in range(groups * ROWS_OF_A_GROUP)]
     return {"train": write_part(folder, "train", rows, shards=3, group=ROWS_OF_A_GROUP)}
@@ -50,24 +48,16 @@ def with_room_for(groups: int, parts: dict[str, list[Path]]) -> ShardImages:
 def test_without_blocks_the_order_is_what_it_always_was():
     generator = torch.Generator().manual_seed(derive_seed(3, "order", 2))
     expected = torch.randperm(100, generator=generator).tolist()
-    assert [
-        i for batch in epoch_order(100, batch_size=10, seed=3, epoch=2) for i in batch
-    ] == expected
+    order = epoch_order(100, batch_size=10, seed=3, epoch=2)
+    assert [index for batch in order for index in batch] == expected
 
 
 @pytest.mark.parametrize("balance", [None, np.arange(100) % 3])
 def test_blocks_change_the_order_of_what_is_drawn_and_nothing_else(balance):
     blocks = Blocks(np.arange(100) // 5, 4)
-    plain, blocked = (
-        sorted(
-            i
-            for batch in epoch_order(
-                100, batch_size=10, seed=3, epoch=2, balance=balance, blocks=each
-            )
-            for i in batch
-        )
-        for each in (None, blocks)
-    )
+    options = {"batch_size": 10, "seed": 3, "epoch": 2, "balance": balance}
+    orders = [epoch_order(100, blocks=each, **options) for each in (None, blocks)]
+    plain, blocked = (sorted(index for batch in order for index in batch) for order in orders)
     assert plain == blocked
 
 
@@ -75,10 +65,9 @@ def test_blocks_change_the_order_of_what_is_drawn_and_nothing_else(balance):
 @settings(max_examples=60, deadline=None)
 def test_an_epoch_goes_through_windows_of_blocks_and_shows_a_sample_once(n, block, window, epoch):
     of = np.random.default_rng(n).permutation(np.arange(n) // block) * 3 + 5
-    order = [
-        batch[0]
-        for batch in epoch_order(n, batch_size=1, seed=0, epoch=epoch, blocks=Blocks(of, window))
-    ]
+    blocks = Blocks(of, window)
+    order = epoch_order(n, batch_size=1, seed=0, epoch=epoch, blocks=blocks)
+    order = [batch[0] for batch in order]
     assert sorted(order) == list(range(n))
     entered: list[set[int]] = [set()]
     for block_of in of[order].tolist():
@@ -136,9 +125,8 @@ def test_memory_stays_within_the_window(room, tmp_path):
         _ = images[index]
         assert images.held_bytes <= window
         peak = max(peak, pyarrow.total_allocated_bytes() - base)
-    assert (
-        peak < 1.5 * window + 20_000
-    )  # what pyarrow holds besides the images: offsets, and room at the end of its buffers
+    # What pyarrow holds besides the images: offsets, and room at the end of its buffers.
+    assert peak < 1.5 * window + 20_000
     assert peak > images.held_bytes > 0.6 * window
 
 
