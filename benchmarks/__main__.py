@@ -63,6 +63,7 @@ def bench(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         model=arguments.model,
     )
+    result["environment"]["command"][:1] = ["python", "-m", "benchmarks"]  # not "__main__.py"
     for table in tables_of(result):
         print_table(*table)
     allocator = result["settings"]["allocator"]

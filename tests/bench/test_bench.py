@@ -10,7 +10,6 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -42,11 +41,15 @@ def no_peers(monkeypatch):
     monkeypatch.setattr(peers, "PEERS", {})
 
 
-@pytest.fixture
-def a_peer(monkeypatch):
+def with_a_peer(monkeypatch):
     """A library whose neuron is ours, and a smaller network to try it on."""
     monkeypatch.setattr(networks, "create_model", partial(create_model, widths=[[8, 8], [16]]))
     monkeypatch.setattr(peers, "PEERS", {"twinlib": lambda device: {"twinlib": like_ours}})
+
+
+@pytest.fixture
+def a_peer(monkeypatch):
+    with_a_peer(monkeypatch)
 
 
 @pytest.fixture
@@ -134,18 +137,10 @@ def test_a_spent_budget_ends_the_rounds_and_leaves_out_groups_but_not_the_first(
     assert left_out == {}
 
 
-@pytest.mark.parametrize(
-    ("setup", "round_s", "rounds"),
-    [
-        (Setup(CPU, repeats=7), 1000.0, 7),
-        (Setup(CPU, quick=True), 0.001, 3),
-        (Setup(CPU), 0.001, 15),
-        (Setup(CPU), 10.0, 6),
-        (Setup(CPU), 1000.0, 3),
-    ],
-)
-def test_as_many_rounds_as_fit_into_a_minute(setup, round_s, rounds):
-    assert setup.rounds(round_s) == rounds
+def test_as_many_rounds_as_fit_into_a_minute():
+    assert [Setup(CPU).rounds(round_s) for round_s in (0.001, 10.0, 1000.0)] == [15, 6, 3]
+    assert Setup(CPU, quick=True).rounds(0.001) == 3
+    assert Setup(CPU, repeats=7).rounds(1000.0) == 7
 
 
 def test_saved_bytes_counts_each_storage_once_and_no_weights():
@@ -164,12 +159,6 @@ def test_the_peak_is_the_most_memory_in_use_at_once():
     assert 38e6 < peak < 60e6  # Linux counts pages in batches
 
 
-def test_touching_new_memory_is_seen_as_page_faults():
-    before = memory.page_faults()[0]
-    np.ones(4_000_000)
-    assert memory.page_faults()[0] > before
-
-
 def test_a_pinned_allocator_gives_freed_memory_again():
     code = """
 import numpy as np
@@ -178,15 +167,13 @@ print(pin_allocator())
 for turn in range(6):
     before = page_faults()[0]
     np.ones(10_000_000)
-print(page_faults()[0] - before)
+    print(page_faults()[0] - before)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-    )
-    how, faults = done.stdout.splitlines()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    how, *faults = done.stdout.splitlines()
     if how.startswith("not pinned"):
         pytest.skip(how)
-    assert int(faults) < 10  # 80 MB afresh are 20,000 pages, or 40 huge ones
+    assert int(faults[0]) > 10 > int(faults[-1])  # 80 MB afresh are 20,000 pages, or 40 huge ones
 
 
 def test_without_glibc_it_says_that_nothing_is_pinned(monkeypatch):
@@ -293,8 +280,15 @@ def test_train_compares_networks_that_differ_in_the_neuron_alone(a_peer):
     assert not torch.allclose(found["relu twin"](x), ours, atol=1e-5)
 
 
-def test_train_tells_the_ratio_to_the_twin_and_the_share_of_a_matrix_product(a_peer):
-    result = run_bench("train", shapes=[FRAMES], repeats=1, quick=True, pin=False)
+@pytest.fixture(scope="module")
+def trained():
+    with pytest.MonkeyPatch.context() as patch:
+        with_a_peer(patch)
+        return run_bench("train", shapes=[FRAMES], repeats=1, quick=True, pin=False)
+
+
+def test_train_tells_the_ratio_to_the_twin_and_the_share_of_a_matrix_product(trained):
+    result = trained
     _, twin, *others = result["rows"]
     names = [row["name"] for row in result["rows"]]
     assert (*names[:2], names[-1]) == ("matmul 1024", "relu twin", "twinlib nchw")
@@ -306,9 +300,8 @@ def test_train_tells_the_ratio_to_the_twin_and_the_share_of_a_matrix_product(a_p
     json.dumps(result)
 
 
-def test_train_tells_what_recompute_costs_and_saves(a_peer):
-    result = run_bench("train", shapes=[FRAMES], repeats=1, quick=True, pin=False)
-    rows, summary = {row["name"]: row for row in result["rows"]}, result["summary"]
+def test_train_tells_what_recompute_costs_and_saves(trained):
+    rows, summary = {row["name"]: row for row in trained["rows"]}, trained["summary"]
     plain, again = rows["anystep numba"], rows["anystep numba recompute"]
     assert summary["recompute_time"] == {"anystep numba": again["ratio_to"]["anystep numba"]}
     for key, column in (("recompute_time", "median_ms"), ("recompute_saved", "saved_mib")):
@@ -316,10 +309,9 @@ def test_train_tells_what_recompute_costs_and_saves(a_peer):
         assert summary[key] == {"anystep numba": pytest.approx(price, rel=1e-3)}
     assert 0 < again["saved_mib"] < 0.8 * plain["saved_mib"]
     assert rows["matmul 1024"]["saved_mib"] is None
-    printed = dict(tables_of(result)[-1][2])
+    printed = dict(tables_of(trained)[-1][2])
     price = summary["recompute_time"]["anystep numba"]
     assert printed["recompute_time: anystep numba"] == f"{price:.4g}"
-    assert float(printed["gflop"]) == pytest.approx(summary["gflop"], rel=1e-3)
 
 
 def test_infer_measures_every_number_of_steps_against_the_twin(a_peer):

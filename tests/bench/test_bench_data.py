@@ -73,7 +73,7 @@ def test_data_takes_no_time_if_what_is_compared_differs(
 
 def test_no_binning_is_timed_if_it_counts_differently(monkeypatch):
     monkeypatch.setattr(events, "_add_at", lambda recording: np.zeros(1))
-    with pytest.raises(RuntimeError, match=r"FixedDuration and np\.add\.at count differently"):
+    with pytest.raises(RuntimeError, match="count differently"):
         events._binning_rows(events.SMALL, None, ONCE)
 
 
