@@ -25,7 +25,7 @@ from anystep.config import describe_keys
 HOUSE = {
     "tools": "_errors _files _lazy _threads | _extras _lookup environment | console",
     "nn": "surrogate layers | activations kernels norms | neurons | models | fuse weights",
-    "data": """recording | count | frames | cache protocols sets
+    "data": """recording | count | frames | cache protocols | sets
         | augmentation readers fetch loader | images | camera | events | digits | datasets
         | check""",
     "evaluation": "readout metrics energy | evaluate figures | report",

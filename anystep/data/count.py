@@ -5,7 +5,6 @@ A module of its own because it needs numba: whoever only names a binning need no
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,14 +54,6 @@ def _count(columns: Any, borders: Any, frames: Any) -> int:
     return _FULL if over else 0
 
 
-def _largest(events: Events, borders: NDArray[np.int64]) -> int:
-    """The largest count of one pixel in one frame, however large."""
-    height, width = events.sensor
-    place = (events.p.astype(np.int64) * height + events.y) * width + events.x
-    parts = [place[first:last] for first, last in pairwise(borders.tolist())]
-    return max(int(np.bincount(part).max(initial=0)) for part in parts)
-
-
 def count_events(events: Events, borders: NDArray[np.int64]) -> NDArray[np.uint16]:
     """Counts (T, 2, H, W): frame k has the events borders[k] .. borders[k + 1] - 1.
 
@@ -83,7 +74,6 @@ def count_events(events: Events, borders: NDArray[np.int64]) -> NDArray[np.uint1
             "an event is not on the sensor: these Events were written to after they were checked"
         )
     if trouble == _FULL:
-        counted = f"a frame counts {_largest(events, borders)} events in one pixel"
-        way_out = "Use more, shorter frames"
-        raise UsageError(f"{counted}; the most it can hold is {LARGEST_COUNT}. {way_out}")
+        text = f"a frame counts more than {LARGEST_COUNT} events in one pixel"
+        raise UsageError(f"{text}, the most it can hold; use more, shorter frames")
     return frames

@@ -46,16 +46,8 @@ def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 def _digits_splits(data: FrameSet | RaggedSet | ImageSet, encoding: Encoding) -> Splits:
     parts = split("digits-dvs/stratified-70-10-20", data.labels)
-    return Splits(
-        train=data.subset(parts.train),
-        val=data.subset(parts.val),
-        test=data.subset(parts.test),
-        classes=tuple(str(digit) for digit in range(10)),
-        protocol=parts.name,
-        protocol_hash=parts.hash,
-        causal=encoding.causal,
-        binning=encoding.describe(),
-    )
+    classes, told = tuple("0123456789"), encoding.describe()
+    return Splits.of(data, parts, classes, causal=encoding.causal, binning=told)
 
 
 def digits(

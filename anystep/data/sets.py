@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anystep._errors import UsageError
 from anystep.data.frames import Binning, Direct
+from anystep.data.protocols import Split
 from anystep.data.recording import Events
 
 
@@ -303,6 +304,20 @@ class Splits:
     def __post_init__(self) -> None:
         for part in ("train", "val", "test"):
             object.__setattr__(self, part, as_dataset(getattr(self, part)))
+
+    @classmethod
+    def of(
+        cls,
+        data: FrameSet | RaggedSet | ImageSet,
+        parts: Split,
+        classes: tuple[str, ...],
+        *,
+        causal: bool,
+        binning: dict[str, Any],
+    ) -> Splits:
+        """`data` as a protocol splits it."""
+        train, val, test = (data.subset(rows) for rows in (parts.train, parts.val, parts.test))
+        return cls(train, val, test, classes, parts.name, parts.hash, causal, binning)
 
     def frame_range(self, first: int, stop: int) -> Splits:
         """The same recordings, of each the frames [first, stop)."""

@@ -126,16 +126,13 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_known(files, later, monke
         b'{"version": 1, "files": []}',
         b'{"version": 0, "files": {}}',
         b"[" * 100_000,
-        b'{"version": 1, "files": {"PATH": 7}}',
-        b'{"version": 1, "files": {"PATH": [5, 0, 0, 12]}}',
-        b'{"version": 1, "files": {"PATH": [5, 0]}}',
     ],
 )
 def test_a_damaged_index_is_made_anew(files, later, damage):
     paths, index = files
     first = hashes(paths, index)
     whole = index.read_bytes()
-    index.write_bytes(damage.replace(b"PATH", os.fsencode(paths[0])))
+    index.write_bytes(damage)
     assert hashes(paths, index) == first
     assert json.loads(index.read_bytes()) == json.loads(whole)
 

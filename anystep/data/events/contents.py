@@ -52,14 +52,6 @@ def _hashed(path: Path) -> Found:
     return before, digest.hexdigest(), certain
 
 
-def _is_entry(entry: Any) -> bool:
-    if not isinstance(entry, list) or len(entry) != 4:
-        return False
-    *state, found = entry
-    whole = all(type(each) is int for each in state)
-    return whole and isinstance(found, str) and len(found) == 32
-
-
 def _read(index: Path) -> dict[str, list[Any]]:
     """The entries of an index; of a missing or damaged one none: they can be found out again."""
     try:
@@ -68,9 +60,7 @@ def _read(index: Path) -> dict[str, list[Any]]:
         return {}
     fits = isinstance(tree, dict) and tree.get("version") == INDEX_VERSION
     files = tree.get("files") if fits else None
-    if not isinstance(files, dict):
-        return {}
-    return {path: entry for path, entry in files.items() if _is_entry(entry)}
+    return files if isinstance(files, dict) else {}
 
 
 def _write(index: Path, new: dict[str, list[Any]]) -> None:

@@ -102,16 +102,7 @@ def event_set(
     if stack.bad:
         parts = _without(parts, found, stack.bad)
     data = stack.with_labels(found.labels, found.ids)
-    return Splits(
-        train=data.subset(parts.train),
-        val=data.subset(parts.val),
-        test=data.subset(parts.test),
-        classes=found.classes,
-        protocol=parts.name,
-        protocol_hash=parts.hash,
-        causal=spec.causal,
-        binning=described,
-    )
+    return Splits.of(data, parts, found.classes, causal=spec.causal, binning=described)
 
 
 def _row(name: str) -> Callable[..., Splits]:
