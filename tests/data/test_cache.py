@@ -203,19 +203,6 @@ def test_a_stack_on_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_builders_of_a_stack_at_once_both_get_a_whole_one(tmp_path):
-    rows = rows_up_to(1, 300)
-
-    def slower():
-        yield rows[0]
-        assert np.array_equal(
-            cached_stack(tmp_path, "key", 2, lambda: rows), rows
-        )  # the other one finishes first
-        yield rows[1]
-
-    assert np.array_equal(cached_stack(tmp_path, "key", 2, slower), rows)
-
-
 def pieces(*lengths: int | None, largest: int = 9) -> list[np.ndarray | None]:
     """Rows (t, 2, 3) of these lengths, all values different up to `largest`; None for None."""
     made = [

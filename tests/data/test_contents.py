@@ -13,7 +13,6 @@ import pytest
 from event_trees import TREES
 
 from anystep import AnystepWarning
-from anystep._files import write_text
 from anystep.data.datasets import load_dataset
 from anystep.data.events import contents
 from anystep.data.events import stack as recordings
@@ -292,19 +291,3 @@ def test_a_recording_of_any_length_that_cannot_be_read_is_left_out(tmp_path):
         assert all(
             len(frames) for part in ("train", "val", "test") for frames, _ in getattr(splits, part)
         )
-
-
-def test_hashing_the_files_for_the_first_time_says_how_far_it_is(tmp_path, monkeypatch, capsys):
-    TREES["events-folder"]["classes"](tmp_path / "data")
-    monkeypatch.setattr(recordings, "SECONDS_BETWEEN_LINES", 0.0)
-    load(tmp_path / "data", tmp_path / "cache")
-    assert "events-folder: 40 of 40 files hashed, " in capsys.readouterr().err
-
-
-def test_an_index_is_plain_json_with_a_version(tmp_path, later):
-    write_text(tmp_path / "a", "what it holds")
-    content_hashes([tmp_path / "a"], tmp_path / "index.json", workers=1)
-    tree = json.loads((tmp_path / "index.json").read_text())
-    assert tree["version"] == contents.INDEX_VERSION
-    (entry,) = tree["files"].values()
-    assert entry[:1] == [len("what it holds")]

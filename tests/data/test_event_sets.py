@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
+from shutil import rmtree
 
 import numpy as np
 import pytest
@@ -193,12 +193,6 @@ def test_frames_that_spikingjelly_cut_are_read_as_they_are(tmp_path):
         load("nmnist", root, tmp_path / "cache", binning=EqualTime(4))
 
 
-def test_hindsight_frames_are_marked_as_such(small):
-    root, cache = small
-    splits = load("events-folder", root, cache, binning=EqualCount(4))
-    assert (splits.causal, splits.binning) == (False, {"name": "equal_count", "steps": 4})
-
-
 def test_a_second_call_reads_the_frames_and_not_the_recordings(small, monkeypatch):
     root, cache = small
     first = load("events-folder", root, cache, workers=1)
@@ -255,22 +249,6 @@ def test_damaged_recordings_are_left_out_and_counted_if_you_say_so(tmp_path):
         ValueError, match=r"00070\.bin: the file is empty.*skip_bad=True"
     ):  # also when the frames are there
         load("nmnist", tmp_path / "data", tmp_path / "cache")
-
-
-def test_a_folder_of_your_own_can_leave_out_damaged_recordings_too(small):
-    root, cache = small
-    (root / "left" / "0" / "take.0.bin").write_bytes(b"123")
-    with pytest.raises(
-        ValueError,
-        match=r"take\.0\.bin: truncated.*With skip_bad=True such recordings are left out",
-    ):
-        load("events-folder", root, cache)
-    with pytest.warns(
-        AnystepWarning, match=r"events-folder: left out 1 of 40 recordings .* left/0/take\.0: "
-    ):
-        rest = load("events-folder", root, cache, skip_bad=True)
-    assert "left/0/take.0" not in samples_of(rest)
-    assert len(samples_of(rest)) == 39
 
 
 def test_recordings_are_found_without_opening_a_file(tmp_path):
@@ -340,82 +318,35 @@ def test_recordings_of_different_cameras_need_a_size(small):
     assert load("events-folder", root, cache, sensor=None, size=8).train.shape[-2:] == (8, 8)
 
 
-def change(name, layout, tmp_path, spoil):
-    """The tree of a layout after `spoil(root)`, read."""
+def without(name):
+    return lambda root: (root / name).rename(root / "elsewhere")
+
+
+def with_file(name):
+    return lambda root: (root / name).touch()
+
+
+CAT = "cifar10-dvs"
+SPOILT = [
+    ("nmnist", "released", without("Test/4"), "no recordings in test of 4; the release"),
+    ("nmnist", "released", without("Train"), "no recordings in train of 0, 1, 2"),
+    ("ncaltech101", "released", lambda root: rmtree(root / CALTECH[1]), "classes, got 100"),
+    (CAT, "released", without("cat"), "no recordings of cat"),
+    (CAT, "released", with_file("cat/x.aedat"), "must end in its number, got .*x.aedat"),
+    (CAT, "released", with_file("cat/y_1.aedat"), "two files are the sample cat/1: .*y_1"),
+    (CAT, "released", with_file("cat/y_1000.aedat"), r"in 0\.\.999, got 'cat/1000'"),
+    ("dvs-gesture", "without lists", without("user01_led_labels.csv"), "labels.csv is missing"),
+    ("dvs-gesture", "released", without("DvsGesture/user29_led.aedat"), "aedat is missing"),
+    ("events-folder", "parts", lambda root: (root / "val").mkdir(), "val lies beside train and"),
+]
+
+
+@pytest.mark.parametrize(("name", "layout", "spoil", "message"), SPOILT)
+def test_a_tree_that_lacks_something_says_what(name, layout, spoil, message, tmp_path):
     TREES[name][layout](tmp_path)
     spoil(tmp_path)
-    return load(name, tmp_path, tmp_path / "cache")
-
-
-@pytest.mark.parametrize(
-    ("name", "layout", "spoil", "message"),
-    [
-        (
-            "nmnist",
-            "released",
-            lambda r: (r / "Test" / "4").rename(r / "elsewhere"),
-            "no recordings in test of 4; the release",
-        ),
-        (
-            "nmnist",
-            "released",
-            lambda r: (r / "Train").rename(r / "train2"),
-            "no recordings in train of 0, 1, 2",
-        ),
-        (
-            "ncaltech101",
-            "Tonic",
-            lambda r: shutil.rmtree(r / "Caltech101" / "Faces_easy"),
-            "101 folders of classes, got 100",
-        ),
-        (
-            "cifar10-dvs",
-            "released",
-            lambda r: (r / "cat").rename(r / "kat"),
-            "no recordings of cat",
-        ),
-        (
-            "cifar10-dvs",
-            "released",
-            lambda r: (r / "cat" / "x.aedat").touch(),
-            "must end in its number, got .*x.aedat",
-        ),
-        (
-            "cifar10-dvs",
-            "released",
-            lambda r: (r / "cat" / "y_1.aedat").touch(),
-            "two files are the sample cat/1: .*y_1",
-        ),
-        (
-            "cifar10-dvs",
-            "released",
-            lambda r: (r / "cat" / "y_1000.aedat").touch(),
-            r"in 0\.\.999, got 'cat/1000'",
-        ),
-        (
-            "dvs-gesture",
-            "without lists",
-            lambda r: (r / "user01_led_labels.csv").unlink(),
-            "user01_led_labels.csv is missing",
-        ),
-        (
-            "dvs-gesture",
-            "released",
-            lambda r: (r / "DvsGesture/user29_led.aedat").unlink(),
-            "user29_led.aedat is missing",
-        ),
-        (
-            "dvs-gesture",
-            "Tonic",
-            lambda r: next(r.rglob("3.npy")).rename(next(r.rglob("3.npy")).with_name("11.npy")),
-            r"0\.\.10, got '11'",
-        ),
-        ("events-folder", "parts", lambda r: (r / "val").mkdir(), "val lies beside train and test"),
-    ],
-)
-def test_a_tree_that_lacks_something_says_what(name, layout, spoil, message, tmp_path):
     with pytest.raises(ValueError, match=f"{name}(/last-100)?: .*{message}"):
-        change(name, layout, tmp_path, spoil)
+        load(name, tmp_path, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -429,32 +360,23 @@ def test_a_root_that_is_missing_or_empty_says_what_belongs_there(name, tmp_path)
             load(name, root, tmp_path / "cache")
 
 
+WRONG_OPTIONS = [
+    ({"binning": Direct(4)}, "{name} holds events: its binning must be one of .*, got direct"),
+    ({"protocol": "last-100"}, "unknown protocol 'last-100'"),
+    ({"protocol": "digits-dvs/stratified-70-10-20"}, r"protocol must be one of {name}/\.\.\., ra"),
+    ({"size": 0}, "size must be a whole number >= 1, got 0"),
+    ({"size": 8, "interpolation": "cubic"}, "unknown interpolation 'cubic'"),
+    ({"interpolation": "bilinear", "size": None}, "needs a size"),
+    ({"sensor": [34, 34.0]}, r"{name}: sensor must be \(height, width\), each >= 1, got "),
+    ({"rot": "x"}, "unknown option 'rot' in dataset {name}. Did you mean 'root'"),
+]
+
+
 @pytest.mark.parametrize("name", TREES)
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"binning": Direct(4)}, "{name} holds events: its binning must be one of .*, got direct"),
-        ({"protocol": "last-100"}, "unknown protocol 'last-100'"),
-        (
-            {"protocol": "digits-dvs/stratified-70-10-20"},
-            r"{name}: protocol must be one of {name}/\.\.\., random",
-        ),
-        ({"protocol": "random-90-10@"}, "unknown protocol"),
-        ({"size": 0}, "size must be a whole number >= 1, got 0"),
-        ({"size": 8, "interpolation": "cubic"}, "unknown interpolation 'cubic'"),
-        ({"interpolation": "bilinear", "size": None}, "needs a size"),
-        ({"rot": "x"}, "unknown option 'rot' in dataset {name}. Did you mean 'root'"),
-    ],
-)
+@pytest.mark.parametrize(("options", "message"), WRONG_OPTIONS)
 def test_options_are_judged_before_any_file_is(name, options, message, tmp_path):
     with pytest.raises(ValueError, match=message.format(name=name)):
         load(name, None, tmp_path, **options)
-
-
-@pytest.mark.parametrize("sensor", [[34], [34, 0], [34, 34.0], 34])
-def test_a_sensor_is_two_whole_numbers(small, sensor):
-    with pytest.raises(ValueError, match=r"sensor must be \(height, width\), each >= 1, got "):
-        load("events-folder", *small, sensor=sensor)
 
 
 REAL = os.environ.get("ANYSTEP_DATA")
