@@ -19,7 +19,7 @@ def softened(row: Sequence[float], temperature: float) -> list[float]:
 
 
 def kl(teacher: Sequence[float], student: Sequence[float], temperature: float = 1.0) -> float:
-    """KL(softmax(teacher / temperature) || softmax(student / temperature)) of two rows of logits."""
+    """KL between the softmax of two rows of logits, both over the temperature."""
     p, log_p = softmax(softened(teacher, temperature)), log_softmax(softened(teacher, temperature))
     log_q = log_softmax(softened(student, temperature))
     return sum(p[c] * (log_p[c] - log_q[c]) for c in range(len(p)))

@@ -7,13 +7,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anystep._errors import UsageError
 from anystep._files import content_hash
 from anystep.data.sets import Blocks, MapStyle
+
+Frames = Tensor | NDArray  # of one sample, (T, P, H, W)
 
 
 def derive_seed(seed: int, *what: Any) -> int:
@@ -26,20 +28,20 @@ def derive_seed(seed: int, *what: Any) -> int:
     return int(content_hash(seed, *what), 16) >> 1
 
 
-def _is_static(frames: Any) -> bool:
+def _is_static(frames: Frames) -> bool:
     """Whether all steps of a tensor or array `(T, ...)` are one and the same memory."""
     if isinstance(frames, Tensor):
         return frames.stride(0) == 0 and len(frames) > 1
     return isinstance(frames, np.ndarray) and frames.strides[0] == 0 and len(frames) > 1
 
 
-def _whole(label: Any) -> int:
+def _whole(label: int) -> int:
     if int(label) != label:
         raise UsageError(f"a label must be a whole number, got {label}")
     return int(label)
 
 
-def _readable(frames: Any) -> Any:
+def _readable(frames: Frames) -> Frames:
     """torch has no arithmetic for numpy's uint16 and warns about read-only memory; a copy of one
     sample is cheap.
     """
@@ -48,7 +50,7 @@ def _readable(frames: Any) -> Any:
     return frames
 
 
-def time_first(items: Sequence[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
+def time_first(items: Sequence[tuple[Frames, int]]) -> tuple[Tensor, Tensor]:
     """Collate items `((T, P, H, W), label)` into `x (T, N, P, H, W) float32` and `y (N,) int64`.
 
     An item may be static: one frame shown T times without a copy, which has a stride of 0 in time

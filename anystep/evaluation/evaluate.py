@@ -38,11 +38,11 @@ class Outputs:
     (`readout.hold`).
     """
 
-    logits: NDArray[Any]
-    labels: NDArray[Any]
-    features: NDArray[Any]
+    logits: NDArray
+    labels: NDArray
+    features: NDArray
     rates: dict[str, float] = field(default_factory=dict)
-    lengths: NDArray[Any] | None = None
+    lengths: NDArray | None = None
 
 
 @contextmanager
@@ -59,9 +59,9 @@ def _judging(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _classifier_inputs(model: nn.Module, *, wanted: bool) -> Iterator[list[NDArray[Any]]]:
+def _classifier_inputs(model: nn.Module, *, wanted: bool) -> Iterator[list[NDArray]]:
     """The time mean of what enters `model.classifier`, one array a batch, if `wanted`."""
-    rows: list[NDArray[Any]] = []
+    rows: list[NDArray] = []
 
     def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         rows.append(inputs[0].mean(0).float().cpu().numpy())
@@ -76,9 +76,7 @@ def _classifier_inputs(model: nn.Module, *, wanted: bool) -> Iterator[list[NDArr
         handle.remove()
 
 
-def _in_its_place(
-    parts: list[NDArray[Any]], order: Sequence[list[int]]
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def _in_its_place(parts: list[NDArray], order: Sequence[list[int]]) -> tuple[NDArray, NDArray]:
     """The step logits of all batches as one array in the order of the data set, zeros where a
     recording is over, and the lengths.
     """
@@ -122,8 +120,8 @@ def collect(
     lengths = as_dataset(dataset).lengths
     order = in_order(len(dataset), batch_size=batch_size, lengths=lengths)
     weight = next(model.parameters())
-    logits: list[NDArray[Any]] = []
-    labels: list[NDArray[Any]] = []
+    logits: list[NDArray] = []
+    labels: list[NDArray] = []
     with (
         _judging(model),
         firing_rates(model) as rates,
@@ -155,12 +153,12 @@ def _json_ready(values: NDArray) -> list[float | None]:
 
 
 def score(outputs: Outputs) -> dict[str, Any]:
-    """Every number of a table, as plain lists: accuracies in percent, AURC times 1000, ECE as a
-    fraction.
+    """Every number of a table as plain lists: accuracies in percent, AURC times 1000, ECE from 0
+    to 1.
 
-    `prefix_*[t-1]` judges the mean of the first t steps, `step_*[t-1]` step t alone, or the
-    decision of a recording that is over by then. Confidence-based scores, per-class accuracy and
-    the confusion matrices (at t = 1 and t = T) are those of the prefix prediction.
+    `prefix_*[t-1]` judges the mean of the first t steps, `step_*[t-1]` step t alone (of a recording
+    that is over by then, its decision). AURC, ECE, the accuracy of each class and the confusion
+    matrices (at t = 1 and t = T) are those of the prefix.
     """
     logits, labels = outputs.logits, outputs.labels
     prefix, classes = prefix_mean(logits), logits.shape[2]

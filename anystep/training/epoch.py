@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anystep._errors import AnystepWarning, RunError, UsageError
@@ -25,7 +26,7 @@ Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 Metrics = dict[str, Any]
 
 
-def _balance(data: DataSet, plan: Plan) -> Any:
+def _balance(data: DataSet, plan: Plan) -> NDArray | None:
     """The labels that a balanced epoch is drawn by, or None for a plain one."""
     if plan.balanced and data.labels is None:
         raise UsageError("train.balanced needs a data set that has its labels as .labels")
@@ -58,7 +59,7 @@ class Trainer:
     fabric: Any
     network: nn.Module
     model: nn.Module
-    optimizer: Any
+    optimizer: torch.optim.Optimizer
     teacher: nn.Module | None
     phase: Phase
     method: Method

@@ -24,6 +24,7 @@ from anystep.training.losses import (
     POOLS,
     Parts,
     check_unit,
+    check_weight,
     full_range_parts,
     tet_parts,
     tks_parts,
@@ -179,8 +180,7 @@ class FullRange(Method):
 
 def _check_distillation(name: str, temperature: float, weight: float, label_loss: str) -> None:
     check_temperature(temperature)
-    if not weight >= 0:
-        raise UsageError(f"method {name}: weight must be >= 0, got {weight}")
+    check_weight(f"method {name}: weight", weight)
     LossMethod(label_loss)
 
 

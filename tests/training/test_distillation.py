@@ -259,17 +259,6 @@ def test_the_parts_of_full_range_are_its_two_terms_and_a_teacher_adds_skd():
     assert taught["teacher"].item() == pytest.approx(0.4 * expected, rel=1e-11)
 
 
-def test_full_range_has_the_published_defaults_and_without_beta_it_is_step_ce():
-    logits, labels = random_case((4, 3, 10), seed=16)
-    teacher = random_teacher((4, 3, 10))
-    parts = losses.full_range_parts(logits, labels, teacher)
-    spelt_out = losses.full_range_parts(
-        logits, labels, teacher, alpha=0.2, beta=0.5, temperature=3.0
-    )
-    assert parts == spelt_out
-    assert torch.equal(losses.full_range(logits, labels, beta=0.0), losses.step_ce(logits, labels))
-
-
 # Strong and weak
 
 

@@ -88,15 +88,6 @@ def test_training_leaves_the_global_generators_as_they_were():
     assert states() == before
 
 
-def test_the_state_of_the_global_generator_changes_nothing():
-    weights = []
-    for seed in (1, 2):
-        model = network()
-        torch.manual_seed(seed)
-        weights.append(trained(Plan(epochs=1, batch_size=16), model=model).model.classifier.weight)
-    assert torch.equal(*weights)
-
-
 def test_weight_decay_spares_biases_norms_and_learnt_time_constants():
     model = network(neuron="plif", conv_bias=True)
     groups = start(model, Plan(weight_decay=0.3)).optimizer.param_groups
