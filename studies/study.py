@@ -84,6 +84,7 @@ def tell(*about: object, scores: dict[str, Any]) -> None:
 
 
 def mean_row(method: str, t: int, values: Sequence[float]) -> dict[str, Any]:
+    """A row of a table over t."""
     mean, sd = mean_and_sd(values)
     return {"method": method, "t": t, "top1_mean": float(mean), "top1_sd": float(sd)}
 
