@@ -31,9 +31,7 @@ def _floors(share: Tensor, levels: int) -> Tensor:
 
 
 class _Quantise(torch.autograd.Function):
-    """Keeps x and the clip alone between forward and backward; plain operations would keep three
-    copies of x.
-    """
+    """Keeps x and the clip alone for backward; plain operations would keep three copies of x."""
 
     generate_vmap_rule = True
 

@@ -23,8 +23,7 @@ State = tuple[Tensor, ...]
 def is_static(x: Tensor) -> bool:
     """Whether all steps of `x (T, ...)` are one and the same memory, as `direct_encoding` makes it.
 
-    That is a stride of 0 in time. Not so for a leaf that asks for a gradient: each of its steps has
-    its own.
+    That is a stride of 0 in time. A leaf that asks for a gradient is not: each step has its own.
     """
     return x.stride(0) == 0 and x.shape[0] > 1 and not (x.requires_grad and x.is_leaf)
 
@@ -125,9 +124,7 @@ class Carry:
         return y
 
     def lend(self, block: nn.Module) -> tuple[list[tuple[str, nn.Module]], State]:
-        """A block's stateful layers and their states, for a `Carry` of its own; `take_back` what
-        that one has at the end.
-        """
+        """A block's stateful layers and their states, for a `Carry` of its own. See `take_back`."""
         layers = list(stateful_modules(block))
         lent = [self._waiting.pop() for _ in layers[: len(self._waiting)]]
         if [layer for (_, layer), _ in lent] != [layer for _, layer in layers]:
@@ -135,7 +132,7 @@ class Carry:
         return layers, tuple(before for _, before in lent)
 
     def take_back(self, after: State) -> None:
-        """The states of a block that was lent out."""
+        """The states at the end of a block whose states were lent."""
         self._after.extend(after)
 
     def done(self) -> State:

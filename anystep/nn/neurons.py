@@ -167,9 +167,7 @@ class Neuron(nn.Module):
     def shared_rest(
         self, n: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> Tensor:
-        """`rest(n)` as one number that all elements share, which a fused scan reads once. Nobody
-        may write to it.
-        """
+        """`rest(n)` as one number that all elements share: nobody may write to it."""
         if self.shape is None:
             raise ValueError(f"{type(self).__name__}: rest(n) needs shape=(...), one sample's")
         return torch.full((), self.v_init, dtype=dtype, device=device).expand(n, *self.shape)

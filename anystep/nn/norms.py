@@ -40,9 +40,7 @@ def _sum_over_processes(x: Tensor) -> Tensor:
 
 
 def _one_by_one(normalise: Callable[[Tensor], Tensor], samples: int, x: Tensor) -> Tensor:
-    """`normalise` each step of `x (T N, C, H, W)` alone. `cat` keeps the memory format, where
-    `stack` would not.
-    """
+    """`normalise` each step alone. `cat` keeps the memory format, where `stack` would not."""
     return torch.cat([normalise(step) for step in x.split(samples)])
 
 
@@ -84,9 +82,7 @@ class BatchNorm(nn.BatchNorm2d):
         return fold(normalise, x)
 
     def _repeated(self, x: Tensor, *, copies: int, updates: int) -> Tensor:
-        """The training step of a batch that has every sample of `x` `copies` times, or of `updates`
-        equal batches.
-        """
+        """A training step in which `x` stands for `copies` of itself, or for `updates` batches."""
         count = x.numel() // x.shape[1]
         mean, variance = torch.zeros_like(self.weight), torch.zeros_like(self.weight)
         y = functional.batch_norm(
@@ -107,9 +103,7 @@ class BatchNorm(nn.BatchNorm2d):
         return centred * scale[:, None, None] + self.bias[:, None, None]
 
     def _keep(self, mean: Tensor, variance: Tensor, count: int, updates: int) -> None:
-        """Move the running statistics, `updates` times, towards those of a batch of `count` values,
-        whose variance is divided by `count`.
-        """
+        """Move the running statistics `updates` times; `variance` is a sum over `count` / count."""
         running_mean, running_var, seen = (each for _, each in self.named_buffers(recurse=False))
         momentum = cast(float, self.momentum)
         with torch.no_grad():

@@ -1,6 +1,4 @@
-"""fuse_model: the same network with its norms folded away, checked against the original; and all
-that it refuses.
-"""
+"""fuse_model: the same network with its norms folded away, and all that it refuses."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from little import close_all, frames, in_chunks, network
+from little import close, close_all, frames, in_chunks, network, same
 from torch import nn
 
 from anystep.data.sets import FrameSet
@@ -138,32 +136,23 @@ def test_one_folded_channel_by_hand():
 def test_in_float32_the_same_neurons_fire_wherever_the_membrane_is_not_at_the_threshold():
     model = trained(dtype=torch.float32)
     fused = fuse_model(model)
-    names = [name for name, layer in model.named_modules() if isinstance(layer, Neuron)]
-    x, v = {}, {}
-    for kind, each in (("whole", model), ("fused", fused)):
-
-        def keep(layer, inputs, kind=kind, each=each):
-            key = kind, next(name for name in names if each.get_submodule(name) is layer)
-            x[key], v[key] = inputs
-
-        for name in names:
-            each.get_submodule(name).register_forward_pre_hook(keep)
+    calls = []  # of the neurons of the original, then of the copy
+    for each in (model, fused):
+        for layer in each.modules():
+            if isinstance(layer, Neuron):
+                layer.register_forward_hook(lambda m, x, y: calls.append((x[0], y[0])))
         each(frames(seed=9, dtype=torch.float32))
-    layers, fired = {name: model.get_submodule(name) for name in names}, 0
-    for name, layer in layers.items():
-        torch.testing.assert_close(x["fused", name], x["whole", name], rtol=0, atol=1e-5)
-        spikes, mine = (layer(x[kind, name], v[kind, name])[0] for kind in ("whole", "fused"))
-        fired += spikes.sum()
-        assert torch.equal(spikes, mine)
-    assert fired > 100
+    for (x, spikes), (mine, fired) in zip(calls[:3], calls[3:], strict=True):
+        close(mine, x, 1e-5)
+        assert torch.equal(spikes, fired)
+    assert sum(spikes.sum() for _, spikes in calls) > 200
 
 
 def test_the_original_is_not_touched_and_shares_nothing_with_the_copy():
     model = trained()
     before, modules = copy.deepcopy(model.state_dict()), list(model.modules())
     fused = fuse_model(model)
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, before[key]), key
+    same(model.state_dict().values(), before.values())
     assert list(model.modules()) == modules
     assert all(p.requires_grad for p in model.parameters())
     mine = {tensor.data_ptr() for tensor in fused.state_dict().values()}
@@ -230,10 +219,7 @@ def test_training_mode_is_refused_by_name(part):
     ("pair", "message"),
     [
         (Pair(norm=PerStep(3)), r"pair.norm \(PerStep\) is a norm of its own at every step"),
-        (
-            Pair(norm=OwnForward(3)),
-            r"\(OwnForward\) cannot be folded, only BatchNorm can",
-        ),
+        (Pair(norm=OwnForward(3)), r"\(OwnForward\) cannot be folded, only BatchNorm can"),
         (Pair(norm=nn.GroupNorm(1, 3)), r"pair.norm \(GroupNorm\) cannot be folded"),
         (Pair(norm=UNTRACKED), r"pair.norm \(BatchNorm2d\) keeps no running statistics"),
         (Pair(conv=nn.ConvTranspose2d(2, 3, 1)), "pair.conv must be a Conv2d, got ConvTranspose2d"),
@@ -257,7 +243,7 @@ def test_a_norm_beside_no_convolution_stays_as_it_is(norm):
         nn.init.uniform_(module.running_mean, -0.5, 0.5)
         nn.init.uniform_(module.running_var, 0.5, 2)
     fused, x = fuse_model(model.eval().double()), torch.rand(4, 3, 2, 2, 2, dtype=torch.float64)
-    torch.testing.assert_close(fused(x), model(x), rtol=0, atol=1e-12)
+    close(fused(x), model(x))
     assert isinstance(fused.pair.norm, nn.Identity)
     assert type(fused.shortcut.norm) is norm
     assert torch.equal(fused.shortcut.norm.running_var, model.shortcut.norm.running_var)

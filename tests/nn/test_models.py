@@ -7,7 +7,6 @@ import torch
 from little import close
 from torch import nn
 
-from anystep.nn.activations import ReLU
 from anystep.nn.models import create_model
 from anystep.nn.neurons import LIF, PLIF
 from anystep.nn.norms import BatchNorm
@@ -57,13 +56,6 @@ def test_the_neuron_and_the_norm_get_their_own_arguments():
     assert [(m.tau, m.v_threshold) for m in neurons] == [(4.0, 1.0)] * 2
     assert [m.momentum for m in norms] == [0.3] * 2
     assert neurons[0].w is not neurons[1].w
-
-
-def test_an_ann_twin_takes_the_weights_of_its_spiking_network():
-    spiking, twin = small(), small(neuron="relu")
-    twin.load_state_dict(spiking.state_dict())
-    assert sum(isinstance(m, ReLU) for m in twin.modules()) == 2
-    assert not any(isinstance(m, LIF) for m in twin.modules())
 
 
 def test_equal_seeds_give_equal_weights_and_other_seeds_do_not():

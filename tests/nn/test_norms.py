@@ -1,6 +1,4 @@
-"""Norms of a sequence: which values share their statistics, what is kept for eval mode, and what
-differs from step to step.
-"""
+"""Norms of a sequence: which values share their statistics, and what is kept for eval mode."""
 
 from __future__ import annotations
 
@@ -28,11 +26,9 @@ MAKE = {  # every row, and its variants, as a test makes it
 every_norm = pytest.mark.parametrize("name", MAKE)
 
 
-def called(norm, x, state=None):
+def called(norm, x):
     """What a norm says from rest, stateful or not."""
-    if not is_stateful(norm):
-        return norm(x)
-    return norm(x, norm.rest(x.shape[1]) if state is None else state)[0]
+    return norm(x, norm.rest(x.shape[1]))[0] if is_stateful(norm) else norm(x)
 
 
 def scrambled(norm):
@@ -99,10 +95,9 @@ def test_a_norm_in_eval_mode_is_torchs_on_every_step_alone(name):
     theirs.load_state_dict({key: value for key, value in mine.state_dict().items() if key != "p"})
     mine.eval(), theirs.eval()
     p = mine.p.tolist() if name == "tebn" else [1.0] * T
-    close(
-        called(mine, sequence(seed=1)),
-        torch.stack([a * theirs(x) for a, x in zip(p, sequence(seed=1), strict=True)]),
-    )
+    x = sequence(seed=1)
+    expected = torch.stack([a * theirs(step) for a, step in zip(p, x, strict=True)])
+    close(called(mine, x), expected)
 
 
 @every_norm
@@ -192,12 +187,6 @@ def test_static_images_move_the_statistics_of_each_step_apart_once_a_step():
     assert_same_statistics(mine, theirs)
 
 
-def test_one_step_has_the_same_statistics_apart_and_together():
-    apart, together = BatchNorm(2, per_step=True).double(), BatchNorm(2).double()
-    assert torch.equal(apart(sequence(steps=1)), together(sequence(steps=1)))
-    assert_same_statistics(apart, together)
-
-
 # Several processes: two threads that meet where processes would; `test_processes` has real ones
 
 
@@ -255,14 +244,6 @@ def test_two_processes_have_the_statistics_of_one(static, per_step):
 
 
 # tdBN
-
-
-def test_tdbn_is_the_batch_norm_of_a_volume_with_time_as_its_depth():
-    mine, theirs = scrambled(TDBatchNorm(2)), scrambled(nn.BatchNorm3d(2))
-    for seed in range(2):
-        x = sequence(seed=seed)
-        close(mine(x), theirs(x.permute(1, 2, 0, 3, 4)).permute(2, 0, 1, 3, 4))
-    assert_same_statistics(mine, theirs)
 
 
 @pytest.mark.parametrize(

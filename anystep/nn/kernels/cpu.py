@@ -151,8 +151,7 @@ def _start(source, low, block):
 def _advance(x, membrane, kept, firing, modes, keep_charge):
     """One step over a block: `membrane` moves on, `kept` gets the spikes, or h if `keep_charge`.
 
-    The reset is the reference's (1 - s) h + s v_reset with s put in: an infinite h becomes NaN in
-    both.
+    The reset is the reference's (1 - s) h + s v_reset with s put in: infinite h becomes NaN.
     """
     _, soft, _, at = modes
     decay, gain, threshold, v_reset = firing

@@ -60,96 +60,18 @@ def home(backend: str) -> ModuleType:
     return importlib.import_module(HOMES[backend])
 
 
-def _split(coefficient: Coefficient) -> tuple[Tensor | None, float]:
-    """(the tensor that is to be kept for backward, the number where there is none)."""
-    return (coefficient, 0.0) if isinstance(coefficient, Tensor) else (None, float(coefficient))
-
-
-def _joined(tensor: Tensor | None, number: float) -> Coefficient:
-    return number if tensor is None else tensor
-
-
-def _shares(
-    sums: Tensor, tensors: list[Tensor | None], wanted: tuple[bool, ...]
-) -> list[Tensor | None]:
-    """The gradients of decay and gain, each in its own dtype, where they are wanted."""
-    return [
-        share.to(tensor.dtype) if tensor is not None and needed else None
-        for share, tensor, needed in zip(sums.unbind(), tensors, wanted, strict=True)
-    ]
-
-
-def _refuse_second(backend: str) -> None:
-    raise RuntimeError(
-        f"backend {backend!r} has no second derivative: make the neuron with backend='reference'"
-    )
-
-
-# Eager calls
-
-
-class _Back(torch.autograd.Function):
-    """`_Scan`'s backward, a Function too, so that `torch.func.grad` works; it has no backward."""
-
-    @staticmethod
-    def forward(x: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of x, of v, and of (decay, gain) if they are learnt."""
-        d_spikes, d_last, decay, gain, (backend, rule, learnt) = rest
-        return home(backend).backward(x, v, d_spikes, d_last, decay, gain, rule, learnt)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.backend = inputs[-1][0]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        _refuse_second(ctx.backend)
-        return ()
-
-
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        x: Tensor, v: Tensor, decay: Coefficient, gain: Coefficient, how: tuple[str, Rule]
-    ) -> tuple[Tensor, Tensor]:
-        backend, rule = how
-        return home(backend).forward(x, v, decay, gain, rule)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, v, decay, gain, ctx.how = inputs
-        (decay, decay_number), (gain, gain_number) = _split(decay), _split(gain)
-        ctx.numbers = decay_number, gain_number
-        ctx.save_for_backward(x, v, decay, gain)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(
-        ctx: Any, d_spikes: Tensor | None, d_last: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        x, v, *tensors = ctx.saved_tensors
-        decay, gain = map(_joined, tensors, ctx.numbers)
-        wanted = ctx.needs_input_grad[2:4]
-        dx, dv, sums = _Back.apply(x, v, d_spikes, d_last, decay, gain, (*ctx.how, any(wanted)))
-        return dx, dv, *_shares(sums, tensors, wanted), None
-
-
-# Traces: the op. A schema knows numbers and text only, so a rule is spelt out.
-
+# A rule and its coefficients as numbers, text and two tensors: a schema knows nothing else
 _SETTINGS = (
     "Tensor? decay, Tensor? gain, float decay_number, float gain_number, "
     "str surrogate, float parameter, float v_threshold, float? v_reset, "
     "bool detach_reset, bool fire_at_threshold, str backend"
 )
 _COUNT = _SETTINGS.count(",") + 1
-_GRADIENTS = "Tensor? d_spikes, Tensor? d_last, bool learnt"
-_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
-for _name, _schema in {
-    "anystep::scan": f"(Tensor x, Tensor v, {_SETTINGS}) -> (Tensor, Tensor)",
-    "anystep::scan_backward": f"(Tensor x, Tensor v, {_SETTINGS}, {_GRADIENTS}) "
-    "-> (Tensor, Tensor, Tensor)",
-}.items():
-    torch.library.define(_name, _schema, tags=_TAGS)
+
+
+def _split(coefficient: Coefficient) -> tuple[Tensor | None, float]:
+    """(the tensor that is to be kept for backward, the number where there is none)."""
+    return (coefficient, 0.0) if isinstance(coefficient, Tensor) else (None, float(coefficient))
 
 
 def _packed(backend: str, decay: Coefficient, gain: Coefficient, rule: Rule) -> tuple[Any, ...]:
@@ -166,32 +88,20 @@ def _unpacked(settings: tuple[Any, ...]) -> tuple[Coefficient, Coefficient, Rule
     """(decay, gain, rule, backend)."""
     decay, gain, decay_number, gain_number, surrogate, parameter, *firing, backend = settings
     kind: Callable[[float], Surrogate] = SURROGATES[surrogate]
-    rule = Rule(kind(parameter), *firing)
-    return _joined(decay, decay_number), _joined(gain, gain_number), rule, backend
+    decay, gain = decay_number if decay is None else decay, gain_number if gain is None else gain
+    return decay, gain, Rule(kind(parameter), *firing), backend
 
 
-@torch.library.impl("anystep::scan", "default")
-def _op(x: Tensor, v: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+def _forward(x: Tensor, v: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
     decay, gain, rule, backend = _unpacked(settings)
     return home(backend).forward(x, v, decay, gain, rule)
 
 
-@torch.library.register_fake("anystep::scan")
-def _fake(x: Tensor, v: Tensor, *settings: object) -> tuple[Tensor, Tensor]:
-    strides = step_strides(x)
-    return empty_like(x, strides), empty_step(x, strides)
-
-
-@torch.library.impl("anystep::scan_backward", "default")
-def _op_backward(x: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _backward(x: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, of v, and of (decay, gain) if they are learnt."""
     decay, gain, rule, backend = _unpacked(rest[:_COUNT])
     d_spikes, d_last, learnt = rest[_COUNT:]
     return home(backend).backward(x, v, d_spikes, d_last, decay, gain, rule, learnt)
-
-
-@torch.library.register_fake("anystep::scan_backward")
-def _fake_backward(x: Tensor, v: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
-    return *_fake(x, v), torch.empty(2, dtype=torch.float64, device=x.device)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -199,28 +109,82 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(x, v, decay, gain)
 
 
-def _differentiate(ctx: Any, d_spikes: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(
+    ctx: Any, back: Callable[..., tuple[Tensor, ...]], d_spikes: Tensor, d_last: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients of all that went in, by `_backward` as `back` calls it."""
     x, v, *tensors = ctx.saved_tensors
     wanted = ctx.needs_input_grad[2:4]
-    dx, dv, sums = torch.ops.anystep.scan_backward(
-        x, v, *tensors, *ctx.settings, d_spikes, d_last, any(wanted)
-    )
-    return dx, dv, *_shares(sums, tensors, wanted), *[None] * len(ctx.settings)
+    dx, dv, sums = back(x, v, *tensors, *ctx.settings, d_spikes, d_last, any(wanted))
+    shares = [  # each in its own dtype, where it is wanted
+        share.to(tensor.dtype) if tensor is not None and needed else None
+        for share, tensor, needed in zip(sums.unbind(), tensors, wanted, strict=True)
+    ]
+    return dx, dv, *shares, *[None] * len(ctx.settings)
 
 
 def _keep_backend(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.backend = inputs[2 + _COUNT - 1]
 
 
-torch.library.register_autograd("anystep::scan", _differentiate, setup_context=_keep)
-torch.library.register_autograd(
-    "anystep::scan_backward",
-    lambda ctx, *gradients: _refuse_second(ctx.backend),
-    setup_context=_keep_backend,
-)
+def _refuse_second(ctx: Any, *gradients: Tensor) -> None:
+    raise RuntimeError(
+        f"backend {ctx.backend!r} has no second derivative: "
+        "make the neuron with backend='reference'"
+    )
 
 
-# Which of the two
+class _Back(torch.autograd.Function):
+    """`_Scan`'s backward, a Function too, so that `torch.func.grad` works; it has no backward."""
+
+    forward = staticmethod(_backward)
+    setup_context = staticmethod(_keep_backend)
+    backward = staticmethod(_refuse_second)
+
+
+class _Scan(torch.autograd.Function):
+    forward = staticmethod(_forward)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _keep(ctx, inputs, output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return _differentiate(ctx, _Back.apply, *gradients)
+
+
+def _fake(x: Tensor, v: Tensor, *settings: object) -> tuple[Tensor, Tensor]:
+    """Memory as `_forward` would return it."""
+    strides = step_strides(x)
+    return empty_like(x, strides), empty_step(x, strides)
+
+
+def _fake_backward(x: Tensor, v: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
+    return *_fake(x, v), torch.empty(2, dtype=torch.float64, device=x.device)
+
+
+def _differentiate_op(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    return _differentiate(ctx, torch.ops.anystep.scan_backward, *gradients)
+
+
+_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
+_TENSORS = "Tensor x, Tensor v"
+_GRADIENTS = "Tensor? d_spikes, Tensor? d_last, bool learnt"
+
+_OP = "anystep::scan"
+torch.library.define(_OP, f"({_TENSORS}, {_SETTINGS}) -> (Tensor, Tensor)", tags=_TAGS)
+torch.library.impl(_OP, "default", _forward)
+torch.library.register_fake(_OP, _fake)
+torch.library.register_autograd(_OP, _differentiate_op, setup_context=_keep)
+
+_BACK = "anystep::scan_backward"
+_SCHEMA = f"({_TENSORS}, {_SETTINGS}, {_GRADIENTS}) -> (Tensor, Tensor, Tensor)"
+torch.library.define(_BACK, _SCHEMA, tags=_TAGS)
+torch.library.impl(_BACK, "default", _backward)
+torch.library.register_fake(_BACK, _fake_backward)
+torch.library.register_autograd(_BACK, _refuse_second, setup_context=_keep_backend)
 
 
 def _traced() -> bool:
@@ -285,8 +249,9 @@ class Reach:
                 f"{backend}: v must be {step} {x.dtype} on {x.device}, like a step of x, "
                 f"got {tuple(v.shape)} {v.dtype} on {v.device}"
             )
-        if _traced():
-            return torch.ops.anystep.scan(x, v, *_packed(self.backend, decay, gain, rule))
-        if not _differentiated(x, v, decay, gain):
+        if not _traced() and not _differentiated(x, v, decay, gain):
             return home(self.backend).forward(x, v, decay, gain, rule)
-        return _Scan.apply(x, v, decay, gain, (self.backend, rule))
+        settings = _packed(self.backend, decay, gain, rule)
+        if _traced():
+            return torch.ops.anystep.scan(x, v, *settings)
+        return _Scan.apply(x, v, *settings)

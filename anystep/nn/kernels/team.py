@@ -84,8 +84,7 @@ def _helpers() -> ThreadPoolExecutor:
 def run(kernel: Kernel, arguments: Numbers, threads: int) -> None:
     """Let `threads` threads, this one included, run `kernel(arguments)`, and wait for them.
 
-    More than one should be `torch.get_num_threads()`: a team that changes its size starts and ends
-    threads.
+    If not 1, let it be `torch.get_num_threads()`: a team that changes its size starts threads.
     """
     if threads == 1:
         kernel(arguments)

@@ -42,10 +42,7 @@ class StepModel(nn.Module):
                 raise UsageError(f"{type(self).__name__}: {name} must be >= 1, got {value}")
 
     def network(self, frames: Tensor, carry: Carry) -> Tensor:
-        """The topology: frames (t, N, P, H, W) -> step logits (t, N, C).
-
-        Every neuron and norm is called through `carry`.
-        """
+        """The topology: frames -> step logits, every neuron and norm called through `carry`."""
         raise TypeError(f"{type(self).__name__} defines no network(frames, carry)")
 
     def through(self, block: nn.Module, x: Tensor, carry: Carry) -> Tensor:
@@ -76,8 +73,7 @@ class StepModel(nn.Module):
     def advance(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
         """Go on from `state` by the steps in `frames (t, N, P, H, W)`: (step logits, state).
 
-        Errors: frames of another shape or dtype than the model's; a state of another model or
-        batch.
+        Errors: frames of another shape or dtype; a state of another model or batch.
         """
         layers = list(stateful_modules(self))
         self._check(frames, state, layers)
