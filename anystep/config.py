@@ -1,4 +1,4 @@
-"""A run as one frozen record: YAML recipes (one `base:` level), overrides, checks. Free of torch."""
+"""A run as one frozen record: YAML recipes (one `base:` level), overrides, checks. No torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def _refuse_decided(options: Mapping[str, Any], decided: Sequence[str], where: s
     for key in decided:
         if key in options:
             raise UsageError(
-                f"{where}: {key!r} is not an option, the data or another key of the recipe decide it"
+                f"{where}: {key!r} is not an option, "
+                "the data or another key of the recipe decide it"
             )
 
 

@@ -32,20 +32,20 @@ def say(text: str) -> None:
 
 
 def epoch_line(row: dict[str, Any], *, epochs: int) -> str:
-    """One epoch on one line: `epoch 3/8 train_loss 0.1234 train_acc 96.50 ...`; the same words as
-    in `log.jsonl`.
-    """
+    """One epoch on one line, in the words of the log: `train epoch 3/8 train_loss 0.1234 ...`."""
     parts = " ".join(f"{name} {value:.4f}" for name, value in row["parts"].items())
-    return (
-        f"{row['phase']} epoch {row['epoch']}/{epochs} train_loss {row['train_loss']:.4f} ({parts}) "
-        f"train_acc {row['train_acc']:.2f} val_loss {row['val_loss']:.4f} val_acc {row['val_acc']:.2f} "
-        f"val_acc_first {row['val_acc_first']:.2f} lr {row['lr']:.3g} samples/s {row['samples_per_s']:.0f} "
-        f"mem {row['mem_mib']:.0f}MiB"
-    )
+    words = [
+        f"{row['phase']} epoch {row['epoch']}/{epochs}",
+        f"train_loss {row['train_loss']:.4f} ({parts}) train_acc {row['train_acc']:.2f}",
+        f"val_loss {row['val_loss']:.4f} val_acc {row['val_acc']:.2f}",
+        f"val_acc_first {row['val_acc_first']:.2f} lr {row['lr']:.3g}",
+        f"samples/s {row['samples_per_s']:.0f} mem {row['mem_mib']:.0f}MiB",
+    ]
+    return " ".join(words)
 
 
 class EpochLines:
-    """Prints each epoch and, into the folder `tensorboard` if there is one, writes it for TensorBoard.
+    """Prints each epoch and writes it for TensorBoard, if a folder for that is given.
 
     A resumed run drops the events of the epochs that it will write again.
     """
@@ -61,7 +61,7 @@ class EpochLines:
             self.writer = module.SummaryWriter(str(tensorboard), purge_step=resumed_at)
 
     def show(self, row: dict[str, Any]) -> None:
-        """One epoch, a row of `log.jsonl`."""
+        """One epoch, a row of the log."""
         say(epoch_line(row, epochs=self.epochs))
         if self.writer is not None:
             scalars = {key: value for key, value in row.items() if isinstance(value, float)}
@@ -78,9 +78,7 @@ class EpochLines:
 
 
 class ProgressBar:
-    """A Fabric callback: a bar of one epoch's updates, where stderr is a terminal; silent
-    elsewhere.
-    """
+    """A Fabric callback: a bar of one epoch's updates where stderr is a terminal, else nothing."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
@@ -110,9 +108,7 @@ class ProgressBar:
 
 @contextmanager
 def progress_bar(title: str, *, unit: str = "") -> Iterator[Callable[[int, int | None], None]]:
-    """A bar for `progress(done, total)`, where stderr is a terminal; elsewhere a line every few
-    seconds.
-    """
+    """A bar for `progress(done, total)` on a terminal; elsewhere a line every few seconds."""
     amounts = (
         (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
     )
@@ -151,7 +147,6 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*row)
     console = Console(stderr=True, markup=False, emoji=False)  # a folder may be called [/b]
-    console.width = (
-        console.width if sys.stderr.isatty() else 160
-    )  # a log file has no width; do not cut numbers
+    if not sys.stderr.isatty():
+        console.width = 160  # a log file has no width; do not cut numbers
     console.print(table)

@@ -1,7 +1,7 @@
 """What lies in a run folder, written and read. No other file of the package names these files:
 
     config.yaml                    the record: a folder that has it is a run folder
-    env.json                       commit, versions, device, command line; then those of each resumption
+    env.json                       commit, versions, device, command line, at each (re)start
     log.jsonl                      a row an epoch
     checkpoints/last.pt            the training state after the last whole epoch
     checkpoints/PHASE.safetensors  the network of an earlier phase

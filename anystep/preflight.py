@@ -42,8 +42,9 @@ def steps_of(record: Record) -> int:
 
 
 def network_of(record: Record, phase: Phase, **data: int) -> dict[str, Any]:
-    """The arguments of `create_model` for the network of a phase: the record's, and what the `data`
-    decide: num_classes, in_planes and input_size.
+    """The arguments of `create_model` for the network of a phase.
+
+    `data`: what the data decide of them: num_classes, in_planes and input_size.
     """
     model = record.model
     neuron = model.neuron if phase.neuron is None else phase.neuron
@@ -60,7 +61,8 @@ def _check_teacher(record: Record, method: Method) -> None:
     asked, teacher = learns_from_run(method), record.teacher
     if asked and teacher is None:
         raise UsageError(
-            f"method {record.method.name} learns from another run: name its folder with --teacher RUN"
+            f"method {record.method.name} learns from another run: "
+            "name its folder with --teacher RUN"
         )
     if teacher is not None and not asked:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The main path, top to bottom: record -> data -> network -> method -> fit -> score -> run folder."""
+"""The main path, top to bottom: record -> data -> network -> fit -> scores -> run folder."""
 
 from __future__ import annotations
 

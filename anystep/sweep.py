@@ -1,4 +1,4 @@
-"""Training length x test length: one network for each number of training steps, judged at every step."""
+"""Training length x test length: a network for each number of steps, judged at every step."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def draw_matrices(matrices: Mapping[str, MatrixOf], path: Path | str) -> Path:
 
 
 def sweep_cells(matrices: Mapping[str, MatrixOf]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of a table as text: a row a method and training length, a column a test length."""
+    """(header, rows) of a table as text: a row a method and training length, a column a t."""
     steps = sorted({t for matrix in matrices.values() for t in matrix["test_steps"]})
     rows = []
     for name, matrix in matrices.items():

@@ -226,7 +226,7 @@ def test_truncated_files_of_a_run_are_refused_on_one_line(terminal, recipe):
     os.truncate(last, 500)
     message = terminal.refused("train", "--resume", "run")
     assert (
-        "run/checkpoints/last.pt is truncated or not a checkpoint: delete it, and --resume starts at the first"
+        "run/checkpoints/last.pt is truncated or not a checkpoint: delete it, and --resume starts"
         in message
     )
 

@@ -61,7 +61,8 @@ def test_the_table_has_mean_and_sample_deviation_by_hand():
     ]
     assert cell(83.0, 13**0.5) == "83.0 ± 3.6"
     assert markdown_table(table) == (
-        "| method | t = 1 | t = 2 |\n| --- | --- | --- |\n| ce | 83.0 ± 3.6 | 91.0 ± 1.7 |\n| tks | 95.0 | 96.0 |\n"
+        "| method | t = 1 | t = 2 |\n| --- | --- | --- |\n"
+        "| ce | 83.0 ± 3.6 | 91.0 ± 1.7 |\n| tks | 95.0 | 96.0 |\n"
     )
 
 
@@ -164,7 +165,8 @@ def test_recipes_judged_on_other_samples_are_refused_before_any_is_trained(
     monkeypatch.setitem(drivers.DATASETS, "smaller", smaller)
     monkeypatch.setattr(compare, "run_record", None)
     other = replace(record, name="other", data=replace(record.data, name="smaller"))
-    message = f"tiny and other are not judged on the same test: protocol_hash '{'0' * 16}' and '{'1' * 16}'; samples 24 and 7"
+    hashes = f"protocol_hash '{'0' * 16}' and '{'1' * 16}'"
+    message = f"tiny and other are not judged on the same test: {hashes}; samples 24 and 7"
     with pytest.raises(ValueError, match=message):
         compare_recipes([record, other], [0], tmp_path / "out")
     with pytest.raises(ValueError, match="compare: some names are named twice: tiny, tiny"):

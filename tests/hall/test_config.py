@@ -240,7 +240,9 @@ def test_anchors_and_merge_keys_of_yaml_work(recipe):
 def test_text_in_quotes_stays_text(recipe):
     tree = load_recipe(
         recipe(
-            "model: {options: {a: '1', b: 'null', c: {d: '[1]'}}, neuron: {name: lif, backend: '1'}}"
+            "model:\n"
+            "  options: {a: '1', b: 'null', c: {d: '[1]'}}\n"
+            "  neuron: {name: lif, backend: '1'}"
         )
     )
     before = repr(tree)

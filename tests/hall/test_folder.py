@@ -171,7 +171,7 @@ def test_runs_that_cannot_share_a_page_are_refused(tmp_path):
     runs = [make_run(tmp_path / n, samples=4, size=2, names=n) for n in ("ab", "cd")]
     with pytest.raises(UsageError, match="ab and cd do not have the same classes"):
         read_runs(runs)
-    with pytest.raises(UsageError, match="each once; these are named: .*ab, .*ab"):
+    with pytest.raises(UsageError, match=r"each once; these are named: .*ab, .*ab"):
         read_runs([runs[0], runs[0]])
     with pytest.raises(UsageError, match="these are named: none"):
         read_runs([])
@@ -222,5 +222,5 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/anystep"])
 def test_a_run_folder_that_cannot_be_written_is_refused(tmp_path, place):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="cannot write the run folder .*: [NF]"):
+    with pytest.raises(UsageError, match=r"cannot write the run folder .*: [NF]"):
         RunFolder(tmp_path / place).open(Record(), {})

@@ -1,4 +1,4 @@
-"""Several processes: the same result as one, and a way on when one of them dies or is interrupted."""
+"""Several processes: the same result as one, and a way on when one dies or is interrupted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def fit_tiny_again(fabric, path):
 
 @pytest.mark.slow
 def test_two_processes_that_recompute_train_what_one_trains_that_does_not(tmp_path):
-    """The second run of a block has its own sums over the processes, amid those of the gradients."""
+    """The second run of a block has sums of its own over the processes, amid the gradients'."""
     drivers.fit_tiny(make_fabric(accelerator="cpu"), tmp_path / "one.pt")
     make_fabric(accelerator="cpu", devices=2).launch(fit_tiny_again, tmp_path / "two.pt")
     one, two = (torch.load(tmp_path / name)["model"] for name in ("one.pt", "two.pt"))

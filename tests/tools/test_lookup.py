@@ -82,7 +82,7 @@ def test_good_arguments_pass(given):
     [
         (
             {"rat": 0.5},
-            r"unknown argument 'rat' in example. Did you mean 'rate'\? Known: rate, steps, name, on, kind",
+            r"unknown argument 'rat' in example. Did you mean 'rate'\? Known: rate, steps, name",
         ),
         ({"rate": "0.5"}, "example: rate must be float, got '0.5'"),
         ({"rate": True}, "example: rate must be float, got True"),
