@@ -42,7 +42,10 @@ def aedat2_bytes(
     return bytes(out)
 
 
-AEDAT3_HEADER = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#Start-Time: 2017-01-01 00:00:00 (TZ+0000)\r\n#!END-HEADER\r\n"
+AEDAT3_HEADER = (
+    b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n"
+    b"#Start-Time: 2017-01-01 00:00:00 (TZ+0000)\r\n#!END-HEADER\r\n"
+)
 
 
 def aedat3_packet(
@@ -118,11 +121,18 @@ def csv_bytes(rows: Iterable[Row], *, header: bytes = b"t,x@64,y@48,on\n") -> by
     return header + "".join(f"{t},{x},{y},{p}\n" for t, x, y, p in rows).encode()
 
 
-_DV = b"""<dv version="2.0"><node name="outInfo" path="/mainloop/Recorder/outInfo/">
-<node name="0" path="/mainloop/Recorder/outInfo/0/"><attr key="compression" type="string">NONE</attr>
-<attr key="originalOutputName" type="string">events</attr><attr key="typeIdentifier" type="string">EVTS</attr>
-<node name="info" path="/mainloop/Recorder/outInfo/0/info/"><attr key="sizeX" type="int">64</attr>
-<attr key="sizeY" type="int">48</attr><attr key="source" type="string">hand</attr></node></node></node></dv>"""
+_DV = (
+    b'<dv version="2.0">'
+    b'<node name="outInfo" path="/mainloop/Recorder/outInfo/">\n'
+    b'<node name="0" path="/mainloop/Recorder/outInfo/0/">'
+    b'<attr key="compression" type="string">NONE</attr>\n'
+    b'<attr key="originalOutputName" type="string">events</attr>'
+    b'<attr key="typeIdentifier" type="string">EVTS</attr>\n'
+    b'<node name="info" path="/mainloop/Recorder/outInfo/0/info/">'
+    b'<attr key="sizeX" type="int">64</attr>\n'
+    b'<attr key="sizeY" type="int">48</attr>'
+    b'<attr key="source" type="string">hand</attr></node></node></node></dv>'
+)
 
 
 def aedat4_bytes(packets: Iterable[bytes], *, compression: int = 0) -> bytes:
@@ -166,7 +176,7 @@ def aedat4_packet(rows: Iterable[Row], *, number: int | None = None) -> bytes:
 
 
 def zstd_frame(start: bytes, zeros: int) -> bytes:
-    """A zstd frame (RFC 8878) of `start` as it is and then zeros, 4 bytes for each 128 KiB of them."""
+    """A zstd frame (RFC 8878) of `start` as it is, then zeros, 4 bytes for each 128 KiB."""
     sizes = [128 * 1024] * (zeros // (128 * 1024)) + [zeros % (128 * 1024)]
     blocks = [(len(start) << 3).to_bytes(3, "little") + start]
     blocks += [

@@ -132,7 +132,7 @@ def cifar10_film(root: Path) -> Known:
 
 
 def gesture_names() -> list[tuple[str, str, int, int]]:
-    """(id, trial, label, which of its label): eleven gestures a trial, and arm roll a second time."""
+    """(id, trial, label, which of its label): eleven gestures a trial, arm roll a second time."""
     return [
         (f"{trial}/{label}_{k}", trial, label, k)
         for trial in TRIALS
