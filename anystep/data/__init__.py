@@ -1,6 +1,4 @@
-"""Files in, frames (T, P, H, W) out: readers, event and image sets, binnings, splits, cache,
-loader.
-"""
+"""Files in, frames (T, P, H, W) out."""
 
 from anystep._lazy import modules_on_demand
 

@@ -1,3 +1,1 @@
-"""The simulated event camera: one image (`simulate`), a batch on its device (`batched`), a folder
-of files (`film`).
-"""
+"""The simulated event camera: for one image, for a batch on its device, and onto disk."""
