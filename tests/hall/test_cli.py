@@ -154,40 +154,6 @@ def test_data_list_and_keys_name_what_there_is(terminal):
     assert {"train.epochs", "data.binning", "seed"} <= set(terminal.done("keys")["keys"])
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["--method.name", "tsk"], "Did you mean 'tks'?"),
-        (["--method.options.name", "x"], "unknown argument 'name' in method tks"),
-        (["--train.epoch", "3"], "Did you mean 'epochs'?"),
-        (["--train.epochs", "[1"], "--train.epochs: '[1' is not a YAML value"),
-        (["--train.batch_size", "null"], "train.batch_size: expected int, got null"),
-        (["--data.binning", "~"], "data.binning: expected a mapping of names, got null"),
-        (["--data.binning", "{1: 2}"], "data.binning: expected a mapping of names"),
-        (["--data.binning.steps", "ten"], "fixed_duration: steps must be int or None, got 'ten'"),
-        (["--workers", "2"], "Did you mean train.workers?"),
-        (["--precision", "16-mixed"], "engine.precision 16-mixed has a loss scale"),
-        (["--devices", "3"], "share a batch of 16 equally, got 3"),
-        (["--engine.accelerator", "abacus"], "engine: "),
-        (["--data.options.flaw", "labels"], "labels must be in 0..3, got 7..7 in a batch"),
-        (["--data.options.flaw", "planes"], "must be square frames (T, P, H, W), the first one is"),
-        (["--data.options.flaw", "empty"], "fixed_duration: an empty event stream has no frames"),
-        (["--train.batch_size", "100"], "64 samples, fewer than one batch of 100"),
-    ],
-)
-def test_a_recipe_that_cannot_work_is_refused_on_one_line(terminal, recipe, overrides, message):
-    assert message in terminal.refused("train", recipe, "--out", "run", *overrides)
-
-
-def test_a_file_that_is_no_recipe_is_refused_on_one_line(terminal):
-    (terminal.folder / "not.yaml").write_text("train: {epochs: 3\nseed: 2")
-    assert "not.yaml is not a YAML recipe: line 2: " in terminal.refused("train", "not.yaml")
-    assert "there is no recipe none.yaml" in terminal.refused(
-        "compare", "none.yaml", "--methods", "ce"
-    )
-    assert "name a recipe, or go on with a run: --resume RUN" in terminal.refused("train")
-
-
 def test_folders_that_cannot_be_used_are_refused_on_one_line(terminal, recipe):
     (terminal.folder / "file").touch()
     assert "cannot write the run folder file: Not a directory" in terminal.refused(
@@ -239,44 +205,6 @@ def test_an_unfinished_run_is_not_judged_and_says_how_to_finish_it(terminal, rec
     assert terminal.refused("report", "run").endswith(
         f"anystep train --resume {terminal.folder / 'run'}"
     )
-
-
-def test_compare_is_refused_by_name(terminal, recipe):
-    assert "unknown method 'tkss'. Did you mean 'tks'?" in terminal.refused(
-        "compare", recipe, "--methods", "ce,tkss"
-    )
-    assert "--seeds must be >= 1, got 0" in terminal.refused(
-        "compare", recipe, "--methods", "ce", "--seeds", "0"
-    )
-    assert "--seed is for train" in terminal.refused(
-        "compare", recipe, "--methods", "ce", "--seed", "5"
-    )
-    assert "one recipe needs --methods, like --methods ce,tks" in terminal.refused(
-        "compare", recipe
-    )
-    assert "--methods is for one recipe" in terminal.refused(
-        "compare", recipe, recipe, "--methods", "ce"
-    )
-    assert "some names are named twice: tiny, tiny" in terminal.refused("compare", recipe, recipe)
-    assert "some names are named twice: x, x" in terminal.refused(
-        "compare", recipe, recipe, "--name", "x"
-    )
-    assert "some methods are named twice: ce, ce" in terminal.refused(
-        "compare", recipe, "--methods", "ce,ce"
-    )
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["evaluate", "run", "--fast"],
-        ["report", "run", "--fast"],
-        ["data", "list", "--all"],
-        ["keys", "--all"],
-    ],
-)
-def test_commands_without_a_recipe_take_no_overrides(terminal, arguments):
-    assert f"unknown argument {arguments[-1]!r}" in terminal.refused(*arguments)
 
 
 @pytest.mark.parametrize("arguments", [[], ["trian"], ["compare"], ["data", "lst"]])

@@ -238,15 +238,3 @@ def test_a_folder_with_a_comparison_of_another_recipe_is_refused(tmp_path, recor
     longer = replace(record, train=replace(record.train, epochs=2))
     with pytest.raises(ValueError, match="ce-seed0 holds another run"):
         compare_methods(longer, ["ce"], [0], tmp_path / "out")
-
-
-def test_every_method_is_checked_before_any_is_trained(tmp_path, record, monkeypatch):
-    monkeypatch.setattr(compare, "run_record", None)
-    with pytest.raises(ValueError, match=r"unknown method 'tet2'\. Did you mean 'tet'\?"):
-        compare_methods(record, ["ce", "tet2"], [0], tmp_path / "out")
-    for methods, seeds in (([], [0]), (["ce"], [])):
-        with pytest.raises(ValueError, match="at least one method and one seed"):
-            compare_methods(record, methods, seeds, tmp_path / "out")
-    for methods, seeds in ((["ce", "ce"], [0]), (["ce"], [1, 1])):
-        with pytest.raises(ValueError, match=r"compare: some (methods|seeds) are named twice"):
-            compare_methods(record, methods, seeds, tmp_path / "out")

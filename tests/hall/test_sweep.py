@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import drivers
 import pytest
 
-from anystep import compare, run
+from anystep import run
 from anystep.cli import main
 from anystep.config import load_recipe, record_from
 from anystep.folder import RunFolder
@@ -130,48 +130,6 @@ def test_a_second_call_trains_nothing_and_more_lengths_train_only_those(
 def test_a_part_of_the_recording_has_as_many_steps_as_the_part(record):
     assert steps_of(record) == 3
     assert steps_of(replace(record, data=replace(record.data, frames=[1, 3]))) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--train-steps", "1,4"], "train_steps must be in 1..3, the time steps of tiny, got 4"),
-        (["--train-steps", "0,1"], "train_steps must be in 1..3, the time steps of tiny, got 0"),
-        (
-            ["--train-steps", "1,2", "--data.frames", "[1, 2]"],
-            "train_steps must be in 1..1, the time steps of tiny, got 2",
-        ),
-        (["--train-steps", "1,2,1"], "sweep: some train_steps are named twice: 1, 2, 1"),
-        (
-            ["--train-steps", "1,x"],
-            "--train-steps: whole numbers with commas between, like 1,2,4,10, got '1,x'",
-        ),
-        (
-            ["--train-steps", "1", "--methods", "ce,ce"],
-            "sweep: some methods are named twice: ce, ce",
-        ),
-        (
-            ["--train-steps", "1", "--methods", "ce,tsk"],
-            "unknown method 'tsk'. Did you mean 'tks'?",
-        ),
-        (["--train-steps", "1", "--seeds", "0"], "--seeds must be >= 1, got 0"),
-        (
-            ["--train-steps", "1", "--seed", "3"],
-            "sweep runs the seeds 0..N-1 of --seeds N; --seed is for train",
-        ),
-        (
-            ["--train-steps", "1", "--train.steps", "3"],
-            "sweep sets train.steps itself: name them in --train-steps",
-        ),
-    ],
-)
-def test_what_cannot_be_swept_is_refused_before_training(
-    recipe, tmp_path, capsys, monkeypatch, arguments, message
-):
-    monkeypatch.setattr(compare, "run_record", None)
-    assert main(["sweep", str(recipe), "--out", str(tmp_path / "out"), *arguments]) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_ends_with_the_matrices_as_json_and_shows_them_as_a_table(

@@ -1,0 +1,97 @@
+"""What the hall refuses: one line on stderr, exit code 2, and nothing trained."""
+
+from __future__ import annotations
+
+import drivers
+import pytest
+from terminal import Terminal
+
+from anystep import run
+
+# Behind `anystep train RECIPE --out run`: flags, and a word of the refusal.
+TRAIN = [
+    # names
+    ("--method.name tsk", "Did you mean 'tks'?"),
+    ("--method.options.alfa 1", "unknown argument 'alfa' in method tks. Did you mean 'alpha'?"),
+    ("--method.options.name x", "unknown argument 'name' in method tks"),
+    ("--model.name vgg_sn", "Did you mean 'vgg_snn'?"),
+    ("--model.neuron liff", "Did you mean 'lif'?"),
+    ("--model.norm bnn", "Did you mean 'bn'?"),
+    ("--model.options.width [[4]]", "unknown argument 'width' in model vgg_snn"),
+    ("--data.name tinny", "Did you mean 'tiny'?"),
+    ("--data.options.flow x", "unknown argument 'flow' in dataset tiny. Did you mean 'flaw'?"),
+    ("--data.binning.name fixed", "unknown binning 'fixed'. Did you mean 'fixed_"),
+    ("--train.epoch 3", "Did you mean 'epochs'?"),
+    ("--workers 2", "Did you mean train.workers?"),
+    ("--engine.accelerator abacus", "engine: "),
+    # values
+    ("--train.epochs [1", "--train.epochs: '[1' is not a YAML value"),
+    ("--train.batch_size null", "train.batch_size: expected int, got null"),
+    ("--data.binning ~", "data.binning: expected a mapping of names, got null"),
+    ("--data.binning.1 2", "unknown argument '1' in binning fixed_duration"),
+    ("--data.binning.steps ten", "fixed_duration: steps must be int or None, got 'ten'"),
+    ("--data.binning.steps 0", "fixed_duration: steps must be a whole number >= 1, got 0"),
+    ("--data.binning.steps null", "training needs recordings of one length"),
+    ("--model.neuron.tau 0.5", "LIF: tau is in time steps and must be >= 1, got 0.5"),
+    ("--precision 16-mixed", "engine.precision 16-mixed has a loss scale"),
+    ("--devices 3", "share a batch of 16 equally, got 3"),
+    ("--teacher nowhere", "teacher: method tks with these options learns from no other run"),
+    ("--method.name kd --method.options.teacher run", "name its folder with --teacher RUN"),
+    ("--method.name hsd", "method hsd needs model.neuron qcfs_if, got 'lif'"),
+    # data
+    ("--data.options.flaw labels", "labels must be in 0..3, got 7..7 in a batch"),
+    ("--data.options.flaw planes", "square frames (T, P, H, W), the first one is (2, 12, 12)"),
+    ("--data.options.flaw width", "square frames (T, P, H, W), the first one is (3, 2, 12, 14)"),
+    ("--data.options.flaw empty", "fixed_duration: an empty event stream has no frames"),
+    ("--data.frames [1,9]", "must be [first, stop] within the 3 frames of a recording"),
+]
+
+# Whole commands. RECIPE and nothing.yaml are files; there is no none.yaml.
+COMMANDS = [
+    ("train", "name a recipe, or go on with a run: --resume RUN"),
+    ("train nothing.yaml", "nothing.yaml is not a YAML recipe: line 2: "),
+    ("train RECIPE --seed", "--seed needs a value"),
+    ("evaluate run --fast", "unknown argument '--fast'"),
+    ("report run --fast", "unknown argument '--fast'"),
+    ("data list --all", "unknown argument '--all'"),
+    ("keys --all", "unknown argument '--all'"),
+    ("compare none.yaml --methods ce", "there is no recipe none.yaml"),
+    ("compare RECIPE --methods ce,tkss", "Did you mean 'tks'?"),
+    ("compare RECIPE --methods ce --seeds 0", "--seeds must be >= 1, got 0"),
+    ("compare RECIPE --methods ce --seed 5", "--seed is for train"),
+    ("compare RECIPE", "one recipe needs --methods, like --methods ce,tks"),
+    ("compare RECIPE RECIPE --methods ce", "--methods is for one recipe"),
+    ("compare RECIPE RECIPE", "some names are named twice: tiny, tiny"),
+    ("compare RECIPE --methods ce,ce", "some methods are named twice: ce, ce"),
+    ("sweep RECIPE --train-steps 1,4", "train_steps must be in 1..3, the time steps of tiny"),
+    ("sweep RECIPE --train-steps 0,1", "train_steps must be in 1..3, the time steps of tiny"),
+    ("sweep RECIPE --train-steps 1,2 --data.frames [1,2]", "train_steps must be in 1..1"),
+    ("sweep RECIPE --train-steps 1,2,1", "sweep: some train_steps are named twice: 1, 2, 1"),
+    ("sweep RECIPE --train-steps 1,x", "--train-steps: whole numbers with commas between"),
+    ("sweep RECIPE --train-steps 1 --methods ce,tsk", "Did you mean 'tks'?"),
+    ("sweep RECIPE --train-steps 1 --train.steps 3", "sweep sets train.steps itself"),
+]
+
+
+@pytest.fixture
+def terminal(capsys, tmp_path, tiny_rows, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "launch", None)  # nothing may be trained
+    (tmp_path / "nothing.yaml").write_text("train: {epochs: 3\nseed: 2")
+    return Terminal(capsys, tmp_path)
+
+
+@pytest.mark.parametrize(("flags", "word"), TRAIN)
+def test_a_run_that_cannot_work_is_refused_before_its_folder_is_made(
+    terminal, tmp_path, flags, word
+):
+    recipe = drivers.write_recipe(tmp_path)
+    assert word in terminal.refused("train", recipe, "--out", "run", *flags.split())
+    assert not (tmp_path / "run").exists()  # or the corrected record would find another run there
+
+
+@pytest.mark.parametrize(("command", "word"), COMMANDS)
+def test_a_command_that_cannot_work_is_refused(terminal, tmp_path, command, word):
+    recipe = str(drivers.write_recipe(tmp_path))
+    assert word in terminal.refused(*command.replace("RECIPE", recipe).split())
+    assert not (tmp_path / "runs").exists()
