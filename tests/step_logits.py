@@ -27,7 +27,7 @@ def random_teacher(size, *, seed=0):
 
 
 def log_rows(*rows):
-    """Logits (T, 1, C) whose step t is the logarithm of row t: softmax gives row t by its sum."""
+    """Logits (T, 1, C) whose step t is the logarithm of row t: softmax gives row t over its sum."""
     return torch.tensor(rows, dtype=torch.float64).log().unsqueeze(1)
 
 

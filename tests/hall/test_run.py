@@ -239,8 +239,8 @@ def test_what_fails_in_a_later_phase_is_found_before_anything_is_trained(
     loss = drivers.Pair.loss
     monkeypatch.setattr(drivers.Pair, "loss", failing)
     before = torch.get_rng_state()
+    pair = other(other(record, "method", name="pair"), "train", epochs=2)
     with pytest.raises(TypeError, match="no second phase"):
-        pair = other(other(record, "method", name="pair"), "train", epochs=2)
         run_record(pair, tmp_path / "run")
     assert torch.equal(torch.get_rng_state(), before)
     assert not (tmp_path / "run").exists()  # or the corrected record would find another run there
