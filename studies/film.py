@@ -20,7 +20,7 @@ from anystep.data.camera.cifar10_sim import CAMERA, IMAGE_SETS, MOTIONS, Choice
 from anystep.data.camera.film import Setting, film_images, read_setting
 from anystep.data.frames import FixedDuration, resize
 from anystep.data.protocols import natural
-from anystep.data.readers.atis import read_bin
+from anystep.data.readers import read_events
 from studies.study import ROOT, check_markers, environment, folder_given, markdown, write_table
 
 PAGE = ROOT / "docs" / "simulated-camera.md"
@@ -45,7 +45,7 @@ def statistics_of(folder: Path, *, steps: int = 10) -> dict[str, Any]:
     binning = FixedDuration(steps, -(-duration // steps))
     counts, ups, filled = [], 0, dict[int, list[float]]({128: [], 48: []})
     for path in files:
-        events = read_bin(path, sensor=sensor)
+        events = read_events(path, sensor=sensor)
         counts.append(len(events))
         ups += int(events.p.sum())
         frames = binning(events)

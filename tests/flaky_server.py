@@ -15,7 +15,7 @@ class Flaky:
 
     files    path -> content
     cut      bytes of the body after which it closes the connection
-    stall    bytes after which it says nothing more until the test ends (`drips`: a byte at times)
+    stall    bytes after which it says nothing more until the test ends
     status   answers of this status instead of the file
     ranges   whether it knows ranges
     """
@@ -24,7 +24,6 @@ class Flaky:
     cut: list[int] = field(default_factory=list)
     stall: list[int] = field(default_factory=list)
     status: list[int] = field(default_factory=list)
-    drips: bool = False
     ranges: bool = True
     kind: str = "application/octet-stream"
     url: str = ""
@@ -49,20 +48,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content) - start))
             self.send_header("Content-Type", flaky.kind)
             self.end_headers()
-            self.send(flaky, content[start:])
-
-    def send(self, flaky: Flaky, body: bytes) -> None:
-        stalls = bool(flaky.stall) and not flaky.cut
-        stops = flaky.stall if stalls else flaky.cut
-        end = stops.pop(0) if stops else len(body)
-        self.wfile.write(body[:end])
-        if stalls:
-            for byte in body[end:] if flaky.drips else b"":
-                if flaky.over.wait(0.02):
-                    break
-                self.wfile.write(bytes([byte]))
-            flaky.over.wait(10)
-        self.close_connection = True
+            stops = flaky.cut or flaky.stall
+            waits = bool(stops) and not flaky.cut
+            end = stops.pop(0) if stops else len(content)
+            self.wfile.write(content[start:][:end])
+            if waits:
+                flaky.over.wait(10)
+            self.close_connection = True
 
     def log_message(self, *_: object) -> None:
         """Nobody reads it."""
@@ -73,11 +65,6 @@ class _Server(http.server.ThreadingHTTPServer):
 
     def handle_error(self, *_: object) -> None:
         """A client that hangs up is no news."""
-
-    def server_bind(self) -> None:  # without a look-up of the machine's name
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = "localhost", self.server_address[1]
 
 
 @contextmanager

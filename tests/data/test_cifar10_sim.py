@@ -23,7 +23,7 @@ from anystep.data.camera.simulate import PATHS, Camera, simulate
 from anystep.data.datasets import load_dataset
 from anystep.data.frames import FixedDuration
 from anystep.data.images.cifar import CIFAR10_CLASSES
-from anystep.data.readers.atis import read_bin
+from anystep.data.readers import read_events
 
 LIVE = FixedDuration(10, 30_000)
 
@@ -117,7 +117,7 @@ def test_the_row_counts_every_event_of_every_file(tmp_path, film):
     names = set()
     for part in (splits.train, splits.val, splits.test):
         for name, (frames, label) in zip(part.ids, part, strict=True):
-            events = read_bin(film / f"{name}.bin", sensor=SENSOR)
+            events = read_events(film / f"{name}.bin", sensor=SENSOR)
             assert CIFAR10_CLASSES[label] == name.split("/")[0]
             assert frames.shape == (10, 2, *SENSOR)
             assert frames[3].sum() == np.sum((events.t >= 90_000) & (events.t < 120_000))
@@ -137,7 +137,7 @@ def test_a_closed_loop_lasts_as_long_as_camera_json_says(tmp_path, release):
     )
     assert told["source"]["moved"] == "closed_loop"
     for file in tmp_path.glob("*/0.bin"):
-        events = read_bin(file, sensor=SENSOR)
+        events = read_events(file, sensor=SENSOR)
         assert 0 <= events.t[0] < 10_000
         assert 1_190_000 < events.t[-1] < 1_200_000
 

@@ -18,7 +18,7 @@ from anystep.data.camera import film
 from anystep.data.camera.film import Setting, encode_bin, film_images
 from anystep.data.camera.simulate import Camera, saccade
 from anystep.data.events.layouts import filmed
-from anystep.data.readers.atis import read_bin
+from anystep.data.readers import read_events
 from anystep.data.recording import Events
 
 IMAGES = np.random.default_rng(0).random((6, 9, 9))
@@ -58,7 +58,7 @@ def test_the_reader_gives_back_what_was_written(tmp_path_factory, data):
     events = Events.from_arrays(sorted(draw((1 << 23) - 1)), draw(255), rows, draw(1), (256, 256))
     path = tmp_path_factory.mktemp("bin") / "a.bin"
     encode_bin(events).tofile(path)
-    assert columns(read_bin(path, sensor=(256, 256))) == columns(events)
+    assert columns(read_events(path, sensor=(256, 256))) == columns(events)
 
 
 def test_a_film_has_the_events_of_the_camera_whatever_else_is_filmed(tmp_path):
@@ -68,7 +68,7 @@ def test_a_film_has_the_events_of_the_camera_whatever_else_is_filmed(tmp_path):
     )
     assert made == [(k, 6) for k in range(7)]
     for image, name in zip(IMAGES, IDS, strict=True):
-        assert columns(read_bin(whole / f"{name}.bin", sensor=(12, 12))) == columns(
+        assert columns(read_events(whole / f"{name}.bin", sensor=(12, 12))) == columns(
             setting().shoot(image, name)
         )
     sizes = [(whole / f"{name}.bin").stat().st_size for name in IDS]

@@ -5,12 +5,8 @@ from __future__ import annotations
 import io
 import os
 import resource
-import signal
 import stat
-import subprocess
-import sys
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -24,7 +20,7 @@ TREE = {
     "set/two/c.bin": os.urandom(200_000),
     "README": b"words",
 }
-FORMS = ("set.zip", "set.tar", "set.tar.gz", "set.tgz")
+every_form = pytest.mark.parametrize("form", ["set.zip", "set.tar", "set.tar.gz", "set.tgz"])
 
 
 def make(path: Path, members: dict[str, bytes]) -> Path:
@@ -53,17 +49,16 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
-def refused(archive: Path, out: Path, match: str, **options) -> None:
+def refused(archive: Path, out: Path, match: str, error=ValueError, **options) -> None:
     """An error that names the archive, and nothing left: neither in the folder nor around it."""
     around = sorted(os.listdir(out.parent))
-    with pytest.raises(ValueError, match=match) as caught:
+    with pytest.raises(error, match=match) as caught:
         unpack(archive, out, **options)
     assert str(archive) in str(caught.value)
-    assert os.listdir(out) == []
-    assert sorted(os.listdir(out.parent)) == around
+    assert (os.listdir(out), sorted(os.listdir(out.parent))) == ([], around)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@every_form
 def test_an_archive_is_unpacked_as_it_was_packed_without_what_a_mac_adds(tmp_path, out, form):
     junk = {"__MACOSX/set/._a.bin": b"2", "set/._a.bin": b"3", "set/.DS_Store": b"4"}
     assert unpack(make(tmp_path / form, TREE | junk), out, holds=["set"]) == ["README", "set"]
@@ -71,44 +66,39 @@ def test_an_archive_is_unpacked_as_it_was_packed_without_what_a_mac_adds(tmp_pat
     assert stat.S_IMODE((out / "README").stat().st_mode) & 0o7022 == 0
 
 
-@pytest.mark.parametrize("name", ["../evil", "set/../../evil", "/tmp/anystep-evil"])
-def test_nothing_is_written_outside_of_the_folder(tmp_path, out, name):
+def test_nothing_is_written_outside_of_the_folder(tmp_path, out):
     """A tar is refused; of a zip the name is cut to what lies inside, as zipfile does."""
-    tar = make(tmp_path / "a.tar", {"set/good": b"", name: b"x"})
-    if not name.startswith("/"):
-        refused(tar, out, "cannot be unpacked: .*outside")
-    around = sorted([*os.listdir(tmp_path), "a.zip"])
-    unpack(make(tmp_path / "a.zip", {"set/good": b"", name: b"x"}), out)
-    assert sorted(os.listdir(tmp_path)) == around
-    assert not Path("/tmp/anystep-evil").exists()
+    for name in ("../evil", "set/../../evil"):
+        refused(make(tmp_path / "a.tar", {name: b"x"}), out, "cannot be unpacked: .*outside")
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE):
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = kind, "../../evil"
+        with tarfile.open(tmp_path / "a.tar", "w") as bundle:
+            bundle.addfile(link)
+        refused(tmp_path / "a.tar", out, "cannot be unpacked")
+    unpack(make(tmp_path / "a.zip", {"../evil": b"x", "set/../../evil": b"x"}), out)
+    assert sorted(os.listdir(tmp_path)) == ["a.tar", "a.zip", "out"]
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
-def test_links_that_lead_out_and_devices_are_refused(tmp_path, out, kind):
-    link = tarfile.TarInfo("link")
-    link.type, link.linkname = kind, "../../evil"
-    with tarfile.open(tmp_path / "a.tar", "w") as bundle:
-        bundle.addfile(link)
-    refused(tmp_path / "a.tar", out, "cannot be unpacked")
+def test_a_bomb_ends_at_the_limit(tmp_path, out):
+    for form, members in (("a.zip", 1), ("b.zip", 80), ("a.tgz", 1), ("b.tgz", 80)):
+        zeros = {f"{number}": bytes((8 << 20) // members) for number in range(members)}
+        refused(make(tmp_path / form, zeros), out, r"unpacks to [\d,]* bytes or more, allowed are")
 
 
-@pytest.mark.parametrize("form", ["bomb.zip", "bomb.tgz"])
-@pytest.mark.parametrize("members", [1, 80])
-def test_a_bomb_ends_at_the_limit(tmp_path, out, form, members):
-    zeros = {f"{number}": bytes((8 << 20) // members) for number in range(members)}
-    refused(make(tmp_path / form, zeros), out, r"unpacks to [\d,]* bytes or more, allowed are \d")
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_an_archive_that_breaks_off_is_refused(tmp_path, out, form):
+@every_form
+def test_a_broken_archive_or_another_one_or_a_full_disk_leaves_nothing(tmp_path, out, form):
+    """The limit of a file's size stands for the disk: the same call fails."""
     archive = make(tmp_path / form, TREE)
+    refused(archive, out, "must hold other, it has README, set", holds=["set", "other"])
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
+    try:
+        refused(archive, out, "could not unpack", OSError)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     archive.write_bytes(archive.read_bytes()[:100_000])
     refused(archive, out, "cannot be unpacked")
-
-
-def test_what_must_come_out_is_asked_for_by_name(tmp_path, out):
-    archive = make(tmp_path / "a.zip", TREE)
-    refused(archive, out, "must hold other, it has README, set", holds=["set", "other"])
 
 
 def test_nothing_that_is_there_is_replaced(tmp_path, out):
@@ -119,49 +109,6 @@ def test_nothing_that_is_there_is_replaced(tmp_path, out):
     assert (out / "README").read_bytes() == b"of the first"
     with pytest.raises(ValueError, match="set is there already"):
         unpack(archive, out, holds=["set"])
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, out, form):
-    """The limit of a file's size stands for the disk: the same call fails."""
-    archive = make(tmp_path / form, TREE)
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
-    try:
-        with pytest.raises(OSError, match="could not unpack"):
-            unpack(archive, out)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    assert os.listdir(out) == []
-
-
-def test_ctrl_c_leaves_nothing(tmp_path, out, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", stop)
-    with pytest.raises(KeyboardInterrupt):
-        unpack(make(tmp_path / "a.zip", TREE), out)
-    assert os.listdir(out) == []
-
-
-def test_a_killed_process_leaves_nothing_that_looks_finished(tmp_path, out):
-    archive = make(tmp_path / "a.zip", TREE)
-    code = (
-        "import os, sys, time\nfrom pathlib import Path\n"
-        "from anystep.data.fetch.unpack import unpack\n"
-        "os.replace = lambda *_: time.sleep(60)\n"
-        "unpack(Path(sys.argv[1]), Path(sys.argv[2]), holds=['set'])"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(archive), str(out)])
-    end = time.monotonic() + 30
-    while not (out / ".a.zip.unpacking/README").exists() and time.monotonic() < end:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert os.listdir(out) == [".a.zip.unpacking"]
-    unpack(archive, out, holds=["set"])
-    assert tree(out) == TREE
 
 
 def test_a_process_killed_while_it_moves_is_finished_by_the_next_one(tmp_path, out, monkeypatch):

@@ -11,7 +11,6 @@ import errno
 import hashlib
 import http.client
 import os
-import re
 import shutil
 import time
 import urllib.error
@@ -19,7 +18,6 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from anystep import __version__
 from anystep._errors import UsageError
@@ -27,44 +25,34 @@ from anystep._errors import UsageError
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where they are known
 CHUNK = 1 << 18
 GAIN = 1 << 20  # an attempt that brings so many new bytes makes the count of failures start anew
-# A server that drips keeps a connection alive for ever: slower than this counts as silence.
-SLOWEST, LOOK = 1000, 10.0  # bytes a second, measured over so many seconds (or the timeout)
-DIGITS = {"md5": 32, "sha256": 64}
+TIMEOUT = 30.0  # seconds without a byte after which a connection counts as dead
+ATTEMPTS = 5  # connections in a row that may fail
+PAUSE = 1.0  # seconds after the first failure; then twice as many each time, up to 30
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # what a server says when it may be better later
 # A broken TLS record or a network that went away is an OSError of no class of its own.
 NETWORK = (OSError, http.client.HTTPException)
 
 
-def parse_checksum(checksum: str, what: str) -> tuple[str, str]:
-    """("md5" or "sha256", hex digits); anything else is refused.
+def difference(path: Path, checksum: str) -> str:
+    """What is wrong with a file whose checksum must be "md5:<hex>" or "sha256:<hex>"; "" if nothing.
 
-    >>> parse_checksum("md5:a9c207c91c55b9dc2002dc21c684d785", "bird.zip")
-    ('md5', 'a9c207c91c55b9dc2002dc21c684d785')
+    MD5 finds damage, not malice; it is what most releases state.
     """
-    kind, _, value = checksum.partition(":")
-    if kind not in DIGITS or not re.fullmatch(rf"[0-9a-f]{{{DIGITS[kind]}}}", value):
-        allowed = " or ".join(f"{name}:<{count} hex digits>" for name, count in DIGITS.items())
-        raise UsageError(f"{what}: checksum must be {allowed}, got {checksum!r}")
-    return kind, value
-
-
-def digest(path: str | os.PathLike[str], kind: str) -> str:
-    """Hex digest of a file by "md5" or "sha256", read in pieces."""
-    with Path(path).open("rb") as file:
-        # MD5 finds damage, not malice; it is what most releases state.
-        return hashlib.file_digest(
-            file, lambda: hashlib.new(kind, usedforsecurity=False)
-        ).hexdigest()
+    kind, _, wanted = checksum.partition(":")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False))
+    found = digest.hexdigest()
+    return "" if found == wanted else f"its {kind} must be {wanted}, got {found}"
 
 
 class _Broken(Exception):
     """An attempt failed in a way that may pass."""
 
 
-def _reason(error: BaseException, timeout: float) -> str:
+def _reason(error: BaseException) -> str:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
-        return f"nothing came for {timeout:g} s"
+        return f"nothing came for {TIMEOUT:g} s"
     return f"the connection broke ({cause or type(cause).__name__})"
 
 
@@ -75,14 +63,13 @@ class _Transfer:
     url: str
     part: Path
     size: int | None
-    timeout: float
-    progress: Progress | None
+    progress: Progress
 
     def there(self) -> int:
         """Bytes that have come."""
         return self.part.stat().st_size if self.part.is_file() else 0
 
-    def run(self, attempts: int, pause: float) -> bool:
+    def run(self) -> bool:
         """Connect again and again until all is there; whether it came in several pieces."""
         failures, best = 0, self.there()
         while True:
@@ -92,28 +79,25 @@ class _Transfer:
                 kept = self.there()
                 failures = 1 if kept >= best + GAIN else failures + 1
                 best = max(best, kept)
-                if failures >= attempts:
+                if failures >= ATTEMPTS:
                     raise ConnectionError(
                         f"{self.url}: {error}; gave up after {failures} failures in a row. "
                         f"{kept:,} bytes are kept in {self.part}: run again to go on"
                     ) from error
-            time.sleep(min(30.0, pause * 2 ** (failures - 1)))
+            time.sleep(min(30.0, PAUSE * 2 ** (failures - 1)))
 
     def attempt(self) -> bool:
         """One connection: what is missing is asked for and appended; whether there was a part."""
         with self.connect(self.there()) as answer:
             if answer.headers.get_content_type() == "text/html":
-                raise UsageError(
-                    f"{self.url}: the server sent a web page in place of the file; "
-                    "look at it in a browser"
-                )
+                rule = "the server sent a web page in place of the file; look at it in a browser"
+                raise UsageError(f"{self.url}: {rule}")
             start = self.there() if answer.status == 206 else 0  # 200: it knows no ranges
             total = self.size if answer.length is None else start + answer.length
             if self.size not in (None, total):
                 self.part.unlink(missing_ok=True)
-                raise UsageError(
-                    f"{self.url}: it must have {self.size:,} bytes, the server has {total:,}"
-                )
+                rule = f"it must have {self.size:,} bytes, the server has {total:,}"
+                raise UsageError(f"{self.url}: {rule}")
             self.check_room(start, total)
             self.append(answer, start, total)
         return start > 0
@@ -125,7 +109,7 @@ class _Transfer:
             headers["Range"] = f"bytes={start}-"
         request = urllib.request.Request(self.url, headers=headers)
         try:
-            answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=self.timeout)
+            answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT)
             return answer
         except urllib.error.HTTPError as error:
             error.close()
@@ -136,32 +120,31 @@ class _Transfer:
                 raise _Broken(says) from error
             raise ConnectionError(f"{self.url}: {says}") from error
         except NETWORK as error:
-            raise _Broken(_reason(error, self.timeout)) from error
+            raise _Broken(_reason(error)) from error
 
     def check_room(self, start: int, total: int | None) -> None:
         """A disk that is too small is named before the first byte."""
-        free = shutil.disk_usage(self.part.parent).free
+        place = self.part.parent
+        free = shutil.disk_usage(place).free
         if total is not None and total - start > free:
-            raise OSError(
-                errno.ENOSPC,
-                f"{self.url} needs {total - start:,} bytes and the disk of {self.part.parent} "
-                f"has {free:,} left",
-            )
+            left = f"{total - start:,} bytes and the disk of {place} has {free:,} left"
+            raise OSError(errno.ENOSPC, f"{self.url} needs {left}")
 
     def append(self, answer: http.client.HTTPResponse, start: int, total: int | None) -> None:
-        """Write what comes to the part."""
-        done = mark = start
-        since = time.monotonic()
+        """Write what comes to the part, flushed at once, so that a kill loses nothing."""
+        done = start
         with self.part.open("ab" if start else "wb") as file:
-            self.report(done, total)
+            self.progress(done, total)
             while piece := self.read(answer):
-                self.write(file, piece)
+                try:
+                    file.write(piece)
+                    file.flush()
+                except OSError as error:
+                    text = f"could not write {self.part} ({error.strerror or error})"
+                    kept = f"{self.there():,} bytes are kept: free some space and run again"
+                    raise OSError(error.errno, f"{text}. {kept} to go on") from error
                 done += len(piece)
-                self.report(done, total)
-                if (passed := time.monotonic() - since) >= max(self.timeout, LOOK):
-                    if done - mark < SLOWEST * passed:
-                        raise _Broken(f"only {done - mark:,} bytes came in {passed:.0f} s")
-                    mark, since = done, time.monotonic()
+                self.progress(done, total)
         if total is not None and done < total:
             raise _Broken(f"the connection ended after {done:,} of {total:,} bytes")
 
@@ -170,69 +153,39 @@ class _Transfer:
         try:
             return answer.read1(CHUNK)
         except NETWORK as error:
-            raise _Broken(_reason(error, self.timeout)) from error
-
-    def write(self, file: IO[bytes], piece: bytes) -> None:
-        """Flushed at once, so that a kill loses nothing."""
-        try:
-            file.write(piece)
-            file.flush()
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"could not write {self.part} ({error.strerror or error}). "
-                f"{self.there():,} bytes are kept: free some space and run again to go on",
-            ) from error
-
-    def report(self, done: int, total: int | None) -> None:
-        """Tell whoever draws."""
-        if self.progress is not None:
-            self.progress(done, total)
+            raise _Broken(_reason(error)) from error
 
 
 def download(
     url: str,
-    target: str | os.PathLike[str],
+    target: Path,
     *,
     checksum: str,
     size: int | None = None,
-    timeout: float = 30.0,
-    attempts: int = 5,
-    pause: float = 1.0,
-    progress: Progress | None = None,
-) -> Path:
+    progress: Progress = lambda done, total: None,
+) -> None:
     """Fetch `url` into the file `target`, which appears only when its checksum is right.
 
-    checksum   "md5:<hex>" or "sha256:<hex>"
+    checksum   as in `difference`
     size       bytes it must have, if known
-    timeout    seconds without a byte after which a connection counts as dead; so does one that
-               brings less than 1,000 bytes a second for 10 seconds (or the timeout, if longer)
-    attempts   connections in a row that may fail without a MiB of progress
-    pause      seconds after the first failure; then twice as many each time, up to 30
 
     What has come lies in <target>.part and is kept through a cut, a stall, a full disk or a kill;
     the next call asks for the rest.
 
-    Errors: UsageError for a bad checksum, another size, a web page in place of the file, or, with
-    what came deleted, a wrong checksum; ConnectionError when the server says no or the attempts are
-    used up; OSError for a full disk.
+    Errors: UsageError for another size, a web page in place of the file, or, with what came
+    deleted, a wrong checksum; ConnectionError when the server says no or the attempts are used up;
+    OSError for a full disk.
     """
-    kind, wanted = parse_checksum(checksum, url)
-    target = Path(target)
     part = target.with_name(f"{target.name}.part")
-    transfer = _Transfer(url, part, size, timeout, progress)
-    if not part.is_file() or digest(part, kind) != wanted:
-        in_pieces = transfer.run(attempts, pause)
-        if in_pieces and digest(part, kind) != wanted:  # pieces of different files
+    transfer = _Transfer(url, part, size, progress)
+    if not part.is_file() or difference(part, checksum):
+        in_pieces = transfer.run()
+        if in_pieces and difference(part, checksum):  # pieces of different files
             part.unlink()
-            transfer.run(attempts, pause)
-    found = digest(part, kind)
-    if found != wanted:
+            transfer.run()
+    if wrong := difference(part, checksum):
         part.unlink()
-        raise UsageError(
-            f"{url}: its {kind} must be {wanted}, what came has {found} and was deleted"
-        )
+        raise UsageError(f"{url}: {wrong}; what came was deleted")
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(part, target)
-    return target

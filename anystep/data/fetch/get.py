@@ -8,36 +8,20 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from anystep._errors import UsageError
 from anystep._lookup import choose
-from anystep.data.fetch.download import Progress, digest, download, parse_checksum
+from anystep.data.fetch.download import Progress, difference, download
 from anystep.data.fetch.releases import RELEASES, Archive, Release
 from anystep.data.fetch.unpack import is_archive, unfinished, unpack
 
 Say = Callable[[str], None]
 
 
-def _silent(_: str) -> None:
-    """Nobody listens."""
-
-
-def _compare(file: Archive, path: Path) -> None:
-    """A file that lies there is what it should be."""
-    kind, wanted = parse_checksum(file.checksum, file.name)
-    found = digest(path, kind)
-    if found != wanted:
-        raise UsageError(
-            f"{path}: its {kind} must be {wanted}, got {found}: it is damaged, not whole or "
-            "another file; delete it and run again"
-        )
-
-
 def _one(
-    file: Archive, folder: Path, release: Release, say: Say, fetch: Callable[..., Path]
+    file: Archive, folder: Path, release: Release, say: Say, progress: Progress
 ) -> dict[str, Any] | None:
     """One file of a release in its place, or None if only a person can fetch it."""
     path = folder / file.name
@@ -48,14 +32,16 @@ def _one(
         packed = False
     elif path.is_file():
         say(f"{file.name}: comparing its checksum")
-        _compare(file, path)
+        if wrong := difference(path, file.checksum):
+            hint = "it is damaged, not whole or another file; delete it and run again"
+            raise UsageError(f"{path}: {wrong}: {hint}")
         state = "found"
     elif file.url is None:
         return None
     else:
         say(f"{file.name}: fetching {file.url}")
         try:
-            fetch(file.url, path, checksum=file.checksum, size=file.size)
+            download(file.url, path, checksum=file.checksum, size=file.size, progress=progress)
         except ConnectionError as error:
             by_hand = f"Or fetch {file.name} from {release.page} yourself and put it into {folder}"
             raise ConnectionError(f"{error}. {by_hand}") from error
@@ -90,17 +76,14 @@ def get_dataset(
     name: str,
     folder: str | os.PathLike[str],
     *,
-    say: Say = _silent,
-    progress: Progress | None = None,
-    timeout: float = 30.0,
-    attempts: int = 5,
-    pause: float = 1.0,
+    say: Say = lambda line: None,
+    progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Put the release of data set `name` into `folder`, ready to be read; run it again to go on.
 
     An archive that already lies in `folder` is checked and unpacked instead of fetched; what is
     unpacked already is left alone. `say` hears a line a step, `progress(bytes, total or None)` the
-    bytes of the file that is coming. `timeout`, `attempts` and `pause` are those of `download`.
+    bytes of the file that is coming.
 
     Returns {"dataset", "folder", "files": [{"name", "bytes", "checksum", "state"}], "options",
     "next"}. A state is "fetched", "found" (it lay there and its checksum is right) or "already
@@ -120,20 +103,15 @@ def get_dataset(
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"get {name}: {str(folder)!r} is a file, it must be a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    fetch = partial(download, timeout=timeout, attempts=attempts, pause=pause, progress=progress)
     with _alone(folder):
-        rows = [_one(file, folder, release, say, fetch) for file in release.files]
+        rows = [_one(file, folder, release, say, progress) for file in release.files]
     missing = [file.name for file, row in zip(release.files, rows, strict=True) if row is None]
     if missing:
+        put = f"Put {', '.join(missing)} into {folder} as it is, then run anystep data get {name}"
         raise UsageError(
-            f"{name}: {release.by_hand}. Page: {release.page}. Put {', '.join(missing)} into "
-            f"{folder} as it is, then run anystep data get {name} {folder}: it is checked and "
+            f"{name}: {release.by_hand}. Page: {release.page}. {put} {folder}: it is checked and "
             "unpacked"
         )
     after = f"train with --data.options.root {folder}, or look with anystep data check {name}"
-    return {
-        **done,
-        "files": rows,
-        "options": {"root": str(folder)},
-        "next": f"{after} {folder}",
-    }
+    options = {"root": str(folder)}
+    return {**done, "files": rows, "options": options, "next": f"{after} {folder}"}

@@ -35,11 +35,6 @@ def _beside(archive: Path, folder: Path, state: str) -> Path:
     return folder / f".{archive.name}.{state}"
 
 
-def _clear(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
 def unfinished(archive: Path, folder: Path) -> bool:
     """Whether an earlier `unpack` of it was killed while it moved things into place."""
     return _beside(archive, folder, "ready").exists()
@@ -48,9 +43,8 @@ def unfinished(archive: Path, folder: Path) -> bool:
 def _check_size(archive: Path, unpacked: int) -> None:
     limit = max(RATIO * archive.stat().st_size, SMALL)
     if unpacked > limit:
-        raise UsageError(
-            f"{archive}: it unpacks to {unpacked:,} bytes or more, allowed are {limit:,}"
-        )
+        rule = f"it unpacks to {unpacked:,} bytes or more, allowed are {limit:,}"
+        raise UsageError(f"{archive}: {rule}")
 
 
 def _is_content(name: str) -> bool:
@@ -89,7 +83,7 @@ def _move(ready: Path, folder: Path, holds: Collection[str]) -> list[str]:
         if name in holds or not os.path.lexists(folder / name):
             os.rename(ready / name, folder / name)
             moved.append(name)
-    _clear(ready)
+    shutil.rmtree(ready)
     return moved
 
 
@@ -106,7 +100,7 @@ def unpack(archive: Path, folder: Path, *, holds: Collection[str] = ()) -> list[
     if not ready.is_dir():
         for there in (folder / name for name in holds if os.path.lexists(folder / name)):
             raise UsageError(f"{archive}: {there} is there already: move it away and run again")
-        _clear(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
         try:
             scratch.mkdir()
             _extract(archive, scratch)
@@ -116,5 +110,5 @@ def unpack(archive: Path, folder: Path, *, holds: Collection[str] = ()) -> list[
                     raise UsageError(f"{archive}: it must hold {name}, it has {found}")
             os.replace(scratch, ready)
         finally:
-            _clear(scratch)
+            shutil.rmtree(scratch, ignore_errors=True)
     return _move(ready, folder, holds)

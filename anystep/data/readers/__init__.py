@@ -6,21 +6,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from anystep._lookup import choose, unknown
 from anystep.data.readers.aedat import read_aedat2, read_aedat3, version_of
 from anystep.data.readers.arrays import read_csv, read_npy, read_npz
 from anystep.data.readers.atis import read_bin
 from anystep.data.readers.cameras import read_aedat4, read_dat, read_es, read_raw
 from anystep.data.readers.gestures import Segment, gesture_segments
-from anystep.data.readers.source import Size, regular_file
+from anystep.data.readers.source import Recorded, Size, events_of, regular_file
 from anystep.data.recording import Events
 
 __all__ = ["READERS", "SUFFIXES", "Segment", "format_of", "gesture_segments", "read_events"]
 
-# A reader takes (path, *, sensor=None, sort=False).
-READERS: dict[str, Callable[..., Events]] = {
+READERS: dict[str, Callable[[Path], Recorded]] = {
     "bin": read_bin,
     "aedat2": read_aedat2,
     "aedat3": read_aedat3,
@@ -41,12 +38,11 @@ def format_of(path: str | os.PathLike[str]) -> str:
     """The row of READERS for a file: by its suffix, and for `.aedat` by its first line."""
     suffix = Path(path).suffix.lower()
     if suffix == ".aedat":
-        file = regular_file(path)
-        version = version_of(file, np.fromfile(file, dtype=np.uint8, count=64))
+        version = version_of(regular_file(path))
         name = f"aedat{version[:1]}"
         if name not in READERS:
             versions = [known[5:] for known in READERS if known.startswith("aedat")]
-            raise unknown(version, versions, "AEDAT version", f"{file}")
+            raise unknown(version, versions, "AEDAT version", f"{path}")
         return name
     if suffix not in SUFFIXES:
         if Path(path).exists():
@@ -65,12 +61,12 @@ def read_events(
     """The recording in a file.
 
     format   a row of READERS; None goes by the suffix, and for `.aedat` by the first line
-    sensor   (height, width); None takes what the format or the file says, and is refused where
-             neither does
+    sensor   (height, width); None: what the file or its format says
     sort     True puts events that step back in time in order (stable); False refuses them
 
     Times are the file's own clock in us: nothing is subtracted. Anything wrong with the content is
     a UsageError that names the file; a missing file is a FileNotFoundError.
     """
-    reader = choose(READERS, format_of(path) if format is None else format, "event format")
-    return reader(path, sensor=sensor, sort=sort)
+    read = choose(READERS, format_of(path) if format is None else format, "event format")
+    file = regular_file(path)
+    return events_of(file, read(file), sensor, sort=sort)

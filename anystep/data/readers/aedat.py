@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anystep._errors import UsageError
-from anystep.data.readers.source import Size, checked, read_bytes, whole_records
-from anystep.data.recording import Events
+from anystep.data.readers.source import Columns, Recorded, Size, whole_records
 
 DVS128: Size = (128, 128)
 
@@ -22,20 +19,26 @@ _KNOWN_PACKETS = range(14)  # special, polarity, frame, IMU, ... matrix: what cA
 _PACKET = struct.Struct("<hhiiiiii")
 
 
-def version_of(path: str | os.PathLike[str], data: NDArray[np.uint8]) -> str:
+def version_of(path: Path) -> str:
     """`2.0`, `3.1`, ... from the first line `#!AER-DAT...` of an AEDAT file."""
-    line = data[:64].tobytes().partition(b"\n")[0]
+    line = np.fromfile(path, dtype=np.uint8, count=64).tobytes().partition(b"\n")[0]
     if not line.startswith(b"#!AER-DAT"):
         raise UsageError(
-            f"{path}: no AEDAT file: the first line must be '#!AER-DAT2.0' or '#!AER-DAT3.1', "
-            f"got {line[:24]!r}"
+            f"{path}: no AEDAT file: the first line must be like '#!AER-DAT3.1', got {line[:24]!r}"
         )
     return line.removeprefix(b"#!AER-DAT").strip().decode("ascii", "replace")
 
 
-def _end_of_comments(path: Path, data: NDArray[np.uint8]) -> int:
-    """The first byte after the `#` lines; no event or packet starts with `#`."""
-    raw, start = data.data, 0
+def _body(path: Path, version: str) -> tuple[NDArray[np.uint8], int]:
+    """The bytes of a file of this version, and the first one after its `#` lines.
+
+    No event or packet starts with `#`.
+    """
+    said = version_of(path)
+    if said[:1] != version[:1]:
+        raise UsageError(f"{path}: must be AEDAT {version}, the file says {said}")
+    data, start = np.fromfile(path, dtype=np.uint8), 0
+    raw = data.data
     while start < len(raw) and raw[start] == ord("#"):
         # A line of text is short; without the limit a damaged file would be searched to its end.
         line = bytes(raw[start : start + 4096])
@@ -43,7 +46,7 @@ def _end_of_comments(path: Path, data: NDArray[np.uint8]) -> int:
         if end < 0:
             raise UsageError(f"{path}: truncated: the header line at byte {start} has no end")
         start += end + 1
-    return start
+    return data, start
 
 
 def _polarity_packets(
@@ -53,23 +56,18 @@ def _polarity_packets(
     words, times = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
     while start < len(data):
         if len(data) - start < _PACKET.size:
-            raise UsageError(
-                f"{path}: truncated: the packet at byte {start} has no whole header of "
-                f"{_PACKET.size} bytes"
-            )
+            rule = f"the packet at byte {start} has no whole header of {_PACKET.size} bytes"
+            raise UsageError(f"{path}: truncated: {rule}")
         kind, _, size, _, overflow, _, number, _ = _PACKET.unpack_from(data.data, start)
         known = kind in _KNOWN_PACKETS and (size == 8 or (kind != _POLARITY and size > 0))
         if not known or number < 0 or overflow < 0:
-            raise UsageError(
-                f"{path}: damaged: no packet at byte {start}: type {kind}, {number} events of "
-                f"{size} bytes"
-            )
+            claim = f"type {kind}, {number} events of {size} bytes"
+            raise UsageError(f"{path}: damaged: no packet at byte {start}: {claim}")
         first, start = start + _PACKET.size, start + _PACKET.size + number * size
         if start > len(data):
-            raise UsageError(
-                f"{path}: truncated: the packet at byte {first - _PACKET.size} claims {number} "
-                f"events of {size} bytes, {len(data) - first} bytes are left"
-            )
+            claim = f"the packet at byte {first - _PACKET.size} claims {number} events of {size}"
+            rest = len(data) - first
+            raise UsageError(f"{path}: truncated: {claim} bytes, {rest} bytes are left")
         if kind == _POLARITY:
             pairs = data[first:start].view("<u4").reshape(-1, 2)
             words.append(pairs[:, 0].astype(np.uint32))
@@ -77,9 +75,7 @@ def _polarity_packets(
     return np.concatenate(words), np.concatenate(times)
 
 
-def read_aedat2(
-    path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False
-) -> Events:
+def read_aedat2(path: Path) -> Recorded:
     """AEDAT 2.0 of a DVS128: `#` lines, then big-endian pairs (address u32, time u32 in us).
 
     Bits of an address a: 15 special, 14..8 row r, 7..1 column c, 0 polarity bit q. Special events
@@ -87,66 +83,46 @@ def read_aedat2(
     SpikingJelly's CIFAR10-DVS loader does, so frames agree with it: x = 127 - r, y = 127 - c,
     p = 1 - q (q = 1 is darker in these files). The authors' dat2mat.m has x = 127 - c, y = r and
     the same polarity.
-
-    Refused: another version, half an event at the end, an address above 16 bits (another camera, or
-    the bytes of a word the wrong way round), a step back in time (unless `sort`).
     """
-    place, data = Path(path), read_bytes(path)
-    version = version_of(place, data)
-    if not version.startswith("2"):
-        raise UsageError(f"{place}: must be AEDAT 2.0, the file says {version}")
-    start = _end_of_comments(place, data)
-    whole_records(place, data, start=start, size=8)
+    data, start = _body(path, "2.0")
+    whole_records(path, data, start=start, size=8)
     pairs = data[start:].view(">u4").reshape(-1, 2)
     wide = pairs[:, 0].astype(np.uint32)
     if (wide > 0xFFFF).any():
         index = int((wide > 0xFFFF).argmax())
-        raise UsageError(
-            f"{place}: event {index} at byte {start + 8 * index} has the address "
-            f"0x{wide[index]:08x}; a DVS128 has 16 bits. The file is damaged, little-endian or "
-            "from another camera"
-        )
+        place = f"event {index} at byte {start + 8 * index} has the address 0x{wide[index]:08x}"
+        hint = "a DVS128 has 16 bits. The file is damaged, little-endian or from another camera"
+        raise UsageError(f"{path}: {place}; {hint}")
     address, t = wide.astype(np.uint16), pairs[:, 1].astype(np.int64)
     special = address >= 0x8000
     if special.any():
         address, t = address[~special], t[~special]
-    columns: dict[str, NDArray[Any]] = {
+    columns: Columns = {
         "t": t,
         "x": (np.uint16(127) - (address >> np.uint16(8))).view(np.int16),
         "y": (np.uint16(127) - (address >> np.uint16(1) & np.uint16(127))).view(np.int16),
         "p": (~address & np.uint16(1)).astype(np.uint8),
     }
-    return checked(place, columns, sensor or DVS128, sort=sort)
+    return Recorded(columns, DVS128)
 
 
-def read_aedat3(
-    path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False
-) -> Events:
+def read_aedat3(path: Path) -> Recorded:
     """AEDAT 3.1: `#` lines up to `#!END-HEADER`, then little-endian packets.
 
     A packet is a header of 28 bytes (type, source, event size, time offset, time overflow,
     capacity, number, valid) and `number` events. In polarity packets (type 1) an event is a word
     (bit 0 valid, bit 1 polarity, bits 2..16 row, bits 17..31 column) and a time t, which stands for
     t + overflow * 2^31 us. Other packets and events marked as not valid are left out. Coordinates
-    are taken as they are, as SpikingJelly and Tonic do. `sensor` is (128, 128) when it is not
-    given.
-
-    Refused: another version, a packet that claims more than the file holds, an event outside the
-    sensor, a step back in time (unless `sort`).
+    are taken as they are, as SpikingJelly and Tonic do.
     """
-    place, data = Path(path), read_bytes(path)
-    version = version_of(place, data)
-    if not version.startswith("3"):
-        raise UsageError(f"{place}: must be AEDAT 3.1, the file says {version}")
-    words, times = _polarity_packets(place, data, _end_of_comments(place, data))
+    words, times = _polarity_packets(path, *_body(path, "3.1"))
     valid = (words & np.uint32(1)).astype(bool)
     if not valid.all():
         words, times = words[valid], times[valid]
-    columns: dict[str, NDArray[Any]] = {
+    columns: Columns = {
         "t": times,
         "x": (words >> np.uint32(17)).astype(np.int16),
         "y": (words >> np.uint32(2) & np.uint32(0x7FFF)).astype(np.int16),
         "p": (words >> np.uint32(1) & np.uint32(1)).astype(np.uint8),
     }
-    hint = "Pass sensor=(height, width) for a larger camera; else the file is damaged"
-    return checked(place, columns, sensor or DVS128, sort=sort, hint=hint)
+    return Recorded(columns, DVS128)

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anystep._errors import UsageError
-from anystep.data.readers.source import Size, checked, read_bytes, whole_records
-from anystep.data.recording import Events
+from anystep.data.readers.source import Recorded, Size, whole_records
 
 NMNIST: Size = (34, 34)
-NCALTECH101: Size = (180, 240)
 
 _OVERFLOW_ROW = 240
 _OVERFLOW_US = 8192
 
 
-def read_bin(
-    path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False
-) -> Events:
+def read_bin(path: Path) -> Recorded:
     """5-byte events: x, y, and a big-endian word of p (bit 23) and the time in us (bits 22..0).
 
     An event with y == 240 is no event: it and all after it are 8192 us later than their own time
-    says. `sensor` is (34, 34) when it is not given (N-MNIST); N-Caltech101 needs sensor=(180, 240),
-    its recordings differ in size and fit into that.
-
-    Refused: half an event at the end, an event outside the sensor, a step back in time (unless
-    `sort`).
+    says. The sensor is that of N-MNIST; recordings of N-Caltech101 differ in size and fit into
+    (180, 240).
 
     Orchard et al. 2015, doi:10.3389/fnins.2015.00437, and the loaders published with the data sets.
     """
-    data = read_bytes(path)
-    count = whole_records(Path(path), data, start=0, size=5)
+    data = np.fromfile(path, dtype=np.uint8)
+    count = whole_records(path, data, start=0, size=5)
     marks = np.flatnonzero(data[1::5] == _OVERFLOW_ROW)
     # Events before the first mark, between the first and the second, ...
     late = np.diff(marks, prepend=-1, append=count) - 1
@@ -51,6 +41,4 @@ def read_bin(
     p = (word >> np.uint32(23)).astype(np.uint8) & np.uint8(1)
     if len(marks):
         t += np.repeat(np.arange(len(late)) * _OVERFLOW_US, late)
-    columns: dict[str, NDArray[Any]] = {"t": t, "x": x, "y": y, "p": p}
-    hint = f"N-MNIST has {NMNIST}, N-Caltech101 needs sensor={NCALTECH101}"
-    return checked(Path(path), columns, sensor or NMNIST, sort=sort, hint=hint)
+    return Recorded({"t": t, "x": x, "y": y, "p": p}, NMNIST)

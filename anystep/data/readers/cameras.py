@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from pathlib import Path
@@ -13,8 +12,7 @@ from numpy.typing import NDArray
 
 from anystep._errors import UsageError
 from anystep._extras import need
-from anystep.data.readers.source import Size, checked, largest_unpacked, regular_file
-from anystep.data.recording import Events
+from anystep.data.readers.source import Recorded, largest_unpacked
 
 # (width, height) that faery returns when a file names no size; no camera has it.
 _NOT_SAID = (32766, 32765)
@@ -29,14 +27,12 @@ def _small(place: NDArray[np.uint16]) -> NDArray[Any]:
     return place.astype(np.int16) if place.max(initial=0) <= np.iinfo(np.int16).max else place
 
 
-def _read(path: str | os.PathLike[str], kind: str, sensor: Size | None, sort: bool) -> Events:
+def _read(path: Path, kind: str) -> Recorded:
     """All events of a file that faery reads. (Where a time steps back, it holds the clock.)"""
-    place = regular_file(path)
-    faery = need("faery", extra="events", purpose=f"reading {place.suffix or kind} files")
-    fallback = (sensor[1], sensor[0]) if sensor else _NOT_SAID
-    packets, room = [], largest_unpacked(place)
+    faery = need("faery", extra="events", purpose=f"reading {path.suffix or kind} files")
+    packets, room = [], largest_unpacked(path)
     try:
-        stream = faery.events_stream_from_file(place, dimensions_fallback=fallback, file_type=kind)
+        stream = faery.events_stream_from_file(path, dimensions_fallback=_NOT_SAID, file_type=kind)
         width, height = stream.dimensions()
         for packet in stream:
             packets.append(packet)
@@ -46,10 +42,10 @@ def _read(path: str | os.PathLike[str], kind: str, sensor: Size | None, sort: bo
     except BaseException as error:
         # A panic inside faery is no Exception. Whoever interrupts the program still can.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise UsageError(f"{place}: faery cannot read it: {error}") from error
+            raise UsageError(f"{path}: faery cannot read it: {error}") from error
         raise
     if not packets:
-        raise UsageError(f"{place}: holds no events")
+        raise UsageError(f"{path}: holds no events")
     events = np.concatenate(packets)
     columns = {
         "t": events["t"].astype(np.int64),
@@ -57,8 +53,7 @@ def _read(path: str | os.PathLike[str], kind: str, sensor: Size | None, sort: bo
         "y": _small(events["y"]),
         "p": events["on"].astype(np.uint8),
     }
-    said = None if (width, height) == _NOT_SAID else (height, width)
-    return checked(place, columns, sensor or said, sort=sort)
+    return Recorded(columns, None if (width, height) == _NOT_SAID else (height, width))
 
 
 def _unpacked_zstd(packet: memoryview) -> int:
@@ -98,10 +93,8 @@ def _check_aedat4(path: Path) -> None:
     """
     data = memoryview(path.read_bytes())
     if bytes(data[:14]) != b"#!AER-DAT4.0\r\n":
-        raise UsageError(
-            f"{path}: no AEDAT file: the first line must be '#!AER-DAT4.0', "
-            f"got {bytes(data[:14])!r}"
-        )
+        rule = "the first line must be '#!AER-DAT4.0'"
+        raise UsageError(f"{path}: no AEDAT file: {rule}, got {bytes(data[:14])!r}")
     at, largest = 14, largest_unpacked(path)
     try:
         start = 18 + struct.unpack_from("<I", data, 14)[0]
@@ -127,41 +120,33 @@ def _check_aedat4(path: Path) -> None:
         raise UsageError(f"{path}: damaged or cut at byte {at}: {error}") from error
 
 
-def _says(path: str | os.PathLike[str], pattern: bytes, example: str) -> None:
+def _says(path: Path, pattern: bytes, example: str) -> None:
     """Refuse a file whose `%` lines do not say its version."""
-    with regular_file(path).open("rb") as file:
+    with path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
     lines = re.match(rb"(?:%[^\n]*\n)*", head)
     if not lines or not re.search(pattern, lines[0], re.IGNORECASE):
         raise UsageError(f"{path}: the header does not say its version (`{example}`)")
 
 
-def read_aedat4(
-    path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False
-) -> Events:
+def read_aedat4(path: Path) -> Recorded:
     """AEDAT 4 (iniVation): the first event stream of the file."""
-    _check_aedat4(regular_file(path))
-    return _read(path, "aedat", sensor, sort)
+    _check_aedat4(path)
+    return _read(path, "aedat")
 
 
-def read_raw(
-    path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False
-) -> Events:
+def read_raw(path: Path) -> Recorded:
     """Prophesee `.raw` in EVT2 or EVT3, whichever the header says; it is not guessed."""
     _says(path, rb"%\s*evt\s+[23]\.|%\s*format\s+EVT[23]", "% evt 3.0` or `% format EVT3")
-    return _read(path, "evt", sensor, sort)
+    return _read(path, "evt")
 
 
-def read_dat(
-    path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False
-) -> Events:
+def read_dat(path: Path) -> Recorded:
     """Prophesee `.dat` of contrast events; a header without a version is refused."""
     _says(path, rb"%\s*Version\s+[12]", "% Version 2")
-    return _read(path, "dat", sensor, sort)
+    return _read(path, "dat")
 
 
-def read_es(
-    path: str | os.PathLike[str], *, sensor: Size | None = None, sort: bool = False
-) -> Events:
+def read_es(path: Path) -> Recorded:
     """Event Stream `.es` with DVS or ATIS events; row 0 is the upper one, as everywhere here."""
-    return _read(path, "es", sensor, sort)
+    return _read(path, "es")

@@ -33,44 +33,32 @@ class Segment:
         array([5])
         """
         first, last = np.searchsorted(events.t, [self.start_us, self.end_us], side="left")
-        part = slice(int(first), int(last))
-        return Events(events.t[part], events.x[part], events.y[part], events.p[part], events.sensor)
+        return events.part(int(first), int(last))
 
 
 def _segment(file: Path, number: int, line: str) -> Segment:
     """The gesture in one row."""
+    place = f"{file}: line {number}"
     if not re.fullmatch(r"(\s*[0-9]{1,18}\s*,){2}\s*[0-9]{1,18}\s*", line):
-        raise UsageError(f"{file}: line {number} must be three whole numbers, got {line[:60]!r}")
+        raise UsageError(f"{place} must be three whole numbers, got {line[:60]!r}")
     segment = Segment(*(int(field) for field in line.split(",")))
     if not 1 <= segment.class_number <= CLASSES:
-        raise UsageError(
-            f"{file}: line {number}: class must be in 1..{CLASSES}, got {segment.class_number}"
-        )
+        raise UsageError(f"{place}: class must be in 1..{CLASSES}, got {segment.class_number}")
     if segment.end_us <= segment.start_us:
-        raise UsageError(
-            f"{file}: line {number}: the end {segment.end_us} must be after the start "
-            f"{segment.start_us}"
-        )
+        rule = f"the end {segment.end_us} must be after the start {segment.start_us}"
+        raise UsageError(f"{place}: {rule}")
     return segment
 
 
 def gesture_segments(path: str | os.PathLike[str]) -> list[Segment]:
-    """The rows of a `userNN_light_labels.csv`: class,startTime_usec,endTime_usec.
-
-    Refused: another header, a row that is no three whole numbers, a class outside 1..11, an end
-    that is not after its start.
-    """
+    """The rows of a `userNN_light_labels.csv`: class,startTime_usec,endTime_usec."""
     file = regular_file(path)
     lines = file.read_text(encoding="ascii", errors="replace").splitlines()
     if [name.strip() for name in lines[0].split(",")] != _HEADER:
-        raise UsageError(
-            f"{file}: the first line must be {','.join(_HEADER)}, got {lines[0][:60]!r}"
-        )
-    segments = [
-        _segment(file, number, line)
-        for number, line in enumerate(lines[1:], start=2)
-        if line.strip()
-    ]
+        rule = f"the first line must be {','.join(_HEADER)}"
+        raise UsageError(f"{file}: {rule}, got {lines[0][:60]!r}")
+    rows = enumerate(lines[1:], start=2)
+    segments = [_segment(file, number, line) for number, line in rows if line.strip()]
     if not segments:
         raise UsageError(f"{file}: holds no gestures")
     return segments

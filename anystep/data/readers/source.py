@@ -1,10 +1,10 @@
-"""What all readers share: the bytes of a regular file, and events whose errors name the file."""
+"""What all readers share: a regular file in, columns out, and events whose errors name the file."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,16 @@ from anystep.data.recording import Events
 
 Size = tuple[int, int]  # (height, width)
 
+Columns = dict[str, NDArray[Any]]  # t, x, y, p
+
 _READY = {"t": np.int64, "x": np.int16, "y": np.int16, "p": np.uint8}
+
+
+class Recorded(NamedTuple):
+    """What a reader finds in a file; `sensor` is None where neither the file nor its format says."""
+
+    columns: Columns
+    sensor: Size | None
 
 
 def regular_file(path: str | os.PathLike[str]) -> Path:
@@ -27,11 +36,6 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
     if size == 0:
         raise UsageError(f"{file}: the file is empty (0 bytes)")
     return file
-
-
-def read_bytes(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """All bytes of a regular file that is not empty."""
-    return np.fromfile(regular_file(path), dtype=np.uint8)
 
 
 def largest_unpacked(path: Path) -> int:
@@ -53,24 +57,14 @@ def whole_records(path: Path, data: NDArray[np.uint8], *, start: int, size: int)
     return count
 
 
-def checked(
-    path: Path,
-    columns: dict[str, NDArray[Any]],
-    sensor: Size | None,
-    *,
-    sort: bool,
-    hint: str = "",
-) -> Events:
-    """Events of the columns t, x, y, p of the file `path`.
-
-    sensor   None, if neither the file nor the caller says it: refused
-    sort     puts events that step back in time in order (stable); False refuses them
-    hint     what to try when an event lies outside the sensor
+def events_of(path: Path, found: Recorded, sensor: Size | None, *, sort: bool) -> Events:
+    """The events that a reader found; `sensor` and `sort` are those of `read_events`.
 
     Columns of the types of `Events` are taken as they are, others are converted if that changes no
     value.
     """
-    if sensor is None:
+    columns, size = found.columns, sensor or found.sensor
+    if size is None:
         raise UsageError(
             f"{path}: the file does not say how large the camera was: pass sensor=(height, width)"
         )
@@ -84,11 +78,13 @@ def checked(
         columns = {name: column[order] for name, column in columns.items()}
     try:
         ready = all(columns[name].dtype == dtype for name, dtype in _READY.items())
-        return (Events if ready else Events.from_arrays)(**columns, sensor=sensor)
+        return (Events if ready else Events.from_arrays)(**columns, sensor=size)
     except ValueError as error:
         reason = str(error).removeprefix("Events: ")
         if "is earlier than" in reason:
             reason += ". The file is damaged or unordered; sort=True puts its events in order"
-        elif reason.startswith(("x[", "y[")) and hint:
-            reason += f". {hint}"
+        elif reason.startswith(("x[", "y[")) and sensor is None:
+            reason += (
+                ". Pass sensor=(height, width), N-Caltech101 needs (180, 240); or it is damaged"
+            )
         raise UsageError(f"{path}: {reason}") from error
