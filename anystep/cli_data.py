@@ -72,7 +72,8 @@ def check(arguments: argparse.Namespace) -> dict[str, Any]:
     """Read every sample where it lies: counts, times, sizes, and the files that cannot be read."""
     from anystep.console import print_table, progress_bar, say
     from anystep.data.check import check_dataset, table_cells
-    from anystep.evaluation.figures.contact_sheet import check_path, contact_sheet
+    from anystep.evaluation.figures.contact_sheet import contact_sheet
+    from anystep.evaluation.figures.style import check_path
 
     if arguments.sheet:
         check_path(arguments.sheet)  # before hours of reading, not after

@@ -1,6 +1,4 @@
-"""Step logits in, what they are worth out: readout, metrics, energy, scores, figures and the
-report.
-"""
+"""Step logits in, what they are worth out: readout, metrics, energy, scores, figures, report."""
 
 from anystep._lazy import modules_on_demand
 

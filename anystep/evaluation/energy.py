@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -28,29 +28,20 @@ class FiringRates:
 
     def mean(self) -> dict[str, float]:
         """The rate of each layer so far, by the layer's name."""
-        return {
-            name: float(total) / max(self._elements[name], 1)
-            for name, total in self._spikes.items()
-        }
+        spikes, elements = self._spikes, self._elements
+        return {name: float(spikes[name]) / max(elements[name], 1) for name in spikes}
 
 
 @contextmanager
 def firing_rates(model: nn.Module) -> Iterator[FiringRates]:
-    """Count the spikes of every spiking layer of `model` inside the block; nothing stays behind
-    afterwards.
-    """
+    """Count the spikes of every spiking layer of `model` inside the block."""
     rates = FiringRates()
 
     def hook(name: str) -> Callable[..., None]:
         return lambda module, inputs, output: rates.add(name, output[0])
 
-    handles = [
-        m.register_forward_hook(hook(name))
-        for name, m in model.named_modules()
-        if isinstance(m, Neuron)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, Neuron):
+                hooks.enter_context(module.register_forward_hook(hook(name)))
         yield rates
-    finally:
-        for handle in handles:
-            handle.remove()

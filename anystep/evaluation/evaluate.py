@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,12 +30,10 @@ from anystep.evaluation.readout import hold, prefix_mean
 @dataclass(frozen=True)
 class Outputs:
     """What a network said about M samples: `logits (T, M, C)`, `labels (M,)`, `features (M', F)` of
-    the first M' samples (the time mean of what enters the classifier), and `rates`, the mean firing
-    rate of each spiking layer.
+    the first M' samples (the time mean of what enters the classifier), firing `rates` of layers.
 
     `lengths (M,)` is there if the recordings differ in length. T is then that of the longest, and
-    the `logits` after the end of a shorter one are the mean of its own: its decision stands
-    (`readout.hold`).
+    the `logits` after the end of a shorter one are the mean of its own (`readout.hold`).
     """
 
     logits: NDArray
@@ -59,27 +57,19 @@ def _judging(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _classifier_inputs(model: nn.Module, *, wanted: bool) -> Iterator[list[NDArray]]:
-    """The time mean of what enters `model.classifier`, one array a batch, if `wanted`."""
+def _classifier_inputs(model: nn.Module) -> Iterator[list[NDArray]]:
+    """The time mean of what enters `model.classifier`, one array a batch."""
     rows: list[NDArray] = []
 
     def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         rows.append(inputs[0].mean(0).float().cpu().numpy())
 
-    if not wanted:
+    with model.get_submodule("classifier").register_forward_pre_hook(keep):
         yield rows
-        return
-    handle = model.get_submodule("classifier").register_forward_pre_hook(keep)
-    try:
-        yield rows
-    finally:
-        handle.remove()
 
 
 def _in_its_place(parts: list[NDArray], order: Sequence[list[int]]) -> tuple[NDArray, NDArray]:
-    """The step logits of all batches as one array in the order of the data set, zeros where a
-    recording is over, and the lengths.
-    """
+    """The step logits of all batches in the order of the data set, zeros after the end, lengths."""
     steps, count = max(len(part) for part in parts), sum(len(indices) for indices in order)
     logits = np.zeros((steps, count, parts[0].shape[2]), parts[0].dtype)
     lengths = np.zeros(count, np.int64)
@@ -98,35 +88,27 @@ def collect(
     frames: slice = slice(None),
     features: int = 0,
 ) -> Outputs:
-    """Run `model` once over `dataset` (items `((T, P, H, W), label)`), in eval mode and without
-    gradients.
+    """Run `model` once over `dataset` (items `((T, P, H, W), label)`), without gradients.
 
     Recordings may differ in length if the data set has their `lengths (M,)`: a batch has recordings
     of one length, so each is judged as it is alone. Outputs are in the order of the data set.
     `frames` picks the steps that the network sees; `features` is how many samples' penultimate
     features to keep (the model then needs a `classifier`).
-
-    Errors: an empty data set; a model that says `causal = False`; a recording without any of
-    `frames`.
     """
     if len(dataset) == 0:
         raise UsageError("the data set to evaluate is empty")
     if not getattr(model, "causal", True):
-        what = f"{type(model).__name__} looks ahead in time (causal = False)"
-        raise UsageError(
-            f"{what}: of its step logits the first t are not what it says after t steps; "
-            "judge it at each t apart"
-        )
+        name = type(model).__name__
+        raise UsageError(f"{name} looks ahead in time (causal = False): judge it at each t apart")
     lengths = as_dataset(dataset).lengths
     order = in_order(len(dataset), batch_size=batch_size, lengths=lengths)
     weight = next(model.parameters())
     logits: list[NDArray] = []
     labels: list[NDArray] = []
-    with (
-        _judging(model),
-        firing_rates(model) as rates,
-        _classifier_inputs(model, wanted=features > 0) as inputs,
-    ):
+    seen: AbstractContextManager[list[NDArray]] = nullcontext([])
+    if features:
+        seen = _classifier_inputs(model)
+    with _judging(model), firing_rates(model) as rates, seen as inputs:
         for x, y in load_batches(dataset, order, workers=workers):
             if not len(x[frames]):
                 span = f"[{frames.start}, {frames.stop}]"
@@ -153,8 +135,7 @@ def _json_ready(values: NDArray) -> list[float | None]:
 
 
 def score(outputs: Outputs) -> dict[str, Any]:
-    """Every number of a table as plain lists: accuracies in percent, AURC times 1000, ECE from 0
-    to 1.
+    """Every number of a table as plain lists: accuracy in percent, AURC x 1000, ECE from 0 to 1.
 
     `prefix_*[t-1]` judges the mean of the first t steps, `step_*[t-1]` step t alone (of a recording
     that is over by then, its decision). AURC, ECE, the accuracy of each class and the confusion
@@ -176,11 +157,9 @@ def score(outputs: Outputs) -> dict[str, Any]:
         "aurc_softmax": [1000 * aurc(probability[t], correct[t]) for t in steps],
         "aurc_max_logit": [1000 * aurc(prefix[t].max(-1), correct[t]) for t in steps],
         "ece": [ece(probability[t], correct[t]) for t in steps],
-        "per_class_top1": [
-            _json_ready(per_class_accuracy(p, labels, classes=classes)) for p in predicted
-        ],
+        "per_class_top1": [_json_ready(per_class_accuracy(p, labels, classes)) for p in predicted],
         "confusion": {
-            str(t + 1): confusion(predicted[t], labels, classes=classes).tolist()
+            str(t + 1): confusion(predicted[t], labels, classes).tolist()
             for t in {0, len(logits) - 1}
         },
         "rates": outputs.rates,

@@ -11,11 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def mean_and_sd(values: ArrayLike) -> tuple[NDArray, NDArray]:
-    """Mean and sample standard deviation (ddof = 1) over the first axis, values that are not finite
-    left out.
+    """Mean and sample standard deviation (ddof = 1) of the finite values along the first axis.
 
-    values (S, ...) -> mean (...), sd (...). The sd of fewer than two values is NaN, and so is the
-    mean of none.
+    (S, ...) -> mean (...), sd (...). The sd of fewer than two is NaN, and so is the mean of none.
 
     >>> mean, sd = mean_and_sd([[1.0, 5.0], [3.0, float("nan")]])
     >>> mean.tolist(), sd.round(4).tolist()
@@ -29,7 +27,7 @@ def mean_and_sd(values: ArrayLike) -> tuple[NDArray, NDArray]:
 def _ranking(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray, NDArray]:
     confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
     if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):
-        found = f"shapes {confidence.shape} and {correct.shape}"
+        found = f"{confidence.shape} and {correct.shape}"
         raise ValueError(f"confidence and correct must be (N,) with N >= 1, got {found}")
     return confidence, correct
 
@@ -50,8 +48,7 @@ def softmax(logits: ArrayLike) -> NDArray:
 def accuracy_by_step(logits: ArrayLike, labels: ArrayLike, *, k: int = 1) -> NDArray:
     """Top-k accuracy in percent at each step: `logits (T, N, C)`, `labels (N,) -> (T,)`.
 
-    A tie goes to the lower class index. Give it `prefix_mean(logits)` for the accuracy of every
-    prefix.
+    A tie goes to the lower class. Of `prefix_mean(logits)` it is the accuracy of every prefix.
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
     if logits.ndim != 3 or labels.shape != logits.shape[1:2]:
@@ -66,7 +63,7 @@ def accuracy_by_step(logits: ArrayLike, labels: ArrayLike, *, k: int = 1) -> NDA
     return 100.0 * (ahead < k).mean(axis=1)
 
 
-def confusion(predicted: ArrayLike, labels: ArrayLike, *, classes: int) -> NDArray:
+def confusion(predicted: ArrayLike, labels: ArrayLike, classes: int) -> NDArray:
     """Counts `(C, C)`: row = true class, column = predicted class."""
     predicted, labels = np.asarray(predicted), np.asarray(labels)
     for name, values in {"predicted": predicted, "labels": labels}.items():
@@ -75,7 +72,7 @@ def confusion(predicted: ArrayLike, labels: ArrayLike, *, classes: int) -> NDArr
     return counts.reshape(classes, classes)
 
 
-def per_class_accuracy(predicted: ArrayLike, labels: ArrayLike, *, classes: int) -> NDArray:
+def per_class_accuracy(predicted: ArrayLike, labels: ArrayLike, classes: int) -> NDArray:
     """Percent of each class predicted right, `(C,)`; NaN for a class without samples."""
     table = confusion(predicted, labels, classes=classes)
     count = table.sum(axis=1)
@@ -104,8 +101,7 @@ def ece(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15) -> float:
     """
     confidence, correct = _ranking(confidence, correct)
     if not ((confidence >= 0) & (confidence <= 1)).all():
-        rule = "confidence must be probabilities in [0, 1]"
-        raise ValueError(f"ece: {rule}; pass a softmax, not logits")
+        raise ValueError("ece: confidence must be in [0, 1]: pass a softmax, not logits")
     index = np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="right")
     gap = np.bincount(index, weights=correct - confidence)
     return float(np.abs(gap).sum() / len(confidence))

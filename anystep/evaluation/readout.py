@@ -6,13 +6,11 @@ from typing import Any
 
 
 def prefix_mean(logits: Any) -> Any:
-    """The mean of the first t steps for every t: `(T, N, C) -> (T, N, C)`, same kind of array out
-    as in.
+    """The mean of the first t steps for every t: `(T, N, C) -> (T, N, C)`, the same kind of array.
 
         out_t = (1/t) sum_{s<=t} o_s
 
-    Row t is the prediction of a network that stops after t steps; the last row is the usual time
-    mean.
+    Row t is what a network says that stops after t steps; the last row is the usual time mean.
 
     >>> import numpy as np
     >>> prefix_mean(np.array([[[1.0, 0.0]], [[0.0, 0.0]]]))[:, 0, 0].tolist()
@@ -27,17 +25,15 @@ def prefix_mean(logits: Any) -> Any:
 
 
 def hold(logits: Any, lengths: Any) -> Any:
-    """Step logits `(T, N, C)` of recordings of `lengths (N,)` steps: after its end a recording has
-    the mean of its own steps.
+    """After its end a recording has the mean of its own steps: `(T, N, C)`, `lengths (N,)`.
 
-    So after its end its decision stands: the `prefix_mean` of the result is the mean over the first
+    So its decision stands: the `prefix_mean` of the result is the mean over the first
     min(t, length) steps, up to rounding, and a report or an early exit need not know the lengths.
     """
+    steps, count, _ = logits.shape
     found = [int(length) for length in lengths]
-    if len(found) != logits.shape[1] or not all(1 <= length <= logits.shape[0] for length in found):
-        raise ValueError(
-            f"lengths must be {logits.shape[1]} whole numbers in 1..{logits.shape[0]}, got {found}"
-        )
+    if len(found) != count or not all(1 <= length <= steps for length in found):
+        raise ValueError(f"lengths must be {count} whole numbers in 1..{steps}, got {found}")
     held = logits * 1  # a copy, of numpy and torch alike
     for n, length in enumerate(found):
         held[length:, n] = held[:length, n].mean(0)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from anystep.data.recording import Events
 from anystep.evaluation.figures import contact_sheet as sheets
-from anystep.evaluation.figures.contact_sheet import contact_sheet, in_lines, picture
+from anystep.evaluation.figures.contact_sheet import contact_sheet, picture
 
 ON_AND_OFF = Events.from_arrays([0, 5, 9], [0, 1, 1], [0, 0, 0], [1, 0, 0], (1, 3))
 
@@ -55,18 +55,6 @@ def test_a_picture_is_large_enough_however_many_there_are(count):
     left, right = figure.axes[0].get_xlim()
     assert figure.get_size_inches()[0] / (right - left) >= sheets.SMALLEST
     assert right - left <= max(5, 1.5 * count**0.5)
-
-
-def test_names_take_two_lines_and_no_more():
-    assert in_lines("airplane", 10) == "airplane"
-    assert in_lines("n02085782-Japanese_spaniel", 15) == "n02085782-\nJapanese_spani\u2026"
-    assert in_lines("abcdefghijklmnopqrstuvwxyz", 15) == "abcdefghijklmno\npqrstuvwxyz"
-    assert in_lines("one two three", 8) == "one two\nthree"
-
-
-def test_the_same_examples_give_the_same_file(tmp_path):
-    one = contact_sheet(tmp_path / "a.png", {"a": ON_AND_OFF}, title="t").read_bytes()
-    assert contact_sheet(tmp_path / "b.png", {"a": ON_AND_OFF}, title="t").read_bytes() == one
 
 
 @pytest.mark.parametrize(

@@ -26,18 +26,8 @@ SMALLEST = 1.0  # inches: room for a name of 15 letters, and a picture that can 
 LETTERS = 15  # in a line below a picture, of an inch of width
 
 
-def check_path(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that no sheet can be written to, or that matplotlib is not there."""
-    if Path(path).suffix not in (".png", ".svg") or not Path(path).parent.is_dir():
-        want = "end with .png or .svg in a folder that exists"
-        raise UsageError(f"contact_sheet: path must {want}, got {os.fspath(path)!r}")
-    style.need_plots("a contact sheet")
-
-
 def picture(example: Events | NDArray[Any]) -> Array:
-    """Colours (H, W, 3) in 0..1 of a recording, an image or counts. Bytes are colours as they are;
-    other numbers are scaled.
-    """
+    """Colours (H, W, 3) in 0..1. Bytes are colours as they are; other numbers are scaled."""
     if isinstance(example, Events):
         return paint(EqualTime(1)(example))[0]
     if example.ndim != 3:
@@ -77,9 +67,7 @@ def _cell(ax: Axes, colours: Array, name: str, *, left: float, top: float) -> No
 
 
 def _sheet(pictures: Mapping[str, Array], title: str | None) -> Figure:
-    """All pictures on one pair of axes, a cell each: with hundreds of axes matplotlib would take
-    minutes.
-    """
+    """All pictures on one pair of axes: with hundreds of axes matplotlib would take minutes."""
     columns = min(len(pictures), max(5, math.ceil(math.sqrt(1.4 * len(pictures)))))
     rows = math.ceil(len(pictures) / columns)
     side = max(SMALLEST, min(style.WIDTH / columns, 1.7))
@@ -107,12 +95,10 @@ def contact_sheet(
     *,
     title: str | None = None,
 ) -> Path:
-    """Write a PNG or SVG with a picture of each example and its name below, in the order of the
-    mapping; return its path.
+    """Write a PNG or SVG with a picture of each example and its name below; return its path.
 
     examples: name -> events (all of them in one picture: on red, off blue), an image (3 or 1, H,
-    W), or counts (2, H, W). The sheet grows with their number, so that a hundred classes can still
-    be told apart.
+    W), or counts (2, H, W). The sheet grows with their number: a hundred can still be told apart.
     """
     if not examples:
         raise UsageError("contact_sheet: examples must hold at least one, got none")

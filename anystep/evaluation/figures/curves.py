@@ -21,9 +21,7 @@ HATCHES = ("", "/////", ".....")  # of bars whose colour has come before
 
 
 class Curves(NamedTuple):
-    """One run's training, a value an epoch over all phases. `phase_starts`: the first epoch of each
-    later phase (from 1) -> the phase's name.
-    """
+    """One run's training by epoch, and the first epoch of each later phase -> its name."""
 
     train_loss: Array
     val_acc: Array
@@ -72,8 +70,8 @@ def _bars(ax: Axes, means: Mapping[str, tuple[Array, Array]]) -> None:
 def by_class(groups: Mapping[str, ArrayLike], classes: Sequence[str], *, ylabel: str) -> Figure:
     """Accuracy of each class, methods side by side.
 
-    groups: method -> (seeds, C), nan for a class without samples. Where there are too many classes
-    to name, each method is one falling line, with its classes in its own order.
+    groups: method -> (seeds, C), nan for a class without samples. With too many classes to name,
+    each method is one falling line, with its classes in its own order.
     """
     figure, axes = style.new(1, 1, 3.6)
     ax = axes[0, 0]
@@ -114,16 +112,11 @@ def _name_phases(ax: Axes, starts: Iterable[Mapping[int, str]]) -> None:
 
 
 def training(runs: Mapping[str, Sequence[Curves]]) -> Figure:
-    """Training loss and validation accuracy by epoch, one line a seed. Where a later phase starts,
-    the lines are broken and a dotted line stands upright.
-    """
+    """Training loss and validation accuracy by epoch, a line a seed, broken where phases start."""
     figure, axes = style.new(1, 2, 3.2)
     for index, (method, seeds) in enumerate(runs.items()):
-        look: Look = {
-            **style.line(index),
-            "linewidth": 1.2,
-            "alpha": 0.8 if len(seeds) > 1 else 1.0,
-        }
+        look: Look = style.line(index)
+        look |= {"linewidth": 1.2, "alpha": 0.8 if len(seeds) > 1 else 1.0}
         for position, curves in enumerate(seeds):
             label = method if position == 0 else None
             for ax, values in zip(axes[0], (curves.train_loss, curves.val_acc), strict=True):

@@ -98,9 +98,7 @@ def _write_cells(ax: Axes, matrix: Matrix, *, middle: float) -> None:
 
 
 def heat_maps(matrices: Mapping[str, Matrix]) -> Figure:
-    """Accuracy by training length and test length, one map a method, all on one scale. Cells where
-    the two are equal have a frame.
-    """
+    """Accuracy by training and test length, framed where they are equal; one map a method."""
     rows = [0.42 * len(matrix.train_steps) + 0.75 for matrix in matrices.values()]
     figure, axes = style.new(len(matrices), 1, sum(rows), height_ratios=rows)
     low = min(float(np.nanmin(matrix.mean)) for matrix in matrices.values())

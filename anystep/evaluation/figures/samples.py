@@ -23,9 +23,7 @@ FROM_WHITE = np.array([[0.90, 0.55, 0.10], [0.15, 0.80, 0.80]])
 
 
 class Verdict(NamedTuple):
-    """What a method says after one step: a class name, its softmax confidence, and whether it is
-    the true class.
-    """
+    """What a method says after one step, with its softmax confidence, and whether it is true."""
 
     name: str
     confidence: float
@@ -54,8 +52,7 @@ def scatter(points: Mapping[str, tuple[Array, Array]], classes: Sequence[str]) -
 
 
 def paint(frames: ArrayLike) -> Array:
-    """Frames (T, P, H, W) -> colours (T, H, W, 3) in 0..1. P = 2: on events red, off events blue,
-    on white.
+    """Frames (T, P, H, W) -> colours (T, H, W, 3) in 0..1. P = 2: on events red, off events blue.
 
     The darkest colour is the 99th percentile of the pixels that hold something, so one hot pixel
     does not hide the rest. P = 3 is an RGB image and any other P is the grey sum of its planes,
@@ -74,19 +71,8 @@ def paint(frames: ArrayLike) -> Array:
     return np.clip(frames / max(frames.max(initial=0.0), 1e-12), 0, 1).transpose(0, 2, 3, 1)
 
 
-def shown_steps(total: int) -> list[int]:
-    """The steps (from 0) that `film` shows: all, or `MOST_FRAMES` spread from first to last.
-
-    >>> shown_steps(3), len(shown_steps(100)), shown_steps(100)[-1]
-    ([0, 1, 2], 20, 99)
-    """
-    return np.linspace(0, total - 1, min(total, MOST_FRAMES)).round().astype(int).tolist()
-
-
 def _captions(ax: Axes, said: Mapping[str, Verdict | None], *, named: bool) -> None:
-    """Below a frame what every method says, a dash for nothing; if `named`, the methods' names to
-    the left.
-    """
+    """Below a frame what every method says, a dash for nothing; if `named`, to the left who."""
     place: Look = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
     for index, (method, verdict) in enumerate(said.items()):
         drop = -5 - 26 * index
@@ -96,20 +82,20 @@ def _captions(ax: Axes, said: Mapping[str, Verdict | None], *, named: bool) -> N
         text = "\u2013"
         if verdict is not None:
             mark = "\u2713" if verdict.right else "\u2717"
-            short = len(verdict.name) <= LETTERS
-            name = verdict.name if short else verdict.name[: LETTERS - 1] + "\u2026"
+            name = verdict.name
+            if len(name) > LETTERS:
+                name = name[: LETTERS - 1] + "\u2026"
             text = f"{mark} {name}\n{100 * verdict.confidence:.0f} %"
         ax.annotate(text, (0.5, 0), xytext=(0, drop), fontsize=7.5, ha="center", **place)
 
 
 def film(colours: Array, verdicts: Mapping[str, Sequence[Verdict]]) -> Figure:
-    """One sample's frames in time order and, below each, what every method says of all frames so
-    far.
+    """One sample's frames in time order and, below each, what every method says so far.
 
-    colours (T, H, W, 3); verdicts: method -> one `Verdict` a step, or none where the method saw
-    other frames.
+    colours (T, H, W, 3); verdicts: method -> one a step, or none where it saw other frames.
     """
-    steps = shown_steps(len(colours))
+    total = len(colours)
+    steps = np.linspace(0, total - 1, min(total, MOST_FRAMES)).round().astype(int)
     columns, rows = min(len(steps), FRAMES_A_ROW), -(-len(steps) // FRAMES_A_ROW)
     # Inches, as all sizes here.
     left = 0.2 + 0.07 * max(map(len, verdicts))  # the names of the methods

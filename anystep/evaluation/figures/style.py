@@ -76,9 +76,7 @@ def new(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure,
 
 
 def look(index: int) -> Look:
-    """How a method is drawn, by its place: colour, marker, and a line that changes when the colours
-    run out.
-    """
+    """A method's colour and marker by its place, and a line that changes when they come again."""
     return {
         "color": METHOD_COLOURS[index % len(METHOD_COLOURS)],
         "marker": METHOD_MARKERS[index % len(METHOD_MARKERS)],
@@ -118,8 +116,7 @@ def whole_ticks(ax: Axes, last: int) -> None:
 
 
 def to_svg(draw: Callable[[], Figure], *, name: str, title: str, description: str) -> str:
-    """Draw, and return an `<svg>` element for an HTML page. Its title and description are for
-    readers who cannot see it.
+    """Draw an `<svg>` element for an HTML page, its title and description for who cannot see it.
 
     Every id starts with `name`, so that many figures share a page. Letters take the page's font and
     `INK` its colour. The same figure gives the same text, byte for byte.
@@ -143,13 +140,19 @@ def to_svg(draw: Callable[[], Figure], *, name: str, title: str, description: st
     return re.sub(r"<svg ([^>]*)>", lambda own: f"{head}{own[1].strip()}>{label}", text, count=1)
 
 
-def save(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Path:
-    """Draw on white into a PNG or SVG file, as the suffix says, and return its path. It appears
-    whole or not at all.
-    """
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """Refuse a path that no picture can be written to, or that matplotlib is not there."""
     path = Path(path)
-    if path.suffix not in (".png", ".svg"):
-        raise UsageError(f"save: path must end with .png or .svg, got {path.name}")
+    if path.suffix not in (".png", ".svg") or not path.parent.is_dir():
+        rule = "path must end with .png or .svg in a folder that exists"
+        raise UsageError(f"picture: {rule}, got {os.fspath(path)!r}")
+    need_plots("a picture")
+    return path
+
+
+def save(draw: Callable[[], Figure], path: str | os.PathLike[str]) -> Path:
+    """Draw on white into a PNG or SVG file, as the suffix says, and return its path."""
+    path = check_path(path)
     kind = path.suffix[1:]
     told = ("Date", "Creator", "Format", "Type") if kind == "svg" else ("Software",)
     paper: Look = {"facecolor": "white", "bbox_inches": "tight", "pad_inches": 0.12, "dpi": 160}

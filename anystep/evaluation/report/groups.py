@@ -28,10 +28,10 @@ class Block(NamedTuple):
 def padded(rows: Sequence[ArrayLike]) -> NDArray[np.float64]:
     """Rows of unequal length -> (rows, longest), nan where a row has no such step."""
     arrays = [np.asarray(row, dtype=np.float64) for row in rows]
-    longest = max(map(len, arrays))
-    gaps = [(0, longest - len(array)) for array in arrays]
-    pairs = zip(arrays, gaps, strict=True)
-    return np.stack([np.pad(array, gap, constant_values=np.nan) for array, gap in pairs])
+    together = np.full((len(arrays), max(map(len, arrays))), np.nan)
+    for row, array in zip(together, arrays, strict=True):
+        row[: len(array)] = array
+    return together
 
 
 def values_of(groups: Groups, key: str) -> dict[str, NDArray[np.float64]]:

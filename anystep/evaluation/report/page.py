@@ -1,7 +1,6 @@
-"""Finished runs -> one HTML page with tables and figures. No model and no data set is loaded.
+"""Finished runs -> one HTML page with tables and figures, without a model or a data set.
 
-The page is one file. It loads nothing from anywhere, runs no script, and is the same byte for byte
-for the same runs.
+The page is one file that loads nothing and runs no script, and the same runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from anystep._extras import need
 from anystep._files import write_text
@@ -22,15 +20,8 @@ from anystep.evaluation.report.runs import RunRecord, differences, grouped
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 
 
-class Section(NamedTuple):
-    """A heading of the page and what stands below it."""
-
-    id: str
-    title: str
-    blocks: list[Block]
-
-
-def _sections(groups: Groups) -> list[Section]:
+def _sections(groups: Groups) -> dict[str, list[Block]]:
+    """Each heading of the page and what stands below it."""
     contents: dict[str, list[Block | None]] = {
         "Accuracy": [
             pictures.accuracy_figure(groups),
@@ -45,17 +36,8 @@ def _sections(groups: Groups) -> list[Section]:
         "Training": [pictures.training_figure(groups)],
         "Provenance": [tables.provenance_table(groups)],
     }
-    sections = [
-        Section(title.lower().replace(" ", "-"), title, [block for block in blocks if block])
-        for title, blocks in contents.items()
-    ]
-    return [section for section in sections if section.blocks]
-
-
-def _title(records: Sequence[RunRecord]) -> str:
-    methods = list(dict.fromkeys(record.method for record in records))
-    named = ", ".join(methods) if len(methods) <= 4 else f"{len(methods)} methods"
-    return f"Accuracy at any step: {named}"
+    found = {heading: [each for each in blocks if each] for heading, blocks in contents.items()}
+    return {heading: blocks for heading, blocks in found.items() if blocks}
 
 
 def write_report(
@@ -63,21 +45,18 @@ def write_report(
 ) -> Path:
     """Write one self-contained HTML page about finished runs and return its path.
 
-    Runs are grouped by method and by what else tells them apart (`grouped`), in the order given;
-    over several seeds a number is mean ± sd (ddof = 1). What makes the comparison unfair
-    (`differences`) stands at the top of the page. The file appears whole or not at all.
+    Runs are grouped by what tells them apart (`grouped`), in the order given; over several seeds a
+    number is mean ± sd (ddof = 1). What makes the comparison unfair (`differences`) stands on top.
     """
     jinja2 = need("jinja2", extra="report", purpose="a report")
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    strict = {"autoescape": True, "undefined": jinja2.StrictUndefined}
+    blocks = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    environment = jinja2.Environment(**strict, **blocks)
     groups = grouped(records)
+    methods = list(dict.fromkeys(record.method for record in records))
+    named = ", ".join(methods) if len(methods) <= 4 else f"{len(methods)} methods"
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title=title or _title(records),
+        title=title or f"Accuracy at any step: {named}",
         runs=len(records),
         methods=list(groups),
         warnings=differences(records),
@@ -92,5 +71,4 @@ def write_report(
 
 def accuracy_png(records: Sequence[RunRecord], out: str | os.PathLike[str]) -> Path:
     """Write the report's first figure, accuracy after t steps, as a PNG and return its path."""
-    groups = grouped(records)
-    return style.save(partial(pictures.draw_accuracy, groups), out)
+    return style.save(partial(pictures.draw_accuracy, grouped(records)), out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -44,9 +45,8 @@ def _error_bars(groups: Groups) -> str:
     return "One seed a method, so no error bars."
 
 
-def _classes(groups: Groups) -> Sequence[str]:
-    classes: Sequence[str] = runs_of(groups)[0].scores["classes"]
-    return classes
+def _classes(groups: Groups) -> list[str]:
+    return list(runs_of(groups)[0].scores["classes"])
 
 
 def _ends(run: RunRecord) -> list[int]:
@@ -54,14 +54,12 @@ def _ends(run: RunRecord) -> list[int]:
     return sorted({1, run.steps})
 
 
-def _draw_steps(groups: Groups, key: str, xlabel: str) -> Figure:
-    label = f"{xlabel} ({prefixes(groups)})"
+def draw_accuracy(
+    groups: Groups, key: str = "prefix_top1", seen: str = "time steps seen, t"
+) -> Figure:
+    """Accuracy by step: of the mean of the first t steps, if no other `key` is given."""
+    label = f"{seen} ({prefixes(groups)})"
     return curves.by_step(values_of(groups, key), xlabel=label, ylabel="top-1 accuracy (%)")
-
-
-def draw_accuracy(groups: Groups) -> Figure:
-    """Accuracy of the mean of the first t steps."""
-    return _draw_steps(groups, "prefix_top1", "time steps seen, t")
 
 
 def accuracy_figure(groups: Groups) -> Block:
@@ -72,19 +70,18 @@ def accuracy_figure(groups: Groups) -> Block:
 
 def step_figure(groups: Groups) -> Block:
     """Accuracy of each step by itself."""
-    draw = partial(_draw_steps, groups, "step_top1", "time step alone, t")
-    title = "Accuracy of a single step"
-    return _figure("step-figure", title, draw, groups, _error_bars(groups))
+    draw = partial(draw_accuracy, groups, "step_top1", "time step alone, t")
+    return _figure("step-figure", "Accuracy of a single step", draw, groups, _error_bars(groups))
 
 
 def _matrix(runs: Sequence[RunRecord]) -> grids.Matrix:
-    lengths = sorted({run.train_steps for run in runs})
-    rows = [
-        padded([run.values("prefix_top1") for run in runs if run.train_steps == length])
-        for length in lengths
-    ]
-    means, sds = zip(*map(mean_and_sd, rows), strict=True)
-    return grids.Matrix(lengths, padded(means), padded(sds), runs[0].skipped)
+    rows: dict[int, list[ArrayLike]] = {
+        length: [] for length in sorted(r.train_steps for r in runs)
+    }
+    for run in runs:
+        rows[run.train_steps].append(run.values("prefix_top1"))
+    means, sds = zip(*(mean_and_sd(padded(own)) for own in rows.values()), strict=True)
+    return grids.Matrix(list(rows), padded(means), padded(sds), runs[0].skipped)
 
 
 def sweep_figure(groups: Groups) -> Block | None:
@@ -101,12 +98,11 @@ def sweep_figure(groups: Groups) -> Block | None:
 
 def classes_figure(groups: Groups) -> Block:
     """Accuracy of each class after the first step."""
-    first = {
-        label: np.stack([run.values("per_class_top1")[0] for run in group])
-        for label, group in groups.items()
+    values = {
+        label: [run.values("per_class_top1")[0] for run in own] for label, own in groups.items()
     }
     ylabel = "top-1 accuracy at t = 1 (%)"
-    draw = partial(curves.by_class, first, _classes(groups), ylabel=ylabel)
+    draw = partial(curves.by_class, values, _classes(groups), ylabel=ylabel)
     title = "Accuracy of each class after one step"
     return _figure("class-figure", title, draw, groups, _error_bars(groups))
 
@@ -134,35 +130,29 @@ def risk_figure(groups: Groups) -> Block:
     """Errors among the samples kept, when the least confident are refused."""
     firsts = first_seeds(groups)
     names = {1: "t = 1", **{run.steps: f"t = T = {run.steps}" for (run,) in firsts.values()}}
-    risks = {
-        label: {names[t]: _risk(run, t) for t in _ends(run)} for label, (run,) in firsts.items()
-    }
+    ends = {label: (run, _ends(run)) for label, (run,) in firsts.items()}
+    risks = {label: {names[t]: _risk(run, t) for t in at} for label, (run, at) in ends.items()}
     title = "Errors left when the least confident samples are refused"
     note = "Softmax confidence of the mean of the first t steps. Lower is better. First seed."
     return _figure("risk-figure", title, partial(curves.risk, risks), firsts, note)
 
 
 def _verdicts(run: RunRecord, sample: str) -> list[samples.Verdict]:
-    """What the run says after each step of the test sample with the id `sample`; nothing if it was
-    not tested on it.
-    """
+    """What the run says after each step of the test sample with that id; nothing if it has none."""
     rows = np.flatnonzero(run.outputs["ids"] == sample)
     if not len(rows):
         return []
     logits, label = run.prefix_logits()[:, rows[0]], run.outputs["labels"][rows[0]]
     said, confidence = logits.argmax(axis=-1), softmax(logits).max(axis=-1)
     classes = run.scores["classes"]
-    return [
-        samples.Verdict(classes[c], float(p), bool(c == label))
-        for c, p in zip(said, confidence, strict=True)
-    ]
+    pairs = zip(said, confidence, strict=True)
+    return [samples.Verdict(classes[c], float(p), bool(c == label)) for c, p in pairs]
 
 
 def film_figure(groups: Groups) -> Block | None:
     """One sample's frames, and below each what every method says so far."""
     firsts = first_seeds(groups)
-    # A network that is trained for a part of the frames is not judged frame by frame on the
-    # recording that is kept.
+    # A network that saw other frames than those that are kept has no verdict of each.
     windows = {
         label: (run.first_frame, run.steps)
         for label, (run,) in firsts.items()
@@ -210,17 +200,14 @@ def embed(features: ArrayLike) -> NDArray[np.float64]:
 
 def features_figure(groups: Groups) -> Block | None:
     """How the time-mean features before the classifier lie."""
-    firsts = {
-        label: [run]
-        for label, (run,) in first_seeds(groups).items()
-        if len(run.outputs["features"]) >= FEWEST_POINTS
-    }
+    firsts, points = {}, {}
+    for label, (run,) in first_seeds(groups).items():
+        features = run.outputs["features"][:MOST_POINTS]
+        if len(features) >= FEWEST_POINTS:
+            firsts[label] = [run]
+            points[label] = (embed(features), run.outputs["labels"][: len(features)])
     if not firsts:
         return None
-    points = {}
-    for label, (run,) in firsts.items():
-        features = run.outputs["features"][:MOST_POINTS]
-        points[label] = (embed(features), run.outputs["labels"][: len(features)])
     shown = distinct(len(labels) for _, labels in points.values())
     title = "How the features of the classes lie"
     note = f"t-SNE of the time-mean penultimate features of the first {shown} test samples. "
@@ -230,14 +217,11 @@ def features_figure(groups: Groups) -> Block | None:
 
 
 def _curves(run: RunRecord) -> curves.Curves:
-    loss, accuracy = (
-        np.array([line[key] for line in run.log], dtype=float) for key in ("train_loss", "val_acc")
-    )
-    phases = [line.get("phase") for line in run.log]
-    starts = {
-        at + 1: str(phases[at]) for at in range(1, len(phases)) if phases[at] != phases[at - 1]
-    }
-    return curves.Curves(loss, accuracy, starts)
+    keys = ("train_loss", "val_acc")
+    loss, accuracy = (np.array([line[key] for line in run.log], float) for key in keys)
+    phases = [str(line.get("phase")) for line in run.log]
+    pairs = enumerate(itertools.pairwise(phases), start=2)
+    return curves.Curves(loss, accuracy, {epoch: new for epoch, (old, new) in pairs if new != old})
 
 
 def training_figure(groups: Groups) -> Block:

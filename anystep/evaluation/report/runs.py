@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 
 from anystep.evaluation.readout import prefix_mean
 
-# Where frames are kept and who reads them change no number.
-_HARMLESS = ("data.cache", "train.workers")
-# What differs on purpose stands in the label of every row.
-_LABELLED = ("train.steps",)
+# The first two change no number; the last stands in the label of every row.
+_NOT_COMPARED = ("data.cache", "train.workers", "train.steps")
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def _compared(record: RunRecord) -> dict[str, Any]:
         facts |= _flat(record.config[section], section)
     if "select" in record.config:
         facts["select"] = record.config["select"]
-    return {key: value for key, value in facts.items() if key not in _HARMLESS + _LABELLED}
+    return {key: value for key, value in facts.items() if key not in _NOT_COMPARED}
 
 
 def _unlike(records: Sequence[RunRecord], facts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -114,8 +112,8 @@ def _identity(record: RunRecord) -> dict[str, str]:
     """What a label may have to say of a run besides its method, as text."""
     options = record.config["method"].get("options") or {}
     told = {key: json.dumps(value, default=str).strip('"') for key, value in options.items()}
-    recipe, teacher = record.config.get("name", ""), record.config.get("teacher")
-    return {"recipe": str(recipe), "teacher": str(teacher), **told}
+    names = {"recipe": record.config.get("name", ""), "teacher": record.config.get("teacher")}
+    return {key: str(value) for key, value in names.items()} | told
 
 
 def lengths_differ(records: Iterable[RunRecord]) -> bool:
@@ -126,21 +124,19 @@ def lengths_differ(records: Iterable[RunRecord]) -> bool:
 def _told_apart(record: RunRecord, peers: Sequence[RunRecord]) -> list[str]:
     """What tells a run from the other runs of its method: options, recipe, teacher."""
     own, others = _identity(record), [_identity(peer) for peer in peers]
-    said = []
-    for key in dict.fromkeys(key for each in others for key in each):
-        if len({each.get(key) for each in others}) > 1:
-            value = own.get(key)
-            text = f"{key} by default" if value is None else f"{key}={value}"
-            said.append(text.removeprefix("recipe="))
-    return said
+    keys = dict.fromkeys(key for each in others for key in each)
+    return [
+        f"{key}={own[key]}".removeprefix("recipe=") if key in own else f"{key} by default"
+        for key in keys
+        if len({each.get(key) for each in others}) > 1
+    ]
 
 
 def grouped(records: Sequence[RunRecord], *, by_length: bool = True) -> dict[str, list[RunRecord]]:
     """Runs by label, labels in the order given, seeds in rising order.
 
-    A label is the method; where runs of one method differ in its options, recipe or teacher, it
-    says those too, and where any runs differ in their first frame or, unless `by_length` is False,
-    in their training length, it says that. Methods keep their order then, and their lengths rise.
+    A label is the method and whatever else differs: options, recipe or teacher among its runs, the
+    first frame among all and, if `by_length`, the training length, which rises within a method.
     """
     late = len({record.first_frame for record in records}) > 1
     long = by_length and lengths_differ(records)
@@ -150,8 +146,10 @@ def grouped(records: Sequence[RunRecord], *, by_length: bool = True) -> dict[str
         records = sorted(records, key=lambda run: (methods.index(run.method), run.train_steps))
     for record in records:
         said = _told_apart(record, [each for each in records if each.method == record.method])
-        said += [f"from frame {record.first_frame + 1}"] if late and record.first_frame else []
-        said += [f"trained with T = {record.train_steps}"] if long else []
+        if late and record.first_frame:
+            said.append(f"from frame {record.first_frame + 1}")
+        if long:
+            said.append(f"trained with T = {record.train_steps}")
         label = f"{record.method} ({', '.join(said)})" if said else record.method
         groups.setdefault(label, []).append(record)
     for group in groups.values():
@@ -162,17 +160,14 @@ def grouped(records: Sequence[RunRecord], *, by_length: bool = True) -> dict[str
 def differences(records: Sequence[RunRecord]) -> list[str]:
     """What makes a comparison of these runs unfair, a sentence each; empty if it is fair.
 
-    Compared over all runs: the protocol and its hash, the split that judges, the steps, the kind of
-    prefix, the number of test samples, how the epoch is selected, and every key of the data, model
-    and train sections that can change a number. What stands in the labels (`grouped`) may differ:
-    methods, their options, teachers and training lengths. Within a label no seed may come twice.
+    Whatever can change a number must be the same for all, but for what stands in the labels
+    (`grouped`): methods, their options, teachers and training lengths. Within a label no seed may
+    come twice.
     """
     found = _unlike(records, [_compared(record) for record in records])
     for label, group in grouped(records).items():
-        seeds: dict[int, list[str]] = {}
-        for record in group:
-            seeds.setdefault(record.seed, []).append(record.label)
-        for seed, names in seeds.items():
+        for seed in dict.fromkeys(record.seed for record in group):
+            names = [record.label for record in group if record.seed == seed]
             if len(names) > 1:
                 found.append(f"{label} has seed {seed} more than once: {', '.join(names)}")
     return found

@@ -38,8 +38,7 @@ def accuracy_table(groups: Groups) -> Block:
     ranked = len(groups) > 1 and one_meaning
     rows = []
     for step in range(max(values.shape[1] for values in columns.values())):
-        cells = [values[:, step : step + 1].ravel() for values in columns.values()]
-        cells = [cell if cell.size else np.array([np.nan]) for cell in cells]
+        cells = [own[:, step] if step < own.shape[1] else [np.nan] for own in columns.values()]
         means = [float(mean_and_sd(cell)[0]) for cell in cells]
         best = np.nanmax(means) if ranked else np.inf
         row = [(_cell(cell), mean == best) for cell, mean in zip(cells, means, strict=True)]
@@ -51,14 +50,11 @@ def accuracy_table(groups: Groups) -> Block:
 
 def confidence_table(groups: Groups) -> Block:
     """How well confidence tells right from wrong, at the first and at the last step."""
+    columns = [(key, digits, at) for key, _, digits in MEASURES for at in (0, -1)]
     rows = []
     for label, group in groups.items():
-        found = [
-            _cell([run.values(key)[at] for run in group], digits)
-            for key, _, digits in MEASURES
-            for at in (0, -1)
-        ]
-        rows.append(_plain([label, *found]))
+        cells = [_cell([run.values(key)[at] for run in group], n) for key, n, at in columns]
+        rows.append(_plain([label, *cells]))
     head = [f"{name}, t\u00a0=\u00a0{at}" for _, name, _ in MEASURES for at in ("1", "T")]
     title = "Confidence at the first and at the last step"
     note = "AURC: area under the risk-coverage curve, times 1000. ECE: expected calibration error."
@@ -70,21 +66,20 @@ def provenance_table(groups: Groups) -> Block:
     """Where each run comes from: data, seed, code and libraries."""
     rows = []
     for label, run in ((label, run) for label, group in groups.items() for run in group):
-        scores, env = run.scores, run.env
+        env = run.env
         dirty = ", with uncommitted changes" if env["dirty"] else ""
         row = {
             "run": run.label,
             "method": label,
             "seed": run.seed,
             "protocol": protocol_of(run),
-            "test samples": scores["samples"],
+            "test samples": run.scores["samples"],
             "T": run.steps,
-            "prefix": scores["prefix"],
+            "prefix": run.scores["prefix"],
             "epochs": len(run.log),
             "commit": f"{(env['commit'] or 'unknown')[:12]}{dirty}",
             "versions": ", ".join(f"{name} {own}" for name, own in env["versions"].items()),
         }
         rows.append(_plain(row.values()))
-    note = caption(groups, "Epochs: those in the log.")
-    title = "Where every number comes from"
+    note, title = caption(groups, "Epochs: those in the log."), "Where every number comes from"
     return Block("provenance-table", title, note, head=list(row), rows=rows)
