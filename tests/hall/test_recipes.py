@@ -237,7 +237,7 @@ def test_a_base_says_once_that_its_folder_must_be_named_and_where_that_is_explai
 def test_a_recipe_passes_the_check_with_a_folder_and_asks_for_one_without(name):
     record = record_of(name)
     check(with_data(record, root="anywhere"))
-    with pytest.raises(ValueError, match=rf"^{record.data.name}: root .*[Nn]othing is downloaded"):
+    with pytest.raises(ValueError, match=rf"^{record.data.name}: root "):
         load_splits(record)
 
 
