@@ -30,7 +30,7 @@ from anystep.nn.models.base import StepModel
 from anystep.nn.neurons import ClippedIF
 from anystep.preflight import check, make_binning, network_of
 from anystep.training.fabric import make_fabric
-from anystep.training.fit import fit, start_phase
+from anystep.training.fit import fit, start
 from anystep.training.methods import create_method
 from anystep.training.phases import OTHER_RUN, Method, Phase, phase_epochs
 
@@ -98,7 +98,7 @@ def dry_update(record: Record, method: Method, splits: Splits, fabric: Any) -> N
             networks[OTHER_RUN] = load_teacher(record, phase, model, splits)
         own = {key: value for key, value in phase.plan.items() if key != "batch_size"}
         short = replace(phase, plan=own)
-        state = start_phase(model.to(fabric.device), plan, phase=short, networks=networks)
+        state = start(model.to(fabric.device), plan, phase=short, networks=networks)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AnystepWarning)  # one sample may leave layers silent
             augment = augmentation_of(record, splits)
@@ -204,7 +204,7 @@ def work(fabric: Any, record: Record, method: Method, place: RunFolder) -> None:
             continue
         if OTHER_RUN in (phase.start_from, phase.teacher):
             networks[OTHER_RUN] = load_teacher(record, phase, model, splits)
-        state = start_phase(model.to(fabric.device), record.train, phase=phase, networks=networks)
+        state = start(model.to(fabric.device), record.train, phase=phase, networks=networks)
         epochs = phase_epochs(phase, record.train) if fabric.is_global_zero else None
         writer = CheckpointWriter(place, record, number, state, saved, epochs_to_show=epochs)
         fit(

@@ -19,8 +19,7 @@ Frames = Tensor | NDArray  # of one sample, (T, P, H, W)
 
 
 def derive_seed(seed: int, *what: Any) -> int:
-    """A 63-bit seed for one purpose, so that no two purposes share a stream and none needs its
-    state saved.
+    """A 63-bit seed for one purpose: no two share a stream, and none needs its state saved.
 
     >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 1) != derive_seed(0, "order", 2)
     True
@@ -30,9 +29,8 @@ def derive_seed(seed: int, *what: Any) -> int:
 
 def _is_static(frames: Frames) -> bool:
     """Whether all steps of a tensor or array `(T, ...)` are one and the same memory."""
-    if isinstance(frames, Tensor):
-        return frames.stride(0) == 0 and len(frames) > 1
-    return isinstance(frames, np.ndarray) and frames.strides[0] == 0 and len(frames) > 1
+    stride = frames.stride(0) if isinstance(frames, Tensor) else frames.strides[0]
+    return stride == 0 and len(frames) > 1
 
 
 def _whole(label: int) -> int:
@@ -42,12 +40,10 @@ def _whole(label: int) -> int:
 
 
 def _readable(frames: Frames) -> Frames:
-    """torch has no arithmetic for numpy's uint16 and warns about read-only memory; a copy of one
-    sample is cheap.
-    """
-    if isinstance(frames, np.ndarray):
-        return frames.astype(np.int32) if frames.dtype == np.uint16 else np.array(frames)
-    return frames
+    """A copy: torch has no arithmetic for numpy's uint16 and warns about read-only memory."""
+    if isinstance(frames, Tensor):
+        return frames
+    return frames.astype(np.int32) if frames.dtype == np.uint16 else np.array(frames)
 
 
 def time_first(items: Sequence[tuple[Frames, int]]) -> tuple[Tensor, Tensor]:
@@ -72,9 +68,7 @@ def time_first(items: Sequence[tuple[Frames, int]]) -> tuple[Tensor, Tensor]:
 
 
 def to_device(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """`x (T, ...)` on `device`, as `dtype` if given. A static `x` stays static: one step of it is
-    moved, not T copies.
-    """
+    """`x (T, ...)` on `device`, as `dtype` if given; of a static `x` one step is moved, not T."""
     if not _is_static(x):
         return x.to(device, dtype)
     return x[:1].to(device, dtype).expand(x.shape)
@@ -89,8 +83,7 @@ def epoch_order(
     balance: ArrayLike | None = None,
     blocks: Blocks | None = None,
 ) -> list[list[int]]:
-    """The global batches of one epoch: a permutation of n cut into full batches (the rest sits this
-    epoch out).
+    """The global batches of one epoch: a permutation of n cut into full ones, the rest left out.
 
     `balance`, the label of each of the n, draws n with replacement instead, every class with the
     same probability.
@@ -121,9 +114,8 @@ def in_order(n: int, *, batch_size: int, lengths: ArrayLike | None = None) -> li
     With the `lengths (n,)` of the recordings, every batch has recordings of one length, short ones
     first.
     """
-    groups = [np.arange(n)]
-    if lengths is not None:
-        groups = [np.flatnonzero(np.equal(lengths, length)) for length in np.unique(lengths)]
+    lengths = np.zeros(n) if lengths is None else lengths
+    groups = [np.flatnonzero(np.equal(lengths, length)) for length in np.unique(lengths)]
     return [
         group[i : i + batch_size].tolist()
         for group in groups
@@ -134,10 +126,9 @@ def in_order(n: int, *, batch_size: int, lengths: ArrayLike | None = None) -> li
 def load_batches(
     dataset: MapStyle, batches: Sequence[list[int]], *, workers: int = 0
 ) -> Iterable[tuple[Tensor, Tensor]]:
-    """The given batches of indices, each as `(x (T, N, P, H, W), y (N,))`. Draws nothing from the
-    global generators.
-    """
-    chance = torch.Generator().manual_seed(torch.initial_seed())  # seeds the worker processes
+    """The given batches of indices, each as `(x (T, N, P, H, W), y (N,))`."""
+    # seeds the worker processes, and draws nothing from the global generator
+    chance = torch.Generator().manual_seed(torch.initial_seed())
     return DataLoader(
         cast("Dataset[Any]", dataset),  # any class with a length and items will do
         batch_sampler=batches,

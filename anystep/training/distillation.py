@@ -49,13 +49,6 @@ def kl_terms(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     return target.exp() * (target - F.log_softmax(student / temperature, dim=-1))
 
 
-def _distil(teacher: Tensor, student: Tensor, temperature: float, reduction: str) -> Tensor:
-    """temperature^2 KL from a constant teacher (N, C) to a student (..., N, C) -> scalar."""
-    check_temperature(temperature)
-    reduce = choose(REDUCTIONS, reduction, "reduction")
-    return temperature**2 * reduce(kl_terms(teacher.detach(), student, temperature))
-
-
 def skd(
     logits: Tensor, teacher: Tensor, *, temperature: float = 10.0, reduction: str = "mean"
 ) -> Tensor:
@@ -71,7 +64,9 @@ def skd(
     """
     check_logits(logits)
     check_teacher(logits, teacher)
-    return _distil(teacher, logits, temperature, reduction)
+    check_temperature(temperature)
+    reduce = choose(REDUCTIONS, reduction, "reduction")
+    return temperature**2 * reduce(kl_terms(teacher.detach(), logits, temperature))
 
 
 def kd(
@@ -90,8 +85,8 @@ def kd(
     its code cannot run.
     """
     check_logits(logits)
-    check_teacher(logits, teacher)
-    return _distil(teacher, logits.mean(0), temperature, reduction)
+    mean = logits.mean(0, keepdim=True)
+    return skd(mean, teacher, temperature=temperature, reduction=reduction)
 
 
 DISTILLATIONS: dict[str, Callable[..., Tensor]] = {

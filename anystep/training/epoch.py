@@ -6,11 +6,10 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anystep._errors import AnystepWarning, RunError, UsageError
@@ -24,13 +23,6 @@ from anystep.training.schedule import Plan
 SILENT, SATURATED = 1e-4, 0.99  # firing rates beyond which a layer passes nothing on
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 Metrics = dict[str, Any]
-
-
-def _balance(data: DataSet, plan: Plan) -> NDArray | None:
-    """The labels that a balanced epoch is drawn by, or None for a plain one."""
-    if plan.balanced and data.labels is None:
-        raise UsageError("train.balanced needs a data set that has its labels as .labels")
-    return data.labels if plan.balanced else None
 
 
 def _check_labels(labels: Tensor, network: nn.Module) -> None:
@@ -49,44 +41,56 @@ def _warn_of_extremes(rates: dict[str, float]) -> None:
             warnings.warn(text, AnystepWarning, stacklevel=3)
 
 
+@dataclass
+class TrainState:
+    """All that training changes: the weights, the optimiser, and how far it is. `history` has one
+    row an epoch.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    phase: Phase = field(default_factory=Phase)
+    teacher: nn.Module | None = None
+    epoch: int = 0
+    history: list[Metrics] = field(default_factory=list)
+
+
 @dataclass(kw_only=True)
 class Trainer:
-    """What all epochs of a phase share.
-
-    `network` is the plain network, `model` the same one as `fabric` has wrapped it.
+    """What all epochs of a phase share; `model` and `optimizer` are those of `state` as `fabric`
+    has wrapped them.
     """
 
     fabric: Any
-    network: nn.Module
+    state: TrainState
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    teacher: nn.Module | None
-    phase: Phase
     method: Method
     plan: Plan
     seed: int
     augment: Augment | None
 
-    def epoch(self, data: DataSet, number: int, *, progress: float) -> Metrics:
-        """Epoch `number` of the phase, counted from 0: one pass over the data. The global random
-        generators are left as they were.
+    def epoch(self, data: DataSet, *, progress: float) -> Metrics:
+        """The next epoch of the phase: one pass over the data. The global random generators are
+        left as they were.
         """
         self.model.train()
+        number = self.state.epoch
         order = epoch_order(
             len(data),
             batch_size=self.plan.batch_size,
             seed=self.seed,
             epoch=number,
-            balance=_balance(data, self.plan),
+            balance=data.labels if self.plan.balanced else None,
             blocks=data.blocks,
         )
         devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
-        title = f"{self.phase.name} epoch {number + 1}"
+        title = f"{self.state.phase.name} epoch {number + 1}"
         self._tell("on_epoch_start", title=title, updates=len(order))
         try:
             with torch.random.fork_rng(devices=devices):
                 torch.manual_seed(self._seed("epoch", number))
-                totals, correct, rates = self._pass(data, order, number, progress)
+                totals, correct, rates = self._pass(data, order, progress)
         finally:
             self._tell("on_epoch_end")  # whatever happened: a bar must give the terminal back
         summary = self._summary(totals, correct, len(order))  # first: it refuses a loss of NaN
@@ -95,7 +99,7 @@ class Trainer:
         return summary
 
     def _seed(self, purpose: str, *what: int) -> int:
-        return derive_seed(self.seed, purpose, self.phase.name, *what)
+        return derive_seed(self.seed, purpose, self.state.phase.name, *what)
 
     def _tell(self, event: str, **what: Any) -> None:
         """Call Fabric's callbacks, in the first process only: there is one terminal."""
@@ -103,17 +107,17 @@ class Trainer:
             self.fabric.call(event, **what)
 
     def _pass(
-        self, data: DataSet, order: list[list[int]], number: int, progress: float
+        self, data: DataSet, order: list[list[int]], progress: float
     ) -> tuple[Parts, Tensor, FiringRates]:
         """All updates of an epoch: the sums of the loss parts and of the accuracy, and the firing
         rates of the last update. The sums stay on the device, so that no update waits for the host.
         """
-        rank, world = self.fabric.global_rank, self.fabric.world_size
+        rank, world, number = self.fabric.global_rank, self.fabric.world_size, self.state.epoch
         totals: Parts = {}
         correct = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
         mine = [batch[rank::world] for batch in order]
         for index, (x, labels) in enumerate(load_batches(data, mine, workers=self.plan.workers)):
-            _check_labels(labels, self.network)
+            _check_labels(labels, self.state.model)
             x, labels = to_device(x, self.fabric.device), labels.to(self.fabric.device)
             if self.augment is not None:
                 generator = torch.Generator().manual_seed(
@@ -121,9 +125,9 @@ class Trainer:
                 )
                 x, labels = self.augment(x, labels, generator)
             generator = torch.Generator().manual_seed(self._seed("views", number, index))
-            views = self.method.views(x[: self.plan.steps], self.phase, generator)
+            views = self.method.views(x[: self.plan.steps], self.state.phase, generator)
             last = index == len(order) - 1
-            with firing_rates(self.network) if last else nullcontext(FiringRates()) as rates:
+            with firing_rates(self.state.model) if last else nullcontext(FiringRates()) as rates:
                 parts, logits = self._update(views, labels, progress)
             classes = labels.argmax(-1) if labels.is_floating_point() else labels
             correct += (logits.mean(0).argmax(-1) == classes).double().mean()
@@ -137,11 +141,12 @@ class Trainer:
     ) -> tuple[Parts, Tensor]:
         """One move of the optimiser: the parts of the loss, and the student's step logits."""
         outputs = {"student": self.model(views["student"])}
-        if self.teacher is not None:
-            weight = next(self.teacher.parameters())
+        teacher = self.state.teacher
+        if teacher is not None:
+            weight = next(teacher.parameters())
             shown = to_device(views["teacher"], weight.device, weight.dtype)
             with torch.no_grad():
-                outputs["teacher"] = self.teacher(shown).float()
+                outputs["teacher"] = teacher(shown).float()
         parts = self.method.loss(outputs, labels, progress)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(torch.stack(list(parts.values())).sum())

@@ -9,7 +9,6 @@ import copy
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -24,7 +23,7 @@ from anystep.evaluation.readout import prefix_mean
 from anystep.nn.fuse import fold_scales_
 from anystep.nn.models.base import StepModel
 from anystep.nn.weights import copy_weights
-from anystep.training.epoch import Augment, Metrics, Trainer
+from anystep.training.epoch import Augment, Metrics, Trainer, TrainState
 from anystep.training.fabric import make_fabric
 from anystep.training.phases import (
     Method,
@@ -35,20 +34,6 @@ from anystep.training.phases import (
     phase_plan,
 )
 from anystep.training.schedule import Plan
-
-
-@dataclass
-class TrainState:
-    """All that training changes: the weights, the optimiser, and how far it is. `history` has one
-    row an epoch.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    phase: Phase = field(default_factory=Phase)
-    teacher: nn.Module | None = None
-    epoch: int = 0
-    history: list[Metrics] = field(default_factory=list)
 
 
 def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
@@ -69,28 +54,24 @@ def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
 
 
 def start(
-    model: nn.Module, plan: Plan, *, phase: Phase | None = None, teacher: nn.Module | None = None
+    model: nn.Module,
+    plan: Plan,
+    *,
+    phase: Phase | None = None,
+    networks: Mapping[str, nn.Module] | None = None,
 ) -> TrainState:
-    """A state at epoch 0 with a fresh optimiser. A `teacher` is copied and frozen in eval mode, so
-    it can share no tensor with the model.
-    """
-    phase = phase or Phase()
-    if teacher is not None:
-        teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
-    return TrainState(model, _optimizer(model, phase_plan(phase, plan)), phase, teacher)
+    """A state at epoch 0 of a phase, with a fresh optimiser.
 
-
-def start_phase(
-    model: nn.Module, plan: Plan, *, phase: Phase, networks: Mapping[str, nn.Module]
-) -> TrainState:
-    """`start` for a phase that may take its first weights or its teacher from `networks`, which are
-    named after the phases that made them.
+    Where the phase starts from another network or learns from one, `networks` has it, by the name
+    of the phase that made it. A teacher is copied and frozen in eval mode.
     """
+    phase, networks, teacher = phase or Phase(), networks or {}, None
     if phase.start_from is not None:
         copy_weights(networks[phase.start_from].state_dict(), model)
         fold_scales_(cast(StepModel, model))
-    teacher = None if phase.teacher is None else networks[phase.teacher]
-    return start(model, plan, phase=phase, teacher=teacher)
+    if phase.teacher is not None:
+        teacher = copy.deepcopy(networks[phase.teacher]).eval().requires_grad_(False)
+    return TrainState(model, _optimizer(model, phase_plan(phase, plan)), phase, teacher)
 
 
 def _check_data(data: DataSet, plan: Plan, *, processes: int) -> None:
@@ -101,6 +82,8 @@ def _check_data(data: DataSet, plan: Plan, *, processes: int) -> None:
     if plan.batch_size % processes:
         what = f"batch_size {plan.batch_size}"
         raise UsageError(f"{what} cannot be shared equally by {processes} processes")
+    if plan.balanced and data.labels is None:
+        raise UsageError("train.balanced needs a data set that has its labels as .labels")
     if data.lengths is not None and len(set(data.lengths)) > 1:
         raise UsageError("training needs recordings of one length: give data.binning.steps")
 
@@ -127,20 +110,18 @@ def _peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def _epoch(
-    trainer: Trainer, data: DataSet, number: int, epochs: int, validation: MapStyle | None
-) -> Metrics:
-    """Train epoch `number` of `epochs`, and validate: all that a row of the history says of it."""
-    plan, network = trainer.plan, trainer.network
-    lr = plan.lr_at(number, epochs)
+def _epoch(trainer: Trainer, data: DataSet, epochs: int, validation: MapStyle | None) -> Metrics:
+    """Train the next of `epochs`, and validate: all that a row of the history says of it."""
+    plan, state = trainer.plan, trainer.state
+    lr = plan.lr_at(state.epoch, epochs)
     for group in trainer.optimizer.param_groups:
         group["lr"] = lr
     began = time.perf_counter()
-    metrics = trainer.epoch(data, number, progress=number / epochs)
+    metrics = trainer.epoch(data, progress=state.epoch / epochs)
     seconds = time.perf_counter() - began
     if validation is not None:
-        seen = frames_seen(trainer.phase, plan)
-        metrics |= validate(network, validation, frames=seen, plan=plan)
+        seen = frames_seen(state.phase, plan)
+        metrics |= validate(state.model, validation, frames=seen, plan=plan)
     samples = len(data) // plan.batch_size * plan.batch_size
     return metrics | {
         "lr": lr,
@@ -185,18 +166,16 @@ def fit(
         state.teacher.to(fabric.device)
     trainer = Trainer(
         fabric=fabric,
-        network=state.model,
+        state=state,
         model=model,
         optimizer=optimizer,
-        teacher=state.teacher,
-        phase=state.phase,
         method=method,
         plan=plan,
         seed=seed,
         augment=augment,
     )
     while state.epoch < epochs:
-        metrics = _epoch(trainer, data, state.epoch, epochs, validation)
+        metrics = _epoch(trainer, data, epochs, validation)
         state.epoch += 1
         row = {"phase": state.phase.name, "epoch": state.epoch, **metrics}
         state.history.append(row)
@@ -224,6 +203,6 @@ def fit_phases(
     made = dict(networks or {})
     check_shares(method, plan)
     for phase in method.phases():
-        state = start_phase(make(phase), plan, phase=phase, networks=made)
+        state = start(make(phase), plan, phase=phase, networks=made)
         made[phase.name] = fit(state, dataset, method=method, plan=plan, **options).model
     return made

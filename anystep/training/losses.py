@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce, wraps
+from typing import ParamSpec
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +23,21 @@ from anystep.training.distillation import (
     check_teacher,
     check_temperature,
     kl_terms,
-    skd,
 )
 
+Arguments = ParamSpec("Arguments")
 Parts = dict[str, Tensor]  # the named, weighted parts of a loss; their sum is differentiated
+
+
+def _sum_of(name: str, parts: Callable[Arguments, Parts]) -> Callable[Arguments, Tensor]:
+    """The loss `name`, which is the sum of its `parts` and has their arguments and docstring."""
+
+    @wraps(parts)
+    def loss(*args: Arguments.args, **options: Arguments.kwargs) -> Tensor:
+        return reduce(torch.add, parts(*args, **options).values())
+
+    loss.__name__ = loss.__qualname__ = name
+    return loss
 
 
 def check_step_logits(logits: Tensor, labels: Tensor, *, soft: bool = False) -> None:
@@ -33,10 +46,10 @@ def check_step_logits(logits: Tensor, labels: Tensor, *, soft: bool = False) -> 
     """
     check_logits(logits)
     if labels.is_floating_point() and labels.shape == logits.shape[1:]:
-        if not soft:
-            what = "this loss needs a class for each sample"
-            raise UsageError(f"{what}; these labels are shares (N, C), as mixed samples have")
-        return
+        if soft:
+            return
+        what = "this loss needs a class for each sample"
+        raise UsageError(f"{what}; these labels are shares (N, C), as mixed samples have")
     if labels.shape != logits.shape[1:2]:
         wanted = f"({logits.shape[1]},) for logits {tuple(logits.shape)}"
         raise ValueError(f"labels must be {wanted}, got {tuple(labels.shape)}")
@@ -98,22 +111,20 @@ def step_ce(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def tet_parts(logits: Tensor, labels: Tensor, *, lamb: float = 1e-3, phi: float = 1.0) -> Parts:
-    """The two weighted terms of `tet`, apart: "step_ce" and "distance", scalars."""
-    check_unit("lamb", lamb)
-    distance = (logits - phi).square().mean()
-    return {"step_ce": (1 - lamb) * step_ce(logits, labels), "distance": lamb * distance}
-
-
-def tet(logits: Tensor, labels: Tensor, *, lamb: float = 1e-3, phi: float = 1.0) -> Tensor:
     r"""Temporal efficient training: every step learns the label, and logits are held near `phi`.
 
         (1 - lamb) (1/T) sum_t CE(o_t, y) + lamb mean_{t,n,c} (o_tnc - phi)^2
 
     logits (T, N, C), labels (N,) or shares (N, C) -> scalar. Mean over T and N; the second term
-    also over C. Deng et al. 2022; `lamb` and `phi` as in the released code.
+    also over C. `tet_parts` has the terms apart: "step_ce" and "distance". Deng et al. 2022; `lamb`
+    and `phi` as in the released code.
     """
-    parts = tet_parts(logits, labels, lamb=lamb, phi=phi)
-    return parts["step_ce"] + parts["distance"]
+    check_unit("lamb", lamb)
+    distance = (logits - phi).square().mean()
+    return {"step_ce": (1 - lamb) * step_ce(logits, labels), "distance": lamb * distance}
+
+
+tet = _sum_of("tet", tet_parts)
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:
@@ -219,31 +230,12 @@ def tks_parts(
     detach: bool = False,
     divergence: str = "ce",
 ) -> Parts:
-    """The two weighted terms of `tks`, apart: "ce" and "tks", scalars."""
-    check_unit("alpha", alpha)
-    teacher = tks_teacher(logits, labels, temperature=temperature, pool=pool)
-    teacher = teacher.detach() if detach else teacher
-    hard = (1 - alpha) * ce(logits, labels)
-    soft = tks_soft(logits, teacher, temperature=temperature, divergence=divergence)
-    return {"ce": hard, "tks": alpha * soft}
-
-
-def tks(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    alpha: float,
-    temperature: float,
-    pool: str = "sum_correct",
-    detach: bool = False,
-    divergence: str = "ce",
-) -> Tensor:
     r"""Temporal knowledge sharing: the steps that are right teach all steps.
 
         (1 - alpha) CE(obar, y) + alpha temperature^2 (1/T) sum_t mean_n H(q_n, softmax(o_tn))
 
     with q = `tks_teacher(...)` and H the cross-entropy. logits (T, N, C), labels (N,) -> scalar.
-    Mean over T and N, sum over C. Labels must be classes, not shares.
+    Mean over T and N, sum over C. `tks_parts` has the terms apart: "ce" and "tks".
 
     arXiv 2304.06540 (q: eq. 5), read through the authors' code, whose choices are the defaults: the
     teacher is a *sum* over the right steps, only the teacher has a temperature, the soft part is
@@ -252,56 +244,26 @@ def tks(
     gradient through the teacher. With `pool="label"` the soft part is temperature^2 `step_ce`; for
     `divergence="kl"` see `tks_soft`. The method `TKS` lets `alpha` grow over the epochs.
     """
-    parts = tks_parts(
-        logits,
-        labels,
-        alpha=alpha,
-        temperature=temperature,
-        pool=pool,
-        detach=detach,
-        divergence=divergence,
-    )
-    return parts["ce"] + parts["tks"]
+    check_unit("alpha", alpha)
+    teacher = tks_teacher(logits, labels, temperature=temperature, pool=pool)
+    teacher = teacher.detach() if detach else teacher
+    hard = (1 - alpha) * ce(logits, labels)
+    soft = tks_soft(logits, teacher, temperature=temperature, divergence=divergence)
+    return {"ce": hard, "tks": alpha * soft}
+
+
+tks = _sum_of("tks", tks_parts)
 
 
 def full_range_parts(
     logits: Tensor,
     labels: Tensor,
-    teacher: Tensor | None = None,
     *,
-    alpha: float = 0.2,
     beta: float = 0.5,
     temperature: float = 3.0,
     pool: str = "mean_correct",
     detach: bool = True,
 ) -> Parts:
-    """The weighted terms of `full_range`, apart: "step_ce" and "self", scalars.
-
-    `teacher` (N, C) logits, usually of an ANN, adds "teacher": alpha `skd(...,
-    reduction="batchmean")` at the same temperature. That is the whole published loss. alpha 0.2 and
-    beta 0.5 stand in the authors' read-me; their code has 0.
-    """
-    check_weight("alpha", alpha)
-    check_weight("beta", beta)
-    own = tks_teacher(logits, labels, temperature=temperature, pool=pool)
-    own = own.detach() if detach else own
-    parts = {"step_ce": step_ce(logits, labels)}
-    parts["self"] = beta * tks_soft(logits, own, temperature=temperature, divergence="kl")
-    if teacher is not None:
-        pull = skd(logits, teacher, temperature=temperature, reduction="batchmean")
-        parts["teacher"] = alpha * pull
-    return parts
-
-
-def full_range(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    beta: float = 0.5,
-    temperature: float = 3.0,
-    pool: str = "mean_correct",
-    detach: bool = True,
-) -> Tensor:
     r"""Temporal-decoupled distillation without its second network: every step learns the label and
     what the right steps say.
 
@@ -310,15 +272,21 @@ def full_range(
 
     logits (T, N, C), labels (N,) -> scalar. Mean over T and N, sum over C. q = `tks_teacher`: the
     *mean* of the right steps at `temperature`, detached, uniform where no step is right.
+    `full_range_parts` has the terms apart: "step_ce" and "self".
 
     "Full-range timestep" logit distillation, ICML 2025. The defaults are those of the released code
     and its read-me. In the paper's text, as we know it, the final vote teaches: `pool="mean_all"`.
     That the divergence is from the teacher is how PyTorch's arguments read; `detach=False` is ours.
     """
-    parts = full_range_parts(
-        logits, labels, beta=beta, temperature=temperature, pool=pool, detach=detach
-    )
-    return parts["step_ce"] + parts["self"]
+    check_weight("beta", beta)
+    teacher = tks_teacher(logits, labels, temperature=temperature, pool=pool)
+    teacher = teacher.detach() if detach else teacher
+    hard = step_ce(logits, labels)
+    soft = tks_soft(logits, teacher, temperature=temperature, divergence="kl")
+    return {"step_ce": hard, "self": beta * soft}
+
+
+full_range = _sum_of("full_range", full_range_parts)
 
 
 def step_confidence(logits: Tensor) -> Tensor:
@@ -373,4 +341,11 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "tks": tks,
     "full_range": full_range,
     "strong_weak": strong_weak,
+}
+
+# The losses whose parts a log shows apart
+PARTS: dict[str, Callable[..., Parts]] = {
+    "tet": tet_parts,
+    "tks": tks_parts,
+    "full_range": full_range_parts,
 }

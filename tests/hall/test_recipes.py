@@ -31,8 +31,6 @@ from anystep.data.frames import Direct
 from anystep.data.images.pictures import PictureSet
 from anystep.data.images.rows import IMAGENET_MEAN, IMAGENET_STD
 from anystep.data.sets import FrameSet, Splits
-from anystep.nn.fuse import fold_scales_
-from anystep.nn.weights import copy_weights
 from anystep.preflight import check
 from anystep.run import augmentation_of, build, load_splits
 from anystep.training.fabric import make_fabric
@@ -368,12 +366,9 @@ def test_a_recipe_takes_an_update_in_every_phase(name, rows):
     networks = {}
     for phase in method.phases():
         model, _ = build(record, phase, splits)
-        if phase.start_from is not None:
-            copy_weights(networks[phase.start_from].state_dict(), model)
-            fold_scales_(model)
         networks[phase.name] = model
+        state = start(model, plan, phase=phase, networks=networks)
         before = next(model.parameters()).detach().clone()
-        state = start(model, plan, phase=phase, teacher=networks.get(phase.teacher))
         (row,) = fit(
             state,
             splits.train,

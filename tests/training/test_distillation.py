@@ -17,6 +17,7 @@ from step_logits import SIZES, gradient, log_rows, random_case, random_teacher
 
 from anystep.training import distillation, losses
 from anystep.training.distillation import DISTILLATIONS
+from anystep.training.methods import create_method
 
 every_size = pytest.mark.parametrize("size", SIZES, ids=str)
 every_distillation = pytest.mark.parametrize("name", sorted(DISTILLATIONS))
@@ -244,19 +245,20 @@ def test_the_gradient_of_full_range_is_that_of_a_fixed_teacher_unless_it_is_let_
         )
 
 
-def test_the_parts_of_full_range_are_its_two_terms_and_a_teacher_adds_skd():
+def test_a_teacher_adds_its_skd_to_the_two_parts_of_full_range():
     logits, labels = random_case((4, 3, 10), seed=15)
-    teacher = random_teacher((4, 3, 10))
-    parts = losses.full_range_parts(logits, labels)
-    assert list(parts) == ["step_ce", "self"]
+    taught = random_case((2, 3, 10), seed=16)[0]
+    method = create_method("full_range", teacher="run", alpha=0.4, temperature=2.0)
+    parts = method.loss({"student": logits, "teacher": taught}, labels, 0.0)
+    assert list(parts) == ["step_ce", "self", "teacher"]
     assert torch.equal(parts["step_ce"], losses.step_ce(logits, labels))
-    assert torch.equal(parts["step_ce"] + parts["self"], losses.full_range(logits, labels))
-    taught = losses.full_range_parts(logits, labels, teacher, alpha=0.4, temperature=2.0)
-    assert list(taught) == ["step_ce", "self", "teacher"]
-    expected = slow_distillation.skd(
-        logits.numpy(), teacher.numpy(), temperature=2.0, reduction="batchmean"
+    assert torch.equal(
+        parts["step_ce"] + parts["self"], losses.full_range(logits, labels, temperature=2.0)
     )
-    assert taught["teacher"].item() == pytest.approx(0.4 * expected, rel=1e-11)
+    expected = slow_distillation.skd(
+        logits.numpy(), taught.mean(0).numpy(), temperature=2.0, reduction="batchmean"
+    )
+    assert parts["teacher"].item() == pytest.approx(0.4 * expected, rel=1e-11)
 
 
 # Strong and weak

@@ -143,8 +143,10 @@ def test_each_half_goes_where_the_options_say():
         slice(0, 3),
         slice(5, None),
     )
-    _, snn = create_method("hsd", teacher_frames=[5, 8]).phases()
-    assert (snn.frames, snn.teacher_frames) == (slice(5, None), slice(5, 8))
+    method = create_method("hsd", teacher_frames=[5, 8])
+    views = method.views(torch.arange(10), method.phases()[1], torch.Generator())
+    assert views["student"].tolist() == [5, 6, 7, 8, 9]
+    assert views["teacher"].tolist() == [5, 6, 7]
 
 
 def test_changing_the_second_half_of_the_recordings_changes_the_snn_and_not_its_teacher(

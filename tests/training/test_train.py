@@ -131,10 +131,13 @@ def test_gradients_are_clipped_to_the_plan_s_norm(monkeypatch, clip):
 
 
 def test_progress_is_the_share_of_epochs_done_and_constant_in_an_epoch():
-    method = Recorder()
-    trained(Plan(epochs=4, batch_size=32), method=method)
+    methods = Recorder(), Recorder()
+    for each in methods:
+        trained(Plan(epochs=4, batch_size=32), method=each)
+    method, again = methods
     assert method.progress == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
     assert len(set(method.generators)) == 8  # every batch of every epoch has a chance of its own
+    assert method.generators == again.generators
 
 
 def test_a_phase_has_its_share_of_the_epochs_and_its_frames():
@@ -297,3 +300,20 @@ def test_a_phase_that_trains_nothing_leaves_the_network_alone():
     state = trained(model=model, phase=Phase(share=0.0))
     assert state.history == []
     assert all(torch.equal(before[key], value) for key, value in state.model.state_dict().items())
+
+
+def test_a_teacher_is_a_frozen_copy_that_shares_no_tensor_and_stays_in_eval_mode():
+    def addresses(model):
+        return {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+
+    method, ann = drivers.Pair(), network(neuron="relu")
+    before = {key: value.clone() for key, value in ann.state_dict().items()}
+    state = start(network(), PLAN, phase=method.phases()[1], networks={"ann": ann})
+    fit(state, DATA, method=method, plan=PLAN)
+    model, teacher = state.model, state.teacher
+    assert not addresses(teacher) & (addresses(model) | addresses(ann))
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    for key, value in before.items():  # norm statistics too: it does not drift
+        assert torch.equal(teacher.state_dict()[key], value), key
+    assert not torch.equal(model.classifier.weight, before["classifier.weight"])
