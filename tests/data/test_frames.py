@@ -6,35 +6,34 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from anystep.data.count import count_events
-from anystep.data.frames import BINNINGS, EqualCount, EqualTime, FixedCount, FixedDuration, resize
+from anystep.data.frames import (
+    BINNINGS,
+    EqualCount,
+    EqualTime,
+    FixedCount,
+    FixedDuration,
+    require_live,
+    resize,
+)
 from anystep.data.recording import Events
 
 SENSOR = (3, 5)
 
 
 @st.composite
-def recordings(draw, largest_t: int = 200) -> Events:
-    event = st.tuples(
-        st.integers(0, largest_t), st.integers(0, 4), st.integers(0, 2), st.integers(0, 1)
-    )
-    t, x, y, p = zip(
-        *sorted(draw(st.lists(event, min_size=1, max_size=60)), key=lambda e: e[0]), strict=True
-    )
-    return Events.from_arrays(t, x, y, p, SENSOR)
+def recordings(draw) -> Events:
+    event = st.tuples(*(st.integers(0, largest) for largest in (200, 4, 2, 1)))
+    rows = sorted(draw(st.lists(event, min_size=1, max_size=60)), key=lambda row: row[0])
+    return Events.from_arrays(*zip(*rows, strict=True), SENSOR)
 
 
 def at_times(*t: int) -> Events:
     zeros = [0] * len(t)
     return Events.from_arrays(t, zeros, zeros, zeros, (1, 1))
-
-
-def per_step(binning, events: Events) -> list[int]:
-    return binning(events).sum(axis=(1, 2, 3)).tolist()
 
 
 def counted_one_by_one(events: Events, steps: list[int], total: int) -> np.ndarray:
@@ -45,38 +44,31 @@ def counted_one_by_one(events: Events, steps: list[int], total: int) -> np.ndarr
     return frames
 
 
-def test_equal_time_cuts_between_whole_microseconds():
+BY_HAND = [
     # [100, 110) in 4 parts of 2.5: edges 100, 102.5, 105, 107.5
-    assert per_step(EqualTime(4), at_times(100, 102, 103, 104, 105, 107, 108, 109)) == [2, 2, 2, 2]
+    (EqualTime(4), (100, 102, 103, 104, 105, 107, 108, 109), [2, 2, 2, 2]),
+    (EqualTime(3), (0, 8), [1, 0, 1]),  # the last event is in the last frame
+    (EqualTime(3), (7, 7), [2, 0, 0]),  # one microsecond
+    (EqualCount(3), range(7), [3, 2, 2]),  # floor(j * 3 / 7) = 0 0 0 1 1 2 2
+    (EqualCount(5), (1, 2), [1, 0, 1, 0, 0]),  # floor(0) = 0 and floor(5 / 2) = 2
+    (FixedDuration(3, 10), (0, 9, 10, 19, 20, 29, 30, 99), [2, 2, 2]),  # edges 0, 10, 20, 30
+    (FixedDuration(3, 10), (15,), [0, 1, 0]),
+    (FixedCount(2, 3), range(8), [3, 3]),  # what comes after is dropped
+    (FixedCount(3, 3), range(4), [3, 1, 0]),
+    (FixedDuration(None, 10), (0, 9, 10, 35), [2, 1, 0, 1]),
+    (FixedCount(None, 3), range(7), [3, 3, 1]),
+    (FixedCount(None, 3), range(6), [3, 3]),
+    # borders too late for any clock
+    (FixedDuration(3, 2**63), (5, 6, 2**62), [3, 0, 0]),
+    (FixedDuration(3, 2**61), (5, 6, 2**62), [2, 0, 1]),
+    (FixedCount(3, 2**63), (5, 6, 2**62), [3, 0, 0]),
+    (EqualTime(3), (5, 6, 2**62), [2, 0, 1]),
+]
 
 
-def test_equal_time_puts_the_last_event_in_the_last_frame():
-    assert per_step(EqualTime(3), at_times(0, 8)) == [1, 0, 1]
-
-
-def test_equal_time_of_one_microsecond_fills_the_first_frame():
-    assert per_step(EqualTime(3), at_times(7, 7)) == [2, 0, 0]
-
-
-def test_equal_count_differs_by_at_most_one_event_a_frame():
-    # 7 events in 3 frames: floor(j * 3 / 7) = 0 0 0 1 1 2 2
-    assert per_step(EqualCount(3), at_times(*range(7))) == [3, 2, 2]
-
-
-def test_equal_count_of_fewer_events_than_steps_leaves_frames_empty():
-    # 2 events in 5 frames: floor(0) = 0 and floor(5 / 2) = 2
-    assert per_step(EqualCount(5), at_times(1, 2)) == [1, 0, 1, 0, 0]
-
-
-def test_fixed_duration_starts_at_the_zero_of_the_clock_and_drops_what_comes_after():
-    # edges 0, 10, 20, 30
-    assert per_step(FixedDuration(3, 10), at_times(0, 9, 10, 19, 20, 29, 30, 99)) == [2, 2, 2]
-    assert per_step(FixedDuration(3, 10), at_times(15)) == [0, 1, 0]
-
-
-def test_fixed_count_fills_frame_after_frame_and_drops_the_rest():
-    assert per_step(FixedCount(2, 3), at_times(*range(8))) == [3, 3]
-    assert per_step(FixedCount(3, 3), at_times(*range(4))) == [3, 1, 0]
+@pytest.mark.parametrize(("binning", "times", "events"), BY_HAND, ids=str)
+def test_events_fall_into_the_frames_by_hand(binning, times, events):
+    assert binning(at_times(*times)).sum((1, 2, 3)).tolist() == events
 
 
 def test_off_events_are_in_plane_0_and_on_events_in_plane_1_at_row_y_and_column_x():
@@ -86,20 +78,13 @@ def test_off_events_are_in_plane_0_and_on_events_in_plane_1_at_row_y_and_column_
     assert (frames.dtype, frames.shape) == (np.uint16, (1, 2, 3, 5))
 
 
-def test_a_boolean_polarity_counts_like_a_number():
-    events = Events.from_arrays([0, 1, 2], [0, 1, 2], [0, 0, 0], [0, 1, 0], SENSOR)
-    boolean = Events(events.t, events.x, events.y, events.p.astype(bool), SENSOR)
-    assert np.array_equal(EqualTime(2)(events), EqualTime(2)(boolean))
-
-
 def in_numpy(events: Events, step: np.ndarray, steps: int) -> np.ndarray:
     """Every event's step, one place a pixel and step, and numpy's own counting."""
-    height, width = events.sensor
-    kept = int(np.searchsorted(step, steps))
-    place = ((step[:kept] * 2 + events.p[:kept]) * height + events.y[:kept]) * width + events.x[
-        :kept
-    ]
-    return np.bincount(place, minlength=steps * 2 * height * width).reshape(steps, 2, height, width)
+    shape = (steps, 2, *events.sensor)
+    kept = step < steps
+    place = (step[kept], *(getattr(events, name)[kept].astype(int) for name in "pyx"))
+    counts = np.bincount(np.ravel_multi_index(place, shape), minlength=np.prod(shape))
+    return counts.reshape(shape)
 
 
 @pytest.mark.parametrize("steps", [1, 7, 10])
@@ -136,55 +121,42 @@ def test_columns_that_are_read_only_strided_or_unaligned_count_like_any_others()
         assert np.array_equal(EqualTime(4)(Events(**columns, sensor=SENSOR)), EqualTime(4)(plain))
 
 
-def test_borders_too_late_for_any_clock_are_no_error():
-    events = at_times(5, 6, 2**62)
-    assert per_step(FixedDuration(3, 2**63), events) == [3, 0, 0]
-    assert per_step(FixedDuration(3, 2**61), events) == [2, 0, 1]
-    assert per_step(FixedCount(3, 2**63), events) == [3, 0, 0]
-    assert per_step(EqualTime(3), events) == [2, 0, 1]
+@given(recordings(), st.integers(1, 12), st.integers(1, 200), st.integers(1, 20))
+def test_every_event_is_counted_where_the_definition_says(events, steps, duration, count):
+    times, first = events.t.tolist(), int(events.t[0])
+    span, number = times[-1] + 1 - first, range(len(events))
+    for binning, step in (
+        (EqualTime(steps), [(t - first) * steps // span for t in times]),
+        (EqualCount(steps), [j * steps // len(events) for j in number]),
+        (FixedDuration(steps, duration), [t // duration for t in times]),
+        (FixedCount(steps, count), [j // count for j in number]),
+    ):
+        if min(step) < steps:  # else no event is in time, see below
+            assert np.array_equal(binning(events), counted_one_by_one(events, step, steps))
 
 
-@settings(deadline=None)
-@given(recordings(), st.integers(1, 12))
-def test_binnings_of_the_whole_recording_count_every_event_where_the_definition_says(events, steps):
-    span = int(events.t[-1]) + 1 - int(events.t[0])
-    by_time = [(int(t) - int(events.t[0])) * steps // span for t in events.t]
-    by_count = [j * steps // len(events) for j in range(len(events))]
-    for binning, step in ((EqualTime(steps), by_time), (EqualCount(steps), by_count)):
-        frames = binning(events)
-        assert frames.sum() == len(events)
-        assert np.array_equal(frames, counted_one_by_one(events, step, steps))
-
-
-@settings(deadline=None)
-@given(recordings(largest_t=90), st.integers(1, 12), st.integers(91, 200))
-def test_fixed_duration_counts_exactly_the_events_inside_its_frames(events, steps, duration):
-    frames = FixedDuration(steps, duration)(events)
-    assert frames.sum() == sum(int(t) < steps * duration for t in events.t)
-    assert np.array_equal(
-        frames, counted_one_by_one(events, [int(t) // duration for t in events.t], steps)
-    )
-
-
-@settings(deadline=None)
-@given(recordings(), st.integers(1, 12), st.integers(1, 20))
-def test_fixed_count_counts_the_first_steps_times_count_events(events, steps, count):
-    frames = FixedCount(steps, count)(events)
-    assert frames.sum() == min(len(events), steps * count)
-    assert np.array_equal(
-        frames, counted_one_by_one(events, [j // count for j in range(len(events))], steps)
-    )
-
-
-@settings(deadline=None)
 @given(recordings(), st.integers(1, 10), st.integers(1, 60), st.data())
 def test_causal_frames_do_not_change_when_the_recording_goes_on(events, steps, size, data):
     k = data.draw(st.integers(1, steps))
-    count = FixedCount(steps, size)
-    assert np.array_equal(count(events)[:k], count(events.head(k * size))[:k])
-    duration, cut = FixedDuration(steps, size), events.until(k * size)
-    if len(cut):
-        assert np.array_equal(duration(events)[:k], duration(cut)[:k])
+    for binning in (FixedCount(steps, size), FixedCount(None, size)):
+        assert np.array_equal(binning(events)[:k], binning(events.head(k * size))[:k])
+    cut = events.until(k * size)
+    for binning in (FixedDuration(steps, size), FixedDuration(None, size)):
+        if len(cut):
+            assert np.array_equal(binning(events)[: len(binning(cut))][:k], binning(cut)[:k])
+
+
+@given(recordings(), st.integers(1, 40), st.integers(1, 9))
+def test_an_open_binning_loses_no_event_and_begins_as_the_closed_one(events, size, steps):
+    for kind in (FixedDuration, FixedCount):
+        frames = kind(None, size)(events)
+        assert frames.sum() == len(events)
+        assert frames[-1].any()
+        if kind is FixedCount or events.t[0] < steps * size:
+            closed = kind(steps, size)(events)
+            shared = min(steps, len(frames))
+            assert np.array_equal(closed[:shared], frames[:shared])
+            assert not closed[shared:].any()
 
 
 @pytest.mark.parametrize("binning", [EqualTime(4), EqualCount(4)])
@@ -194,21 +166,6 @@ def test_frames_called_not_causal_do_change_when_the_recording_goes_on(binning):
     assert not np.array_equal(binning(events)[:2], binning(events.head(20))[:2])
 
 
-@pytest.mark.parametrize(
-    "binning", [EqualTime(2), EqualCount(2), FixedDuration(2, 5), FixedCount(2, 5)]
-)
-def test_an_empty_event_stream_is_refused_by_name(binning):
-    with pytest.raises(ValueError, match=f"{binning.name}: an empty event stream"):
-        binning(Events.from_arrays([], [], [], [], SENSOR))
-
-
-def test_a_clock_that_starts_far_from_zero_is_refused_with_a_way_out():
-    with pytest.raises(
-        ValueError, match=r"no event falls inside the frames, the first is at t = 20 us.*subtract"
-    ):
-        FixedDuration(2, 10)(at_times(20, 25))
-
-
 def test_a_count_above_65535_is_an_error_and_65535_is_not():
     assert EqualTime(1)(at_times(*[0] * 65_535)).max() == 65_535
     for counts in ([0] * 65_536, [*[0] * 70_000, *[9] * 140_000]):  # the last go round twice
@@ -216,24 +173,15 @@ def test_a_count_above_65535_is_an_error_and_65535_is_not():
             EqualTime(2)(at_times(*counts))
 
 
-@pytest.mark.parametrize(
-    ("column", "value"), [("x", 30_000), ("x", 8), ("y", 30_000), ("y", -1), ("p", 2)]
-)
+MOVED = [("x", 30_000), ("x", 8), ("y", 30_000), ("y", -1), ("p", 2)]
+
+
+@pytest.mark.parametrize(("column", "value"), MOVED)
 def test_an_event_that_was_moved_off_the_sensor_after_the_checks_is_refused(column, value):
     events = at_times(*range(9))
     getattr(events, column)[4] = value
-    with pytest.raises(
-        ValueError, match=r"an event is not on the sensor: these Events were written to after"
-    ):
+    with pytest.raises(ValueError, match="not on the sensor: these Events were written to after"):
         EqualTime(2)(events)
-
-
-@pytest.mark.parametrize("borders", [[0, 5, 10], [-1, 5], [0, 7, 3, 9], [5, 0]])
-def test_borders_that_are_none_are_refused(borders):
-    with pytest.raises(
-        ValueError, match=r"borders must never decrease and be in 0\.\.9, the number of events, got"
-    ):
-        count_events(at_times(*range(9)), np.array(borders))
 
 
 def test_naming_a_binning_does_not_wait_for_numba():
@@ -245,18 +193,21 @@ def test_naming_a_binning_does_not_wait_for_numba():
 
 
 def test_the_table_knows_every_binning_by_its_name_and_which_can_run_live():
-    assert {name: row.causal for name, row in BINNINGS.items()} == {
-        "equal_time": False,
-        "equal_count": False,
-        "fixed_duration": True,
-        "fixed_count": True,
-    }
-
-
-def test_a_description_builds_the_same_binning_again():
     for binning in (EqualTime(4), EqualCount(4), FixedDuration(4, 9), FixedCount(np.int64(4), 9)):
-        fields = binning.describe()
-        assert BINNINGS[fields.pop("name")](**fields) == binning
+        assert binning.causal is isinstance(binning, FixedDuration | FixedCount)
+        if binning.causal:
+            require_live(binning)
+        else:
+            with pytest.raises(ValueError, match=f"{binning.name} .* use fixed_duration or fixed"):
+                require_live(binning)
+
+
+@pytest.mark.parametrize(
+    "binning", [EqualTime(4), EqualCount(4), FixedDuration(4, 9), FixedCount(None, 9)], ids=str
+)
+def test_a_description_builds_the_same_binning_again(binning):
+    fields = binning.describe()
+    assert BINNINGS[fields.pop("name")](**fields) == binning
 
 
 # Frames of another size
@@ -268,14 +219,11 @@ CHANCE = np.random.default_rng(0)
 @pytest.mark.parametrize("size", [1, 2, 7, 48, 130])
 def test_both_interpolations_are_those_of_torch(shape, size):
     frames = CHANCE.integers(0, 60_000, shape).astype(np.uint16)
-    tensor = torch.as_tensor(frames.astype(np.float32))
-    assert np.array_equal(
-        resize(frames, size, "nearest"), interpolate(tensor, (size, size), mode="nearest").numpy()
-    )
-    expected = interpolate(
-        tensor.double(), (size, size), mode="bilinear", align_corners=True
-    ).numpy()
-    assert np.allclose(resize(frames, size, "bilinear"), expected, rtol=1e-5, atol=0.1)
+    tensor, sides = torch.as_tensor(frames.astype(np.float64)), (size, size)
+    nearest = interpolate(tensor, sides, mode="nearest")
+    bilinear = interpolate(tensor, sides, mode="bilinear", align_corners=True)
+    assert np.array_equal(resize(frames, size, "nearest"), nearest)
+    assert np.allclose(resize(frames, size, "bilinear"), bilinear, rtol=1e-5, atol=0.1)
 
 
 def test_two_pixels_become_three_by_hand():

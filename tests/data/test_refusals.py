@@ -26,6 +26,7 @@ from anystep.data.camera.simulate import (
     simulate_many,
 )
 from anystep.data.check import check_dataset
+from anystep.data.count import count_events
 from anystep.data.datasets import load_dataset
 from anystep.data.events.catalogue import find_recordings
 from anystep.data.frames import (
@@ -69,6 +70,8 @@ def one(t=0, x=0, y=0, sensor=(400, 400)) -> Events:
     return Events.from_arrays([t], [x], [y], [0], sensor)
 
 
+NONE = events((), (), (), ())
+MANY = events(*[[0] * 2000] * 4, sensor=(720, 1280))
 RECORDINGS = [
     (lambda: events(t=(0, 5, 4)), r"t\[2\] = 4 is earlier"),
     (lambda: events(t=(-1, 5, 6)), r"t\[0\] = -1 must be >= 0"),
@@ -88,6 +91,8 @@ RECORDINGS = [
     (lambda: events(sensor=34), r"sensor must be \(height, width\)"),
     (lambda: events(sensor=(2, 40_000)), r"sensor must be \(height, width\)"),
     (lambda: events().head(-1), "count must be >= 0, got -1"),
+    (lambda: Events(*[np.zeros(1)] * 4, (2, 3)), "t must be a numpy array of int64, got float64"),
+    (lambda: Events(*[[0]] * 4, (2, 3)), "t must be a numpy array of int64, got list"),
 ]
 FRAMES = [
     (lambda: EqualTime(0), "equal_time: steps must be a whole number >= 1, got 0"),
@@ -99,6 +104,17 @@ FRAMES = [
     (lambda: EqualTime(None), "only fixed_duration and fixed_count can"),
     (lambda: EqualCount(None), "only fixed_duration and fixed_count can"),
     (lambda: Direct(None), "only fixed_duration and fixed_count can"),
+    *(
+        (lambda make=make: make(2)(NONE), "an empty event stream")
+        for make in (EqualTime, EqualCount)
+    ),
+    (lambda: FixedDuration(2, 9)(NONE), "fixed_duration: an empty event stream"),
+    (lambda: FixedCount(2, 9)(NONE), "fixed_count: an empty event stream"),
+    (lambda: FixedDuration(2, 9)(one(t=20)), "the first is at t = 20 us.*subtract"),
+    (lambda: FixedDuration(None, 1)(one(t=10**9)), "needs 1000000001 frames of 400 x 400.*steps"),
+    (lambda: FixedCount(None, 1)(MANY), "fixed_count: the recording needs 2000 frames of 720 x"),
+    (lambda: count_events(events(), np.array([0, 3, 2])), r"borders must .* be in 0\.\.3"),
+    (lambda: count_events(events(), np.array([0, 4])), r"borders must .* be in 0\.\.3"),
     (lambda: Direct(2)(np.zeros((3, 3))), r"an image must be \(P, H, W\)"),
     (lambda: resize(IMAGES, 0, "nearest"), "size must be a whole number >= 1, got 0"),
     (lambda: resize(IMAGES, 2.0, "nearest"), "size must be a whole number >= 1, got 2.0"),
