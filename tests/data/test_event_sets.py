@@ -14,8 +14,10 @@ from anystep.data.datasets import DATASETS, about, load_dataset, options_of
 from anystep.data.events import layouts
 from anystep.data.events import stack as recordings
 from anystep.data.events.catalogue import find_recordings
+from anystep.data.events.stack import FrameSpec
 from anystep.data.frames import Direct, EqualCount, EqualTime, FixedCount, FixedDuration, resize
 from anystep.data.protocols import natural
+from anystep.data.recording import Events
 
 LIVE = FixedDuration(10, 30_000)
 PARTS = ("train", "val", "test")
@@ -127,6 +129,16 @@ def test_of_ncaltech101_the_pixels_in_use_are_stretched(tmp_path):
     assert np.array_equal(splits[name][0], counted(rows_of(name, 20, 20), 20)[..., ::2, ::2])
     with pytest.raises(ValueError, match="ncaltech101: size must be given, such as 48"):
         load("ncaltech101", tmp_path / "data", tmp_path, size=None)
+
+
+def test_frames_of_the_pixels_in_use_are_not_causal_whatever_cuts_the_recording():
+    events = Events.from_arrays([0, 9, 15], [0, 0, 7], [0, 7, 7], [1, 1, 1], (9, 9))
+    for tight in (False, True):
+        spec = FrameSpec(FixedDuration(None, 10), 4, "nearest", None, tight=tight)
+        assert spec.causal is not tight
+        early = spec.frames(events.until(10))
+        assert np.array_equal(spec.frames(events)[:1], early) is not tight
+    assert not FrameSpec(EqualTime(2), 4, "nearest", None).causal
 
 
 def test_frames_that_spikingjelly_cut_are_read_as_they_are(tmp_path):

@@ -37,7 +37,7 @@ from anystep.data.frames import (
     FixedDuration,
     resize,
 )
-from anystep.data.protocols import held_out, split
+from anystep.data.protocols import Split, Stratified, held_out, split, stratified
 from anystep.data.readers import gesture_segments
 from anystep.data.recording import Events
 from anystep.data.sets import FrameSet, FramesOf, ImageSet, RaggedSet
@@ -135,6 +135,7 @@ SETS = [
     (lambda: ImageSet(np.zeros((5, 3, 3)), [0] * 5, Direct(2)), r"ImageSet: images must be"),
     (lambda: FramesOf([(np.zeros(3), 0)], LIVE)[0], r"item 0 must be \(Events, label\), got nd"),
 ]
+SHARES = (0.6, 0.2, 0.2)
 PROTOCOLS = [
     (lambda: split("cifar10-dvs/last-10", [0]), "Did you mean 'cifar10-dvs/last-100'"),
     (lambda: split("random-90-10@x", [0]), "Did you mean 'random-90-10@0'"),
@@ -149,6 +150,17 @@ PROTOCOLS = [
     (lambda: split("cifar10-dvs/last-100", [0, 0], ids=["a/1", "a/1"]), "ids must differ"),
     (lambda: split("dvs-gesture/users", [0], ids=["user30_lab/0_0"]), "user01 to user29, got"),
     (lambda: split("dvs-gesture/users", [0], ids=["lab/0_0"]), "got 'lab/0_0'"),
+    (lambda: split("fold-6-of-5@0", [0] * 8), "K must be in 1..N and N >= 2, got 'fold-6-of-5@0'"),
+    (lambda: split("fold-1-of-1@0", [0] * 8), "N >= 2"),
+    (lambda: split("fold-0-of-5@0", [0] * 8), "unknown protocol"),
+    (lambda: split("fold-1-of-9@0", [0] * 8), "every class needs 9 samples or more, one has 8"),
+    (lambda: Stratified((0.5, 0.5, 0.5)), "with sum 1"),
+    (lambda: Stratified((1.0, 0.0, 0.0)), "three numbers > 0"),
+    (lambda: stratified([0] * 9, SHARES, name="a", ids=[1, 2]), "ids has 2 entries for 9 labels"),
+    (lambda: stratified([0] * 3, SHARES, name="a", ids=[1, 2, 2]), "ids must differ"),
+    (lambda: stratified([0], SHARES, name="a"), "Split a: val must hold at least one index"),
+    (lambda: Split("a", *np.array([[0], [1], [0]])), "train, val and test share a sample"),
+    (lambda: Split("a", *map(np.array, ([0, 0], [1], [2]))), "train names a sample twice"),
     (lambda: held_out([0, 0], [True], name="mine"), r"test must be \(2,\) like labels"),
     (lambda: load_dataset("digit-dvs", binning=LIVE), "Did you mean 'digits-dvs'"),
     (lambda: load_dataset("digits-dvs", binning=LIVE, pth="x"), "'pth' .* Did you mean 'path'"),
