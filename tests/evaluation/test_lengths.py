@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from moving_light import moving_light, ragged, recordings, small_model, trained
+from moving_light import moving_light, ragged, small_model, trained
 
 import anystep
 from anystep.data.datasets import DATASETS
 from anystep.data.loader import in_order
-from anystep.data.sets import RaggedSet
 from anystep.evaluation.evaluate import collect, score
 from anystep.evaluation.readout import hold, prefix_mean
 from anystep.sweep import steps_of
@@ -40,23 +39,14 @@ def test_a_recording_is_judged_as_it_is_alone_and_in_its_place(batch_size):
     for n, (frames, _) in enumerate(data):
         alone = collect(model, [(frames, 0)], features=1)
         np.testing.assert_allclose(said.logits[: len(frames), n], alone.logits[:, 0], atol=1e-5)
-        np.testing.assert_allclose(
-            prefix_mean(said.logits)[-1, n], alone.logits.mean(0)[0], atol=1e-5
-        )
+        decided = prefix_mean(said.logits)[-1, n]
+        np.testing.assert_allclose(decided, alone.logits.mean(0)[0], atol=1e-5)
         if n < 5:
             np.testing.assert_allclose(said.features[n], alone.features[0], atol=1e-5)
         spikes += len(frames) * np.array(list(alone.rates.values()))
         elements += len(frames)
     assert list(said.rates.values()) == pytest.approx(spikes / elements)
     assert score(said)["steps"] == len(said.logits)
-
-
-def test_a_set_that_knows_its_equal_lengths_is_judged_like_any_other():
-    plain = recordings(6)
-    same = RaggedSet(plain.frames.reshape(-1, *plain.frames.shape[2:]), [10] * 6, plain.labels)
-    one, other = (collect(small_model(), data, batch_size=4) for data in (plain, same))
-    assert np.array_equal(one.logits, other.logits)
-    assert other.lengths is None
 
 
 def test_chosen_frames_must_leave_every_recording_one():
