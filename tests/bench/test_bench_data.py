@@ -35,16 +35,14 @@ def test_data_counts_events_files_and_recordings_a_second(little_data):
     rows = {(row["group"], row["name"]): row for row in result["rows"]}
     for group, name, number, what in (
         ("reading .bin, 5000 events", "anystep", 5000, "events"),
-        ("reading AEDAT 2.0, 5000 events", "plain numpy", 5000, "events"),
         ("8 files of 4000 events, read and binned", "anystep", 8, "files"),
         ("4000 events", "anystep fixed_duration", 4000, "events"),
-        ("5000 events", "np.add.at", 5000, "events"),
         ("2 recordings, 128 x 128", "simulator, 2 threads", 2, "recordings"),
         ("4 images to frames, 34 x 34, 10000 us", "batched camera", 4, "recordings"),
     ):
         row = rows[group, name]
         assert row.keys() >= COLUMNS
-        assert row[f"{what}_per_s"] == pytest.approx(number / row["median_ms"] * 1000, rel=1e-2)
+        assert row[f"{what}_per_s"] == pytest.approx(number / row["median_ms"] * 1000, rel=0.05)
         assert row["threads"] == (2 if what == "recordings" else 1)
     assert set(rows["4000 events", "anystep fixed_duration"]["ratio_to"]) == {"np.add.at"}
     assert rows["4 recordings, 34 x 34", "simulator, 1 threads"]["threads"] == 1
@@ -69,12 +67,6 @@ def test_data_takes_no_time_if_what_is_compared_differs(
     monkeypatch.setattr(home, name, wrong)
     with pytest.raises(RuntimeError, match=message):
         run_bench("data", repeats=1, quick=True, pin=False)
-
-
-def test_no_binning_is_timed_if_it_counts_differently(monkeypatch):
-    monkeypatch.setattr(events, "_add_at", lambda recording: np.zeros(1))
-    with pytest.raises(RuntimeError, match="count differently"):
-        events._binning_rows(events.SMALL, None, ONCE)
 
 
 @pytest.mark.parametrize("name", event_files.FORMATS)
@@ -123,26 +115,17 @@ def fake_tonic(monkeypatch, off_by=0):
     monkeypatch.setitem(sys.modules, "tonic.transforms", SimpleNamespace(ToFrame=ToFrame))
 
 
-def test_tonic_takes_part_if_it_is_there_and_makes_the_same_frames(
-    little_data, monkeypatch, tmp_path
-):
+def test_tonic_takes_part_if_it_makes_the_same_frames(little_data, monkeypatch, tmp_path):
     fake_tonic(monkeypatch)
     tonic, left_out = events._tonic()
     assert left_out == {}
-    rows = [
-        *events._reading_rows(".bin", tmp_path, tonic, left_out, ONCE),
-        *events._reading_rows("AEDAT 2.0", tmp_path, tonic, left_out, ONCE),
-        *events._small_file_rows(tmp_path, tonic, ONCE),
-        *events._binning_rows(events.SMALL, tonic, ONCE),
-    ]
-    assert [row["group"] for row in rows if row["name"] == "tonic"] == [
-        "reading .bin, 5000 events",
-        "8 files of 4000 events, read and binned",
-        "4000 events",
-    ]
+    for rows in (
+        events._reading_rows(".bin", tmp_path, tonic, left_out, ONCE),
+        events._small_file_rows(tmp_path, tonic, ONCE),
+        events._binning_rows(events.SMALL, tonic, ONCE),
+    ):
+        assert "tonic" in {row["name"] for row in rows}
     fake_tonic(monkeypatch, off_by=1)
     assert events._tonic() == (None, {"tonic": "makes other frames"})
     monkeypatch.setitem(sys.modules, "tonic.transforms", SimpleNamespace())
-    none, why = events._tonic()
-    assert none is None
-    assert why["tonic"].startswith("AttributeError")
+    assert events._tonic()[1]["tonic"].startswith("AttributeError")
