@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +13,7 @@ from torch import nn
 from anystep.nn import norms
 from anystep.nn.layers import direct_encoding, is_stateful, is_static
 from anystep.nn.neurons import LIF
-from anystep.nn.norms import NORMS, BatchNorm, TDBatchNorm, TEBatchNorm
+from anystep.nn.norms import BatchNorm, TDBatchNorm, TEBatchNorm
 
 T, N = 3, 4
 MAKE = {  # every row, and its variants, as a test makes it
@@ -23,7 +22,6 @@ MAKE = {  # every row, and its variants, as a test makes it
     "tdbn": lambda channels, **more: TDBatchNorm(channels, **more),
     "tebn": lambda channels, **more: TEBatchNorm(channels, steps=T, **more),
 }
-every_norm = pytest.mark.parametrize("name", MAKE)
 
 
 def called(norm, x):
@@ -47,20 +45,16 @@ def assert_same_statistics(norm, other):
         close(getattr(norm, key), getattr(other, key))
 
 
-def test_every_row_of_the_table_is_made_here():
-    assert {type(make(2)) for make in MAKE.values()} == set(NORMS.values())
+@pytest.fixture(params=MAKE)
+def name(request):
+    return request.param
 
 
-@every_norm
-@pytest.mark.parametrize("training", [True, False])
-def test_a_norm_keeps_the_shape_and_the_dtype(name, training):
-    for dtype in (torch.float32, torch.float64):
-        norm = MAKE[name](2).to(dtype).train(training)
-        said = called(norm, sequence().to(dtype))
-        assert (said.shape, said.dtype) == ((T, N, 2, 5, 5), dtype)
+@pytest.fixture(params=[True, False])
+def training(request):
+    return request.param
 
 
-@pytest.mark.parametrize("training", [True, False])
 def test_batch_norm_is_that_of_the_flattened_batch(training):
     mine, theirs = scrambled(BatchNorm(2)), scrambled(nn.BatchNorm2d(2))
     for seed in range(3):
@@ -88,7 +82,6 @@ def test_batch_norm_in_training_by_hand():
     assert norm.num_batches_tracked == 1
 
 
-@every_norm
 def test_a_norm_in_eval_mode_is_torchs_on_every_step_alone(name):
     mine, theirs = scrambled(MAKE[name](2)), scrambled(nn.BatchNorm2d(2))
     called(mine, sequence())
@@ -100,8 +93,6 @@ def test_a_norm_in_eval_mode_is_torchs_on_every_step_alone(name):
     close(called(mine, x), expected)
 
 
-@every_norm
-@pytest.mark.parametrize("training", [True, False])
 def test_gradients_are_those_of_finite_differences(name, training):
     norm, x = scrambled(MAKE[name](2)), sequence(samples=2, size=2).requires_grad_(True)
     called(norm, sequence(seed=3))
@@ -116,34 +107,23 @@ def test_gradients_are_those_of_finite_differences(name, training):
     assert torch.autograd.gradcheck(function, (x, *norm.parameters()))
 
 
-@every_norm
-@pytest.mark.parametrize("training", [True, False])
-def test_a_norm_works_in_the_memory_format_that_it_is_given(name, training):
-    x = sequence().flatten(0, 1).to(memory_format=torch.channels_last)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_norm_keeps_the_shape_the_dtype_and_the_memory_format(name, training, dtype):
+    x = sequence().to(dtype).flatten(0, 1).to(memory_format=torch.channels_last)
     x = x.unflatten(0, (T, N)).requires_grad_(True)
-    norm = MAKE[name](2).double().train(training)
-    y = called(norm, x)
+    y = called(MAKE[name](2).to(dtype).train(training), x)
     y.backward(torch.ones_like(y))
+    assert (y.shape, y.dtype) == (x.shape, dtype)
     for each in (y, x.grad):
         assert each.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
 
 
-@every_norm
-@pytest.mark.parametrize("training", [True, False])
 def test_a_static_image_is_normalised_as_its_copies_are(name, training):
     once, dense = (scrambled(MAKE[name](2)).train(training) for _ in range(2))
     x = direct_encoding(sequence(steps=1)[0], T)
     assert is_static(x)
     close(called(once, x), called(dense, x.contiguous()))
     assert_same_statistics(once, dense)
-
-
-@every_norm
-def test_the_place_before_an_addition_is_asked_for_by_keyword_and_changes_the_start_only(name):
-    usual, before = MAKE[name](3), MAKE[name](3, before_addition=True)
-    assert usual.state_dict().keys() == before.state_dict().keys()
-    assert torch.equal(before.weight, usual.weight / math.sqrt(2)) == (name == "tdbn")
-    assert torch.equal(before.bias, usual.bias)
 
 
 # Statistics of each step apart
@@ -176,15 +156,6 @@ def test_statistics_of_each_step_apart_are_not_those_of_all_steps():
     # means 2 then 20, from 0, and variances 2 then 200, from 1: half way each time
     assert apart.running_mean.item() == 0.5 * 1.0 + 0.5 * 20.0
     assert apart.running_var.item() == 0.5 * 1.5 + 0.5 * 200.0
-
-
-def test_static_images_move_the_statistics_of_each_step_apart_once_a_step():
-    mine, theirs = BatchNorm(2, per_step=True).double(), nn.BatchNorm2d(2).double()
-    x = sequence(steps=1)[0]
-    assert is_static(mine(direct_encoding(x, T)))
-    by_step([x] * T, theirs)
-    assert mine.num_batches_tracked == T
-    assert_same_statistics(mine, theirs)
 
 
 # Several processes: two threads that meet where processes would; `test_processes` has real ones
@@ -261,12 +232,6 @@ def test_the_scale_of_tdbn_starts_at_alpha_times_the_threshold(options, expected
     norm = TDBatchNorm(3, **options)
     torch.testing.assert_close(norm.weight.detach(), torch.full((3,), expected))
     assert (norm.bias == 0).all()
-
-
-def test_two_branches_before_an_addition_are_as_wide_as_one_elsewhere():
-    x, y = (sequence(steps=40, samples=20, seed=seed) for seed in (1, 2))
-    both = sum(TDBatchNorm(2, before_addition=True).double()(each) for each in (x, y))
-    assert both.std().item() == pytest.approx(TDBatchNorm(2).double()(x).std().item(), rel=0.02)
 
 
 def test_the_default_scale_of_tdbn_makes_both_forms_of_braincogs_neuron_fire_alike():
