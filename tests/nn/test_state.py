@@ -4,23 +4,14 @@ are in the model contract.
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 import torch
-from little import close, close_all, in_chunks, same
-from little import frames as drawn
+from little import close_all, frames, in_chunks, same
 from little import network as small
 from torch import nn
 
-from anystep.nn.activations import ReLU
-from anystep.nn.layers import Carry, is_stateful, stateful_modules
 from anystep.nn.models.base import StepModel
 from anystep.nn.neurons import LIF
-
-
-def frames(samples=2):
-    return drawn(6, samples)
 
 
 class TwoNeurons(StepModel):
@@ -46,41 +37,13 @@ def test_rest_is_a_membrane_a_layer_with_a_row_a_sample_at_v_init():
 
 
 def test_a_rest_may_be_written_to_and_neither_another_one_nor_a_call_notices():
-    model = small().eval()
-    before, state, other = model(frames()), model.rest(2), model.rest(2)
+    model, x = small().eval(), frames(samples=2)
+    before, state, other = model(x), model.rest(2), model.rest(2)
     state[0][1] += 0.25
     assert (state[0][0] == 0).all()
     assert (state[0][1] == 0.25).all()
     assert (other[0] == 0).all()
-    same([model(frames())], [before])
-
-
-def test_a_neuron_may_share_one_number_among_all_its_membranes_at_rest():
-    neuron = LIF(shape=(3, 4), v_init=0.25)
-    shared = neuron.shared_rest(2, dtype=torch.float64)
-    assert shared.stride() == (0, 0, 0)
-    assert torch.equal(shared, neuron.rest(2, dtype=torch.float64))
-    x = torch.rand(5, 2, 3, 4, dtype=torch.float64)
-    same(neuron(x, shared), neuron(x, shared.clone()))
-
-
-def test_no_samples_are_a_batch_too():
-    model = small().eval()
-    logits, state = model.advance(frames(samples=0), model.rest(0))
-    assert logits.shape == (6, 0, 5)
-    assert all(len(rows) == 0 for rows in state)
-
-
-def test_a_call_starts_at_rest():
-    model = small().eval()
-    assert torch.equal(model(frames()), model.advance(frames(), model.rest(2))[0])
-
-
-def test_a_state_survives_being_saved():
-    model, x = small().eval(), frames()
-    _, state = model.advance(x[:2], model.rest(2))
-    saved = pickle.loads(pickle.dumps(state))
-    assert torch.equal(model.advance(x[2:], saved)[0], model.advance(x[2:], state)[0])
+    same([model(x)], [before])
 
 
 def test_gradients_of_a_chunked_pass_are_those_of_the_whole():
@@ -90,24 +53,21 @@ def test_gradients_of_a_chunked_pass_are_those_of_the_whole():
     close_all(*gradients, 1e-10)
 
 
+def test_no_samples_are_a_batch_too():
+    model = small().eval()
+    logits, state = model.advance(frames(samples=0), model.rest(0))
+    assert logits.shape == (6, 0, 5)
+    assert all(len(rows) == 0 for rows in state)
+
+
 def test_a_detached_state_cuts_the_gradient_and_keeps_the_values():
-    model, x = small().eval(), frames().requires_grad_(True)
+    model, x = small().eval(), frames(samples=2).requires_grad_(True)
     _, state = model.advance(x[:3], model.rest(2))
     kept, _ = model.advance(x[3:], state)
     cut, _ = model.advance(x[3:], tuple(rows.detach() for rows in state))
     assert torch.equal(kept, cut)
     assert torch.autograd.grad(kept.square().sum(), x, retain_graph=True)[0][:3].abs().max() > 0
     assert (torch.autograd.grad(cut.square().sum(), x)[0][:3] == 0).all()
-
-
-# Carry
-
-
-def test_stateful_layers_are_those_that_say_how_they_rest():
-    assert is_stateful(LIF())
-    assert not is_stateful(ReLU())
-    names = [name for name, _ in stateful_modules(small())]
-    assert names == ["stages.0.0.neuron", "stages.0.1.neuron", "stages.1.0.neuron"]
 
 
 @pytest.mark.parametrize(
@@ -126,16 +86,3 @@ def test_a_layer_used_out_of_order_or_twice_or_not_at_all_raises(order, message)
     assert TwoNeurons(["first", "second"])(x).shape == (3, 2, 4)
     with pytest.raises(RuntimeError, match=message):
         TwoNeurons(order)(x)
-
-
-def test_carry_hands_each_layer_its_own_part_and_collects_what_comes_back():
-    first, second = LIF(shape=(2,)), LIF(shape=(2,))
-    before = (torch.tensor([[0.1, 0.2]]), torch.tensor([[0.3, 0.4]]))
-    carry = Carry([("a", first), ("b", second)], before)
-    x = torch.zeros(1, 1, 2)
-    assert torch.equal(carry(ReLU(), x - 1.0), x)  # a layer without memory passes by
-    carry(first, x)
-    carry(second, x)
-    # nothing comes in and nothing fires: each membrane is halved
-    for after, rows in zip(carry.done(), before, strict=True):
-        close(after, rows / 2, 1e-6)

@@ -56,19 +56,15 @@ COPIES = {"clone", "copy_", "_to_copy", "contiguous", "cat", "stack", "expand_co
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_first_convolution_sees_an_image_once_and_the_others_see_every_step(training):
-    model = network().train(training)
+    model, x = network().train(training), direct_encoding(images(), 6)
     seen = batches(model)
-    model(direct_encoding(images(), T))
-    assert seen == [N, T * N, T * N]
-
-
-def test_a_chunk_of_a_stream_of_a_static_image_is_convolved_once_too():
-    model, x = network().eval(), direct_encoding(images(), 6)
     with torch.no_grad():
-        whole, seen = model(x.contiguous()), batches(model)
-        close(in_chunks(model, x, [3, 1, 2])[0], whole)
-    assert seen[::3] == [N, N, N]
-    assert seen[1::3] == [3 * N, N, 2 * N]
+        whole = model(x)
+        assert seen == [N, 6 * N, 6 * N]
+        if not training:
+            close(in_chunks(model, x, [3, 1, 2])[0], whole)
+            assert seen[3::3] == [N, N, N]
+            assert seen[4::3] == [3 * N, N, 2 * N]
 
 
 @pytest.mark.parametrize("neuron", [*NEURONS, *ACTIVATIONS])
@@ -105,20 +101,10 @@ def test_what_is_static():
     assert not is_static(direct_encoding(x, 1))
     assert not is_static(direct_encoding(x, 3).contiguous())
     assert not is_static(torch.empty(3, 0, 2, 8, 8))
+    assert not is_static(direct_encoding(x, 3).detach().requires_grad_(True))  # a step's is its own
 
 
-def test_static_frames_that_ask_for_a_gradient_get_one_for_each_step():
-    convolution = nn.Conv2d(2, 3, 3).double()
-    weights = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64).reshape(3, 1, 1, 1, 1)
-    x = direct_encoding(images(), 3).detach().requires_grad_(True)
-    y = x.detach().contiguous().requires_grad_(True)
-    for leaf in (x, y):
-        (fold(convolution, leaf) * weights).sum().backward()
-    close(x.grad, y.grad)
-    assert x.grad[2].abs().max() > x.grad[0].abs().max()
-
-
-def test_first_and_second_derivatives_through_a_static_fold_are_right():
+def test_derivatives_through_a_static_fold_are_right():
     convolution = nn.Conv2d(1, 2, 2).double()
     x = images(samples=1, channels=1, size=3).requires_grad_(True)
     weights = torch.arange(1.0, 4.0, dtype=x.dtype).reshape(3, 1, 1, 1, 1)
@@ -126,26 +112,16 @@ def test_first_and_second_derivatives_through_a_static_fold_are_right():
     def cubed(x):
         return fold(torch.tanh, fold(convolution, direct_encoding(x, 3))) ** 3 * weights
 
+    def dense(x):
+        y = torch.tanh(functional.conv2d(x, convolution.weight, convolution.bias))
+        return y.expand(3, -1, -1, -1, -1) ** 3 * weights
+
     assert torch.autograd.gradcheck(cubed, (x,))
     assert torch.autograd.gradgradcheck(cubed, (x,))
     # a gradient that is itself the same at every step
     assert torch.autograd.gradcheck(lambda x: cubed(x).sum(), (x,))
-
-
-def test_torch_func_goes_through_a_static_fold():
-    convolution, x = nn.Conv2d(2, 3, 3).double(), images(size=4)
-
-    def once(x):
-        return fold(torch.tanh, fold(convolution, direct_encoding(x, 3))).square()
-
-    def dense(x):
-        y = torch.tanh(functional.conv2d(x, convolution.weight, convolution.bias)).square()
-        return y.expand(3, -1, -1, -1, -1)
-
-    gradients = (torch.func.grad(lambda x, f=f: f(x).sum())(x) for f in (once, dense))
-    close(*gradients)
-    close(torch.func.jacrev(once)(x[:1]), torch.func.jacrev(dense)(x[:1]))
-    close(torch.func.vmap(once)(x[:, None]), torch.func.vmap(dense)(x[:, None]))
+    close(torch.func.jacrev(cubed)(x), torch.func.jacrev(dense)(x))
+    close(torch.func.vmap(cubed)(x[:, None]), torch.func.vmap(dense)(x[:, None]))
 
 
 def test_the_gradient_of_a_static_fold_is_laid_out_like_that_of_its_steps():
@@ -176,21 +152,41 @@ def test_a_compiled_network_and_an_exported_one_take_static_images():
 def test_batch_norm_over_folded_time_copies_nothing(layout, training):
     x = images(T * N).contiguous(memory_format=layout).unflatten(0, (T, N)).requires_grad_(True)
     gradient = torch.ones_like(x)
-    assert fold(lambda each: each, x).data_ptr() == x.data_ptr()
     norm = BatchNorm(2).double().train(training)
     with Operators() as ran:
         y = norm(x)
         y.backward(gradient)
     assert "native_batch_norm_backward" in ran.names
     assert not COPIES & set(ran.names)
-    assert y.flatten(0, 1).is_contiguous(memory_format=layout)
-    assert x.grad.flatten(0, 1).is_contiguous(memory_format=layout)
-
-
-def test_a_copy_would_be_noticed():
-    with Operators() as ran:
-        fold(lambda each: each, images().unflatten(0, (2, 2)).transpose(0, 1))
+    for each in (y, x.grad):
+        assert each.flatten(0, 1).is_contiguous(memory_format=layout)
+    with Operators() as ran:  # a copy would be noticed
+        fold(lambda each: each, x.transpose(0, 1))
     assert COPIES & set(ran.names)
+
+
+def test_training_and_judging_images_is_that_of_their_copies_with_one_convolution_an_update():
+    once, dense = network(dtype=torch.float32), network(dtype=torch.float32)
+    plan = Plan(epochs=2, batch_size=N, lr=1e-3, warmup_epochs=0)
+    told, seen = [], batches(once)
+    for model, data in ((once, Pictures()), (dense, Pictures(copies=True))):
+        options = {"plan": plan, "fabric": make_fabric(accelerator="cpu"), "validation": data}
+        state = fit(start(model, plan), data, method=create_method("tks"), **options)
+        told.append([row["train_loss"] for row in state.history])
+    assert told[0] == pytest.approx(told[1], rel=1e-4)
+    assert seen[::3] == [N] * 2 * (2 + 2)  # epochs x (updates + batches of validation)
+    assert set(seen[1::3] + seen[2::3]) == {T * N}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)  # the images are float32
+def test_judging_images_is_that_of_their_copies_with_one_convolution_a_batch(dtype):
+    model = network(dtype=dtype)
+    seen = batches(model)
+    told = collect(model, Pictures(), batch_size=N)
+    assert seen == [N, T * N, T * N] * 2
+    theirs = collect(model, Pictures(copies=True))
+    np.testing.assert_allclose(told.logits, theirs.logits, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(told.labels, theirs.labels)
 
 
 class Pictures:
@@ -205,38 +201,3 @@ class Pictures:
     def __getitem__(self, index):
         shown = np.broadcast_to(self.images[index], (T, 2, 8, 8))
         return shown.copy() if self.copies else shown, index % 3
-
-
-def fitted(data, model, **options):
-    plan = Plan(epochs=2, batch_size=N, lr=1e-3, warmup_epochs=0)
-    options |= {"plan": plan, "fabric": make_fabric(accelerator="cpu")}
-    return fit(start(model, plan), data, method=create_method("tks"), **options)
-
-
-def test_training_on_images_convolves_each_once_an_update():
-    model = network(dtype=torch.float32)
-    seen = batches(model)
-    fitted(Pictures(), model, validation=Pictures())
-    first, others = seen[::3], seen[1::3] + seen[2::3]
-    assert set(first) == {N}
-    assert len(first) == 2 * (2 + 2)  # epochs x (updates + batches of validation)
-    assert set(others) == {T * N}
-
-
-def test_training_and_judging_images_is_that_of_their_copies():
-    once, dense = network(dtype=torch.float32), network(dtype=torch.float32)
-    losses = [
-        [row["train_loss"] for row in fitted(data, model).history]
-        for data, model in ((Pictures(), once), (Pictures(copies=True), dense))
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    told, theirs = collect(once, Pictures()), collect(once, Pictures(copies=True))
-    np.testing.assert_allclose(told.logits, theirs.logits, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(told.labels, theirs.labels)
-
-
-def test_judging_images_in_another_dtype_convolves_each_once():
-    model = network()
-    seen = batches(model)
-    collect(model, Pictures(), batch_size=N)
-    assert seen == [N, T * N, T * N] * 2
