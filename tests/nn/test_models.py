@@ -8,8 +8,7 @@ from little import close
 from torch import nn
 
 from anystep.nn.models import create_model
-from anystep.nn.neurons import LIF, PLIF
-from anystep.nn.norms import BatchNorm
+from anystep.nn.neurons import LIF
 
 
 def small(name="vgg_snn", **options):
@@ -19,7 +18,9 @@ def small(name="vgg_snn", **options):
 
 def test_the_published_network_is_eight_convolutions_four_pools_and_one_linear_layer():
     with torch.device("meta"):
-        model = create_model("vgg_snn", num_classes=10, input_size=48)
+        model, vgg9 = (
+            create_model(name, num_classes=10, input_size=48) for name in ("vgg_snn", "vgg9")
+        )
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert [(m.in_channels, m.out_channels) for m in convolutions] == [
         (2, 64), (64, 128), (128, 256), (256, 256), (256, 512), (512, 512), (512, 512), (512, 512),
@@ -30,6 +31,17 @@ def test_the_published_network_is_eight_convolutions_four_pools_and_one_linear_l
     neurons = [m for m in model.modules() if isinstance(m, LIF)]
     assert [m.shape[0] for m in neurons] == [64, 128, 256, 256, 512, 512, 512, 512]
     assert [m.shape[1] for m in neurons] == [48, 48, 24, 24, 12, 12, 6, 6]
+    assert [p.shape for p in vgg9.parameters()] == [p.shape for p in model.parameters()]
+
+
+def test_the_neuron_and_the_norm_of_each_layer_are_its_own_and_get_their_arguments():
+    plif = {"name": "plif", "tau": 4.0, "v_threshold": 1.0}
+    model = small(neuron=plif, norm={"name": "bn", "momentum": 0.3})
+    (first,), (second,) = model.stages
+    assert first.neuron.w is not second.neuron.w
+    for block in (first, second):
+        assert (block.neuron.tau, block.neuron.v_threshold) == (4.0, 1.0)
+        assert block.norm.momentum == 0.3
 
 
 def test_one_step_of_a_network_by_hand():
@@ -46,33 +58,6 @@ def test_one_step_of_a_network_by_hand():
     logits, (membrane,) = model.advance(frames, model.rest(1))
     assert logits.item() == pytest.approx(3.0 * (2 / 4) + 0.5)  # two spikes of four, averaged
     close(membrane[0, 0], torch.tensor([[0.0, 0.5], [0.0, 0.0]]), 1e-4)
-
-
-def test_the_neuron_and_the_norm_get_their_own_arguments():
-    plif = {"name": "plif", "tau": 4.0, "v_threshold": 1.0}
-    model = small(neuron=plif, norm={"name": "bn", "momentum": 0.3})
-    neurons = [m for m in model.modules() if isinstance(m, PLIF)]
-    norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
-    assert [(m.tau, m.v_threshold) for m in neurons] == [(4.0, 1.0)] * 2
-    assert [m.momentum for m in norms] == [0.3] * 2
-    assert neurons[0].w is not neurons[1].w
-
-
-def test_equal_seeds_give_equal_weights_and_other_seeds_do_not():
-    def weights(seed):
-        torch.manual_seed(seed)
-        return torch.cat([p.flatten() for p in small().parameters()])
-
-    assert torch.equal(weights(0), weights(0))
-    assert not torch.equal(weights(0), weights(1))
-
-
-def test_vgg9_is_read_as_nine_layers_with_weights_and_a_pool_after_each_stage():
-    with torch.device("meta"):
-        model = create_model("vgg9", num_classes=10, input_size=48)
-    weighted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    assert [m.weight.shape[0] for m in weighted] == [64, 128, 256, 256, 512, 512, 512, 512, 10]
-    assert model.classifier.in_features == 512 * 3 * 3
 
 
 def test_vgg9_pools_by_average_or_maximum():

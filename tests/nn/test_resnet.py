@@ -27,7 +27,6 @@ RESIDUAL = {
     "sew_resnet19": {"stem": 3, "stages": [[4, 2], [6, 1]]},
     "sew_resnet50": {"stages": [[2, 2], [3, 1]]},
 }
-every_kind = pytest.mark.parametrize("kind", RESIDUAL)
 
 
 def small(kind, *, size=9, **options):
@@ -70,16 +69,22 @@ def on_meta(name, **options):
 # --- a plain loop over the layers, which knows only the state dict and where the strides are ---
 
 
+@pytest.fixture(params=RESIDUAL)
+def kind(request):
+    return request.param
+
+
 def conv_norm(weights, name, x, stride=1):
     """Convolution and eval-mode norm of a list of steps."""
     kernel = weights[f"{name}.conv.weight"]
     options = {"stride": stride, "padding": kernel.shape[-1] // 2}
-    return [norm(weights, name, functional.conv2d(step, kernel, **options)) for step in x]
+    return norm(weights, name, [functional.conv2d(step, kernel, **options) for step in x])
 
 
 def norm(weights, name, x):
     keys = ("running_mean", "running_var", "weight", "bias")
-    return functional.batch_norm(x, *(weights[f"{name}.norm.{key}"] for key in keys))
+    parameters = [weights[f"{name}.norm.{key}"] for key in keys]
+    return [functional.batch_norm(step, *parameters) for step in x]
 
 
 def linear(weights, name, x):
@@ -109,7 +114,7 @@ def plain_residual(weights, x, strides):
         if f"{block}.shortcut.conv.weight" in weights:
             x = conv_norm(weights, f"{block}.shortcut", x, stride)
         elif f"{block}.shortcut.norm.weight" in weights:
-            x = [norm(weights, f"{block}.shortcut", step) for step in x]
+            x = norm(weights, f"{block}.shortcut", x)
         x = lif(plus(y, x))
     return x
 
@@ -119,9 +124,8 @@ def plain_sew(weights, x, strides, *, large):
     if large:
         x = [functional.max_pool2d(step, 3, stride=2, padding=1) for step in x]
     for number, stride in enumerate(strides):
-        block = f"blocks.{number}"
+        block, y = f"blocks.{number}", x
         layers = sum(f"{block}.body." in key and "conv.weight" in key for key in weights)
-        y = x
         for layer in range(layers):
             strided = layer == (1 if layers == 3 else 0)
             y = lif(conv_norm(weights, f"{block}.body.{layer}", y, stride if strided else 1))
@@ -131,8 +135,7 @@ def plain_sew(weights, x, strides, *, large):
     return x
 
 
-@every_kind
-def test_a_network_is_what_a_plain_loop_over_its_layers_says(kind):
+def test_a_network_is_what_a_plain_loop_over_its_layers_says_fused_or_not(kind):
     model, x, strides = small(kind), list(counts(9)), (1, 1, 2)
     weights = model.state_dict()
     large = kind in ("sew_resnet18", "sew_resnet50")
@@ -144,11 +147,13 @@ def test_a_network_is_what_a_plain_loop_over_its_layers_says(kind):
     if not large:
         features = lif(linear(weights, "hidden.linear", features))
     assert torch.stack(features).std() > 0.05
-    with torch.no_grad():
-        close(model(counts(9)), torch.stack(linear(weights, "classifier", features)))
-
-
-# --- topology ---
+    expected = torch.stack(linear(weights, "classifier", features))
+    fused = fuse_model(model)
+    for each in (model, fused):
+        with torch.no_grad():
+            close(each(counts(9)), expected)
+    left = [name for name, m in fused.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all("shortcut" in name for name in left)
 
 
 @pytest.mark.parametrize("stem", [64, 128])
@@ -186,10 +191,6 @@ def test_neurons_have_the_sides_of_the_published_network(name, size, expected):
     assert [(len(list(same)), side) for side, same in groupby(sides)] == expected
 
 
-# --- what is added ---
-
-
-@every_kind
 def test_spikes_are_zero_or_one_and_rates_stay_between_though_sew_blocks_add_up_to_more(kind):
     model, largest = small(kind), []
     for block in model.blocks:
@@ -197,7 +198,6 @@ def test_spikes_are_zero_or_one_and_rates_stay_between_though_sew_blocks_add_up_
     with torch.no_grad(), firing_rates(model) as rates:
         model(counts(9))
     assert all(0 < rate < 1 for rate in rates.mean().values())
-    assert len(rates.mean()) == sum(isinstance(m, LIF) for m in model.modules())
     assert largest == ([2.0, 3.0, 2.0] if "sew" in kind else [1.0, 1.0, 1.0])
 
 
@@ -205,43 +205,36 @@ def test_spikes_are_zero_or_one_and_rates_stay_between_though_sew_blocks_add_up_
 def test_norms_know_whether_they_stand_before_an_addition(name, stem):
     options = {"stem": stem, "stages": [[4, 2], [6, 1]], "norm": {"name": "tdbn", "v_threshold": 1}}
     model = create_model(name, num_classes=3, input_size=8, **options)
+    places = ["blocks.0.shortcut", "blocks.2.shortcut", *(f"blocks.{n}.second" for n in range(3))]
+    before = {f"{place}.norm" for place in [*places, *(["stem"] if stem == 4 else [])]}
     norms = {key: m for key, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    before = {f"blocks.{number}.second.norm" for number in range(3)}
-    before |= {"blocks.0.shortcut.norm", "blocks.2.shortcut.norm"}
-    before |= {"stem.norm"} if stem == 4 else set()
     smaller = {key for key, norm in norms.items() if norm.weight[0] < 0.9}
     assert smaller == (set() if name == "sew_resnet19" else before)
 
 
-# --- sizes, layout, inference ---
-
-
-@every_kind
 @pytest.mark.parametrize("size", [1, 2, 5, 8, 11])
 def test_any_side_will_do_and_neurons_know_theirs(kind, size):
     model, shapes = small(kind, size=size), []
-    layers = [layer for layer in model.modules() if isinstance(layer, LIF)]
-    for layer in layers:
-        layer.register_forward_hook(
-            lambda layer, inputs, y: shapes.append((layer.shape, tuple(y[0].shape[2:])))
-        )
+    for layer in model.modules():
+        if isinstance(layer, LIF):
+            layer.register_forward_hook(
+                lambda layer, inputs, y: shapes.append((layer.shape, tuple(y[0].shape[2:])))
+            )
     with torch.no_grad():
         model(counts(size))
-    assert len(shapes) == len(layers)
+    assert shapes
     assert all(said == seen for said, seen in shapes)
 
 
-@every_kind
 @pytest.mark.parametrize("neuron", ["lif", "relu"])
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
 def test_activations_and_gradients_stay_channels_last_without_a_copy(kind, neuron):
     model, layouts = small(kind, neuron=neuron).train(), []
 
     def look(*tensors):
-        layouts.append([each.is_contiguous(memory_format=torch.channels_last) for each in tensors])
+        layouts.extend(each.is_contiguous(memory_format=torch.channels_last) for each in tensors)
 
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    for layer in convolutions:
+    for layer in (m for m in model.modules() if isinstance(m, nn.Conv2d)):
         layer.register_forward_hook(lambda layer, inputs, y: look(inputs[0], y))
         layer.register_full_backward_hook(lambda layer, into, out: look(out[0]))
     x = counts(9).flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (5, 3))
@@ -252,13 +245,5 @@ def test_activations_and_gradients_stay_channels_last_without_a_copy(kind, neuro
         logits.square().sum().backward()
     # that of the spatial mean, where it meets the last neurons
     assert sum(name in COPIES for name in ran.names) <= 2
-    assert len(layouts) == 2 * len(convolutions)
-    assert all(all(each) for each in layouts)
-
-
-@every_kind
-def test_a_network_is_fused_for_inference(kind):
-    fused = fuse_model(small(kind))
-    assert fused.fusion_difference < 1e-12
-    left = [name for name, m in fused.named_modules() if isinstance(m, nn.BatchNorm2d)]
-    assert all("shortcut" in name for name in left)
+    assert layouts
+    assert all(layouts)

@@ -71,25 +71,6 @@ def test_a_spike_needs_an_overshoot_and_at_threshold_none():
     assert spike(u, Triangle(), at_threshold=True).tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize("name", SURROGATES)
-@pytest.mark.parametrize("at_threshold", [False, True])
-def test_the_gradient_of_a_spike_is_the_slope_times_what_arrives(name, at_threshold):
-    surrogate = SURROGATES[name]()
-    u = torch.linspace(-2, 2, 41, dtype=torch.float64, requires_grad=True)
-    arriving = torch.linspace(1, 3, 41, dtype=torch.float64)
-    spike(u, surrogate, at_threshold=at_threshold).backward(arriving)
-    assert torch.equal(u.grad, arriving * surrogate.slope(u.detach()))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("name", SURROGATES)
-def test_spike_and_slope_keep_the_dtype(name, dtype):
-    u = torch.tensor([-0.25, 0.25], dtype=dtype, requires_grad=True)
-    s = spike(u, SURROGATES[name]())
-    s.sum().backward()
-    assert s.dtype == u.grad.dtype == dtype
-
-
 def test_a_surrogate_is_found_by_itself_by_name_and_by_a_recipe_entry():
     gate = QuadraticGate(3.0)
     assert surrogate_of(gate) is gate
