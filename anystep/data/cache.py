@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,21 +47,6 @@ def _prepare(folder: Path) -> None:
         with suppress(OSError):  # another process may have been faster
             if time.time() - part.stat().st_mtime > ABANDONED_S:
                 part.unlink()
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that becomes `path` when it is whole; trouble says which file, and what to do."""
-    try:
-        with atomic_path(path) as temporary, temporary.open("wb+") as file:
-            yield file
-    except OSError as error:
-        if error.filename is not None and Path(error.filename).parent != path.parent:
-            raise  # what was read could not be read: the file says so itself
-        # numpy reports a full disk without an error number, so the text carries it all.
-        way_out = "Free some space or choose another folder with cache="
-        text = f"could not write {path}: {error.strerror or error}. {way_out}"
-        raise OSError(error.errno, text) from error
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
@@ -144,6 +129,23 @@ def _open(path: Path) -> NDArray[Any]:
     return array
 
 
+def _kept(path: Path, write: Callable[[IO[bytes]], None]) -> NDArray[Any]:
+    """The array in the file `path`, which `write` fills where it is not there."""
+    if not path.exists():
+        _prepare(path.parent)
+        try:
+            with atomic_path(path) as temporary, temporary.open("wb+") as file:
+                write(file)
+        except OSError as error:
+            if error.filename is not None and Path(error.filename).parent != path.parent:
+                raise  # what was read could not be read: the file says so itself
+            # numpy reports a full disk without an error number, so the text carries it all.
+            way_out = "Free some space or choose another folder with cache="
+            text = f"could not write {path}: {error.strerror or error}. {way_out}"
+            raise OSError(error.errno, text) from error
+    return _open(path)
+
+
 def cached_array(
     folder: str | os.PathLike[str], key: str, build: Callable[[], NDArray[Any]]
 ) -> NDArray[Any]:
@@ -156,13 +158,7 @@ def cached_array(
     Errors: a damaged file (its name: delete it); an OSError when the folder cannot be written or is
     full.
     """
-    path = cache_file(folder, key)
-    if not path.exists():
-        _prepare(path.parent)
-        array = np.asarray(build())
-        with _writing(path) as file:
-            _save(file, array)
-    return _open(path)
+    return _kept(cache_file(folder, key), lambda file: _save(file, np.asarray(build())))
 
 
 def cached_stack(
@@ -178,11 +174,7 @@ def cached_stack(
     value needs uint16.
     """
     path = cache_file(folder, key)
-    if not path.exists():
-        _prepare(path.parent)
-        with _writing(path) as file:
-            _write_rows(file, path, count, build())
-    return _open(path)
+    return _kept(path, lambda file: _write_rows(file, path, count, build()))
 
 
 def cached_ragged(
@@ -194,8 +186,8 @@ def cached_ragged(
     their own, <key>.lengths.npy, that is there before the rows appear.
     """
     path, beside = cache_file(folder, key), cache_file(folder, f"{key}.lengths")
-    if not path.exists():
-        _prepare(path.parent)
+
+    def write(file: IO[bytes]) -> None:
         lengths: list[int] = []
 
         def parts() -> Iterator[NDArray[Any]]:
@@ -204,14 +196,15 @@ def cached_ragged(
                 if row is not None:
                     yield from row
 
-        with _writing(path) as file:
-            _write_rows(file, path, None, parts())
-            with atomic_path(beside) as temporary, temporary.open("wb") as lengths_file:
-                _save(lengths_file, np.array(lengths, np.int64))
+        _write_rows(file, path, None, parts())
+        with atomic_path(beside) as temporary, temporary.open("wb") as lengths_file:
+            _save(lengths_file, np.array(lengths, np.int64))
+
+    frames = _kept(path, write)
     if not beside.exists():
         raise UsageError(f"cache: {path} has no {beside.name} beside it; delete it and run again")
-    frames, known = _open(path), np.array(_open(beside))
-    if known.dtype != np.int64 or known.ndim != 1 or known.sum() != len(frames):
+    lengths = np.array(_open(beside))
+    if lengths.dtype != np.int64 or lengths.ndim != 1 or lengths.sum() != len(frames):
         text = f"{beside} does not fit the {len(frames)} frames of {path.name}"
         raise UsageError(f"cache: {text}; delete both")
-    return frames, known
+    return frames, lengths

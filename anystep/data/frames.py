@@ -5,8 +5,7 @@ A binning makes frames of event counts from a recording; `Direct` shows an image
 A binning is a frozen record that is called with `Events` and gives counts (T, 2, H, W) uint16;
 plane 0 counts off events, plane 1 on events. It is `causal` if the frames can be made live:
 frames[:k] of a recording are then the frames of the recording cut after step k. A binning that
-must know the end of the recording before its first frame is not causal: what runs live refuses it
-with `require_live`, and it cannot leave `steps` open.
+must know the end of the recording before its first frame is not, and cannot leave `steps` open.
 """
 
 from __future__ import annotations
@@ -217,20 +216,6 @@ BINNINGS: dict[str, type[Binning]] = {
     row.name: row for row in (EqualTime, EqualCount, FixedDuration, FixedCount)
 }
 ENCODINGS: dict[str, type[Encoding]] = {**BINNINGS, Direct.name: Direct}
-
-
-def require_live(binning: Encoding) -> None:
-    """Refuse an encoding whose frames cannot be made live.
-
-    >>> require_live(EqualCount(10))
-    Traceback (most recent call last):
-    anystep._errors.UsageError: binning equal_count needs the end of a recording before its first
-    frame: live use fixed_duration or fixed_count
-    """
-    if not binning.causal:
-        instead = " or ".join(name for name, row in BINNINGS.items() if row.causal)
-        needs = "needs the end of a recording before its first frame"
-        raise UsageError(f"binning {binning.name} {needs}: live use {instead}")
 
 
 def _nearest(frames: NDArray[Any], size: int) -> NDArray[Any]:

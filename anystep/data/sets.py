@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,8 @@ from anystep._errors import UsageError
 from anystep.data.frames import Binning, Direct
 from anystep.data.protocols import Split
 from anystep.data.recording import Events
+
+PARTS = ("train", "val", "test")
 
 
 class MapStyle(Protocol):
@@ -93,20 +96,36 @@ def as_dataset(dataset: MapStyle) -> DataSet:
     return dataset if isinstance(dataset, DataSet) else _View(dataset)
 
 
-def _columns(
-    kind: str, count: int, labels: ArrayLike, ids: ArrayLike | None
-) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """The labels and ids of `count` samples."""
-    columns = np.asarray(labels), np.arange(count) if ids is None else np.asarray(ids)
-    for name, column in zip(("labels", "ids"), columns, strict=True):
-        if column.shape != (count,):
-            raise UsageError(f"{kind}: {name} must be ({count},), got {column.shape}")
-    if columns[0].dtype.kind not in "iu":
-        raise UsageError(f"{kind}: labels must be whole numbers, got {columns[0].dtype}")
-    return columns[0].astype(np.int64), columns[1]
+class _Stored(DataSet):
+    """M samples with a label and an id each, and what `columns` names: an entry a sample."""
+
+    labels: NDArray[np.int64]
+    ids: NDArray[Any]
+    columns: ClassVar[tuple[str, ...]]
+
+    def __init__(self, count: int, labels: ArrayLike, ids: ArrayLike | None) -> None:
+        given = np.asarray(labels)
+        self.ids = np.arange(count) if ids is None else np.asarray(ids)
+        kind = type(self).__name__
+        for name, column in (("labels", given), ("ids", self.ids)):
+            if column.shape != (count,):
+                raise UsageError(f"{kind}: {name} must be ({count},), got {column.shape}")
+        if given.dtype.kind not in "iu":
+            raise UsageError(f"{kind}: labels must be whole numbers, got {given.dtype}")
+        self.labels = given.astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: ArrayLike) -> Self:
+        """The samples `indices` (B,), in that order, over the same array."""
+        rows, view = np.asarray(indices), copy(self)
+        for name in ("labels", "ids", *self.columns):
+            setattr(view, name, getattr(self, name)[rows])
+        return view
 
 
-class FrameSet(DataSet):
+class FrameSet(_Stored):
     """Frames with labels, over an array or a memory-mapped file.
 
     frames   (M, T, P, H, W)
@@ -118,20 +137,16 @@ class FrameSet(DataSet):
     ((4, 10, 2, 34, 34), [3, 1], 1)
     """
 
-    labels: NDArray[np.int64]
-    ids: NDArray[Any]
+    columns = ("_rows",)
 
     def __init__(
         self, frames: NDArray[Any], labels: ArrayLike, ids: ArrayLike | None = None
     ) -> None:
         if frames.ndim != 5:
             raise UsageError(f"FrameSet: frames must be (M, T, P, H, W), got shape {frames.shape}")
-        self.labels, self.ids = _columns("FrameSet", len(frames), labels, ids)
+        super().__init__(len(frames), labels, ids)
         self._frames = frames
         self._rows = np.arange(len(frames))
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def __getitem__(self, index: int, /) -> tuple[NDArray[Any], int]:
         return np.asarray(self._frames[self._rows[index]]), int(self.labels[index])
@@ -147,16 +162,8 @@ class FrameSet(DataSet):
         whole = np.array_equal(self._rows, np.arange(len(self._frames)))
         return self._frames if whole else np.asarray(self._frames[self._rows])
 
-    def subset(self, indices: ArrayLike) -> FrameSet:
-        """The samples `indices` (B,), in that order, over the same array."""
-        rows = np.asarray(indices)
-        view = object.__new__(FrameSet)
-        view._frames, view._rows = self._frames, self._rows[rows]
-        view.labels, view.ids = self.labels[rows], self.ids[rows]
-        return view
 
-
-class RaggedSet(DataSet):
+class RaggedSet(_Stored):
     """Recordings of different length, one after another in one array or memory-mapped file.
 
     frames    (sum of the lengths, P, H, W)
@@ -172,8 +179,7 @@ class RaggedSet(DataSet):
     ([3, 2], [2])
     """
 
-    labels: NDArray[np.int64]
-    ids: NDArray[Any]
+    columns = ("_first", "lengths")
     lengths: NDArray[np.int64]
 
     def __init__(
@@ -189,12 +195,9 @@ class RaggedSet(DataSet):
         if self.lengths.min(initial=0) < 0 or self.lengths.sum() != len(frames):
             rule = f"lengths must be >= 0 with the sum {len(frames)}"
             raise UsageError(f"RaggedSet: {rule}, got {lengths!r}")
-        self.labels, self.ids = _columns("RaggedSet", len(self.lengths), labels, ids)
+        super().__init__(len(self.lengths), labels, ids)
         self._frames = frames
         self._first = np.cumsum(self.lengths) - self.lengths
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
     def __getitem__(self, index: int, /) -> tuple[NDArray[Any], int]:
         first, length = self._first[index], self.lengths[index]
@@ -202,16 +205,8 @@ class RaggedSet(DataSet):
             raise UsageError(f"RaggedSet: sample {self.ids[index]} has no frames")
         return np.asarray(self._frames[first : first + length]), int(self.labels[index])
 
-    def subset(self, indices: ArrayLike) -> RaggedSet:
-        """The recordings `indices` (B,), in that order, over the same array."""
-        rows = np.asarray(indices)
-        view = object.__new__(RaggedSet)
-        view._frames, view._first = self._frames, self._first[rows]
-        view.lengths, view.labels, view.ids = self.lengths[rows], self.labels[rows], self.ids[rows]
-        return view
 
-
-class ImageSet(DataSet):
+class ImageSet(_Stored):
     """Images with labels, each shown for T steps without a copy (a stride of 0 in time).
 
     images     (M, P, H, W)
@@ -220,8 +215,7 @@ class ImageSet(DataSet):
     ids        (M,) names or numbers of the images; None: 0, 1, ...
     """
 
-    labels: NDArray[np.int64]
-    ids: NDArray[Any]
+    columns = ("images",)
 
     def __init__(
         self,
@@ -232,19 +226,11 @@ class ImageSet(DataSet):
     ) -> None:
         if images.ndim != 4:
             raise UsageError(f"ImageSet: images must be (M, P, H, W), got shape {images.shape}")
-        self.labels, self.ids = _columns("ImageSet", len(images), labels, ids)
+        super().__init__(len(images), labels, ids)
         self.images, self.encoding = images, encoding
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitem__(self, index: int, /) -> tuple[NDArray[Any], int]:
         return self.encoding(self.images[index]), int(self.labels[index])
-
-    def subset(self, indices: ArrayLike) -> ImageSet:
-        """The images `indices` (B,), in that order."""
-        rows = np.asarray(indices)
-        return ImageSet(self.images[rows], self.labels[rows], self.encoding, self.ids[rows])
 
 
 class FramesOf(_View):
@@ -302,13 +288,13 @@ class Splits:
     first_frame: int = 0
 
     def __post_init__(self) -> None:
-        for part in ("train", "val", "test"):
+        for part in PARTS:
             object.__setattr__(self, part, as_dataset(getattr(self, part)))
 
     @classmethod
     def of(
         cls,
-        data: FrameSet | RaggedSet | ImageSet,
+        data: _Stored,
         parts: Split,
         classes: tuple[str, ...],
         *,
@@ -327,7 +313,7 @@ class Splits:
         if not 0 <= first < stop <= steps:
             rule = f"[first, stop] within the {steps} frames of a recording"
             raise UsageError(f"data.frames must be {rule}, got [{first}, {stop}]")
-        parts = (FrameRange(part, first, stop) for part in (self.train, self.val, self.test))
-        train, val, test = parts
-        skipped = self.first_frame + first
-        return replace(self, train=train, val=val, test=test, first_frame=skipped)
+        parts: dict[str, Any] = {
+            name: FrameRange(getattr(self, name), first, stop) for name in PARTS
+        }
+        return replace(self, first_frame=self.first_frame + first, **parts)

@@ -7,14 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-import anystep
-from anystep.data.augmentation.augment import Augmentation
-from anystep.data.augmentation.warps import Flip
-from anystep.data.camera.batched import Film, simulate_batch, turned
-from anystep.data.camera.cifar10_sim import CAMERA, MOTIONS, PIXELS, light_of
-from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, enlarge, saccade, simulate
+from anystep.data.camera.batched import simulate_batch, turned
+from anystep.data.camera.cifar10_sim import CAMERA, MOTIONS, light_of
+from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, saccade, simulate
 from anystep.data.frames import FixedDuration, resize
-from anystep.data.sets import FrameSet, ImageSet
 
 QUIET = Camera(sensor=(11, 13), threshold=0.15, mismatch=0.1, noise_hz=0.0, floor=0.05)
 PATH = saccade(60_000)
@@ -202,72 +198,10 @@ def test_the_gpu_counts_what_the_cpu_counts(paths):
     assert torch.equal(frames.cpu(), filmed(images, paths, replace(QUIET, noise_hz=10.0)))
 
 
-BINNING = FixedDuration(3, 20_000)
-FILM = Film(PATH, Camera(sensor=(16, 16), noise_hz=0.0), BINNING, pixels=12)
-
-
-def shown(images: torch.Tensor, steps: int = 3) -> torch.Tensor:
-    """What `Direct` makes of images (N, P, H, W)."""
-    return images.expand(steps, *images.shape)
-
-
-def test_film_makes_grey_and_sizes_and_films_each_image():
-    colours = torch.rand(4, 3, 6, 6, generator=chance(), dtype=torch.float64)
-    frames, y = replace(FILM, vary=False)(shown(colours), torch.arange(4), chance())
-    grey = np.tensordot([0.299, 0.587, 0.114], colours.numpy(), axes=(0, 1))
-    expected = exact(
-        torch.from_numpy(enlarge(grey, 12)), PATH, FILM.camera, steps=3, duration_us=20_000
-    )
-    assert y.tolist() == [0, 1, 2, 3]
-    assert frames.shape == (3, 4, 2, 16, 16)
-    assert np.array_equal(frames.numpy(), expected)
-    small, _ = replace(FILM, vary=False, size=8)(shown(colours), torch.arange(4), chance())
-    assert np.array_equal(small.numpy(), resize(expected, 8, "nearest"))
-
-
-def test_film_sees_what_the_recordings_of_cifar10_sim_saw():
-    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32)).astype(np.uint8)
-    path, camera, binning = (
-        MOTIONS["closed_loop"](),
-        replace(CAMERA, noise_hz=0.0),
-        FixedDuration(10, 120_000),
-    )
-    film = Film(path, camera, binning, pixels=PIXELS, size=48, vary=False)
-    frames, _ = film(shown(torch.from_numpy(images / 255)), torch.zeros(2), chance())
-    recordings = [binning(simulate(light_of(image), path, camera, seed=0)) for image in images]
-    assert np.array_equal(frames.numpy(), resize(np.stack(recordings, axis=1), 48, "nearest"))
-
-
-def test_film_gives_each_image_a_path_by_chance_and_the_same_for_the_same_seed():
-    image = torch.rand(1, 1, 12, 12, generator=chance()).expand(6, -1, -1, -1)
-    one, same, other = (FILM(shown(image), torch.zeros(6), chance(seed))[0] for seed in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    assert len({tuple(frames.flatten().tolist()) for frames in one.transpose(0, 1)}) == 6
-    plain = replace(FILM, vary=False)(shown(image), torch.zeros(6), chance())[0]
-    assert all(torch.equal(plain[:, 0], plain[:, k]) for k in range(6))
-
-
-def test_a_network_trains_on_batches_filmed_on_the_fly_and_is_tested_on_the_exact_camera():
-    images, labels = (
-        np.random.default_rng(0).random((16, 1, 12, 12)).astype(np.float32),
-        np.arange(16) % 2,
-    )
-    augment = Augmentation((Flip(), replace(FILM, pixels=None)))
-    train = ImageSet(images, labels, anystep.data.frames.Direct(3))
-    recordings = [
-        simulate(image[0], PATH, FILM.camera, seed=(0, i)) for i, image in enumerate(images)
-    ]
-    test = FrameSet(np.stack([BINNING(events) for events in recordings]), labels)
-    plan = anystep.Plan(epochs=1, batch_size=8)
-    model = anystep.create_model("vgg_snn", num_classes=2, in_planes=2, input_size=16, widths=[[4]])
-    state = anystep.fit(
-        anystep.start(model, plan),
-        train,
-        method=anystep.create_method("ce"),
-        plan=plan,
-        augment=augment,
-        validation=test,
-    )
-    assert len(state.history) == 1
-    assert anystep.collect(state.model, test).logits.shape == (3, 16, 2)
+def test_a_batch_sees_what_the_recordings_of_cifar10_sim_saw():
+    colours = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32)).astype(np.uint8)
+    path, camera = MOTIONS["closed_loop"](), replace(CAMERA, noise_hz=0.0)
+    images = torch.from_numpy(np.stack([light_of(each) for each in colours]))
+    frames = filmed(images, path, camera, steps=10, duration_us=120_000, size=48)
+    recorded = exact(images, path, camera, steps=10, duration_us=120_000)
+    assert np.array_equal(frames.numpy(), resize(recorded, 48, "nearest"))

@@ -13,7 +13,7 @@ from anystep.data.augmentation.augment import EventDrop, create_augmentation
 from anystep.data.augmentation.mixing import Mixup
 from anystep.data.augmentation.randaugment import RandAugment
 from anystep.data.augmentation.warps import Flip
-from anystep.data.camera.batched import Film, simulate_batch
+from anystep.data.camera.batched import simulate_batch
 from anystep.data.camera.cifar10_sim import simulate_dataset
 from anystep.data.camera.film import Setting, encode_bin, film_images
 from anystep.data.camera.simulate import (
@@ -44,7 +44,6 @@ from anystep.data.sets import FrameSet, FramesOf, ImageSet, RaggedSet
 
 QUIET, PATH, LIVE = Camera(sensor=(11, 13)), saccade(60_000), FixedDuration(3, 20_000)
 NINE = torch.rand(3, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-FILM = Film(PATH, QUIET, LIVE)
 SETTING = Setting(PATH, QUIET, 0, {})
 IMAGES = np.zeros((2, 9, 9))
 
@@ -55,11 +54,6 @@ def chance() -> torch.Generator:
 
 def batch(images=NINE, path=PATH, *, binning=LIVE, size=None) -> torch.Tensor:
     return simulate_batch(images, path, QUIET, binning=binning, generator=chance(), size=size)
-
-
-def film(*shape: int, value: float = 0.0, labels: int = 2):
-    images = torch.full(shape, value)
-    return FILM(images.expand(3, *shape) if len(shape) == 4 else images, torch.zeros(labels), None)
 
 
 def events(t=(0, 1, 2), x=(0, 1, 2), y=(0, 1, 0), p=(0, 1, 1), sensor=(2, 3)) -> Events:
@@ -204,14 +198,6 @@ CAMERAS = [
     (lambda: batch(binning=EqualTime(3)), "must be FixedDuration with a number of steps, got Equ"),
     (lambda: batch(binning=FixedDuration(None, 9)), "FixedDuration with a number of steps, got Fi"),
     (lambda: batch(size=12), r"size must be None or in 1\.\.11, got 12"),
-    (lambda: Film(PATH, QUIET, EqualTime(3)), "film: binning must be FixedDuration with a"),
-    (lambda: Film(PATH, QUIET, FixedDuration(None, 9)), "film: binning must be FixedDuration"),
-    (lambda: Film(PATH, QUIET, LIVE, pixels=0), "film: pixels must be None or >= 1, got 0"),
-    (lambda: Film(PATH, QUIET, LIVE, size=12), r"film: size must be None or in 1\.\.11, got 12"),
-    (lambda: film(3, 2, 2, 8, 8), "film: x must be .* with P = 1 or 3"),
-    (lambda: film(3, 2, 1, 8, 8), "film: x must be images, .* got frames"),
-    (lambda: film(2, 1, 8, 8, labels=3), r"got \(3, 2, 1, 8, 8\) and \(3,\)"),
-    (lambda: film(2, 1, 8, 8, value=-1.5), "not be normalised, got -1.5 to -1.5"),
     (lambda: encode_bin(one(x=256)), "x must be at most 255 in a .bin file, got 256 at 0"),
     (lambda: encode_bin(one(y=300)), "y must be at most 255 and not 240 in a .bin file, got 300"),
     (lambda: encode_bin(one(y=240)), "y must be at most 255 and not 240 in a .bin file, got 240"),

@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,11 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anystep._errors import UsageError
-from anystep.data.augmentation.warps import Augment, Batch, uniform
 from anystep.data.camera.simulate import Camera, Trajectory, sample_times, thresholds_of
 from anystep.data.frames import FixedDuration
-
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as `Image.convert("L")`
 
 
 def turned(path: Trajectory, degrees: float, *, mirrored: bool = False) -> Trajectory:
@@ -237,68 +233,3 @@ def simulate_batch(
     levels = _log_light(images, paths, times, camera, (rows, columns))
     _count(levels, times.tolist(), thresholds, frames, length)
     return _add_background(frames, min(duration_us, end_us), length, camera.noise_hz, generator)
-
-
-@dataclass(frozen=True)
-class Film(Augment):
-    """Images become event frames, each filmed on its own path.
-
-    That is `path` turned by a uniform angle and, with a chance of 1/2, mirrored. x (T, N, P, H0,
-    W0) are images, as `Direct` shows them, with P = 1 or 3 planes in [0, 1]; three become grey by
-    ITU-R BT.601's weights. Back come counts (binning.steps, N, 2, H, W) on the device of x. Use it
-    while training, after the augmentations of images and before those of frames:
-    `fit(state, ImageSet(...), augment=Film(path, camera, binning))`.
-
-    pixels   the image's height and width on the sensor, made bilinearly (None: as it comes)
-    size     of the frames, as `simulate_batch` has it (None: the sensor's)
-    vary     False films every image on `path` as it is
-    """
-
-    name: ClassVar[str] = "film"
-    path: Trajectory
-    camera: Camera
-    binning: FixedDuration
-    pixels: int | None = None
-    size: int | None = None
-    vary: bool = True
-
-    def __post_init__(self) -> None:
-        given = isinstance(self.binning, FixedDuration) and self.binning.steps is not None
-        self.need(given, "binning", "FixedDuration with a number of steps")
-        self.need(self.pixels is None or self.pixels >= 1, "pixels", "None or >= 1")
-        most = min(self.camera.sensor)
-        self.need(self.size is None or 1 <= self.size <= most, "size", f"None or in 1..{most}")
-
-    def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """The filmed batch."""
-        if x.dim() != 5 or x.shape[2] not in (1, 3) or len(y) != x.shape[1] or 0 in x.shape:
-            rule = "x must be (T, N, P, H, W) with P = 1 or 3 and y (N,) or (N, C)"
-            raise UsageError(f"film: {rule}, got {tuple(x.shape)} and {tuple(y.shape)}")
-        if len(x) > 1 and x.stride(0) != 0:
-            rule = "x must be images, each shown T times without a copy as Direct does it"
-            raise UsageError(f"film: {rule}, got frames")
-        low, high = (float(value) for value in torch.aminmax(x[0]))
-        if not (low >= 0 and high <= 1):
-            rule = "images must lie in [0, 1] and not be normalised"
-            raise UsageError(f"film: {rule}, got {low:g} to {high:g}")
-        return self._apply(x[:1], y, generator)
-
-    def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        """See the class."""
-        image = x[0]
-        if x.shape[2] == 3:
-            image = (image * image.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
-        if self.pixels is not None:
-            image = F.interpolate(image, size=(self.pixels, self.pixels), mode="bilinear")
-        paths: Trajectory | list[Trajectory] = self.path
-        if self.vary:
-            angles, sides = uniform((2, len(y)), 0, 1, generator).tolist()
-            paths = [
-                turned(self.path, 360 * a, mirrored=b < 0.5)
-                for a, b in zip(angles, sides, strict=True)
-            ]
-        image = image[:, 0].clamp(0, 1)  # a weighted mean may leave the range by a rounding
-        frames = simulate_batch(
-            image, paths, self.camera, binning=self.binning, generator=generator, size=self.size
-        )
-        return frames, y
