@@ -10,7 +10,8 @@ from typing import Any
 
 from anystep._lookup import check_keys, choose
 from anystep.data.digits import digits, digits_dvs
-from anystep.data.events.rows import EVENT_ROWS
+from anystep.data.events.catalogue import EVENT_SETS
+from anystep.data.events.rows import event_set
 from anystep.data.frames import Encoding
 from anystep.data.images.cifar import cifar10, cifar100
 from anystep.data.images.layouts import LAYOUTS
@@ -20,7 +21,7 @@ from anystep.data.sets import Splits
 DATASETS: dict[str, Callable[..., Splits]] = {
     "digits-dvs": digits_dvs,
     "digits": digits,
-    **EVENT_ROWS,
+    **{name: partial(event_set, name) for name in EVENT_SETS},
     "cifar10": cifar10,
     "cifar100": cifar100,
     **{name: partial(photographs, name) for name in LAYOUTS},
@@ -34,6 +35,8 @@ def about(name: str) -> str:
     True
     """
     described: Any = LAYOUTS.get(name) or choose(DATASETS, name, "dataset")
+    if name in EVENT_SETS:
+        described = EVENT_SETS[name].find
     return (described.__doc__ or "").strip().partition("\n")[0]
 
 

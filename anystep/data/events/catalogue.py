@@ -277,26 +277,6 @@ class Catalogue:
         return split(self.protocol, self.labels, ids=self.ids, parts=parts)
 
 
-def check_protocol(name: str, protocol: str | None) -> None:
-    """A protocol is for its data set; `random-90-10@SEED` and `fold-K-of-N@SEED` are for any."""
-    if protocol is None:
-        return
-    rule_of(protocol)
-    if not protocol.startswith((f"{name}/", "random-", "fold-")):
-        known = f"{name}/..., random-90-10@SEED or fold-K-of-N@SEED"
-        raise UsageError(f"{name}: protocol must be one of {known}, got {protocol!r}")
-
-
-def sensor_of(name: str, sensor: Sequence[int] | None) -> tuple[int, int] | None:
-    """(height, width) of the recordings: what is given, or what row `name` knows."""
-    if sensor is None:
-        return EVENT_SETS[name].sensor
-    sides = tuple(sensor) if isinstance(sensor, Sequence) else ()
-    if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
-        raise UsageError(f"{name}: sensor must be (height, width), each >= 1, got {sensor!r}")
-    return sides[0], sides[1]
-
-
 def _finished_frames(path: Path) -> FinishedFrames | None:
     """What SpikingJelly made, if the path goes through its folder of finished frames."""
     for folder in path.parents:
@@ -318,8 +298,17 @@ def find_recordings(
     sensor     (height, width); None: the row's, and where it has none each file's own
     """
     row = choose(EVENT_SETS, name, "event data set")
-    check_protocol(name, protocol)
-    camera = sensor_of(name, sensor)
+    if protocol is not None:
+        rule_of(protocol)
+        if not protocol.startswith((f"{name}/", "random-", "fold-")):
+            known = f"{name}/..., random-90-10@SEED or fold-K-of-N@SEED"
+            raise UsageError(f"{name}: protocol must be one of {known}, got {protocol!r}")
+    sides = row.sensor
+    if sensor is not None:
+        given = tuple(sensor) if isinstance(sensor, Sequence) else ()
+        if len(given) != 2 or not all(type(side) is int and side >= 1 for side in given):
+            raise UsageError(f"{name}: sensor must be (height, width), each >= 1, got {sensor!r}")
+        sides = given[0], given[1]
     if root is None or not Path(root).is_dir():
         got = "data.options.root in a recipe" if root is None else f"{str(root)!r} is no folder"
         raise UsageError(f"{name}: root must be the folder that holds {row.holds}; {got}")
@@ -332,7 +321,6 @@ def find_recordings(
         if one.id == other.id:
             paths = f"{one.path} and {other.path}; keep one of them"
             raise UsageError(f"{name}: two files are the sample {one.id}: {paths}")
-    given = f"{name}/given" if ordered[0].part else "random-90-10@0"
-    chosen = protocol or row.protocol or given
+    default = row.protocol or (f"{name}/given" if ordered[0].part else "random-90-10@0")
     finished = _finished_frames(ordered[0].path)
-    return Catalogue(name, base, tuple(ordered), classes, chosen, camera, finished)
+    return Catalogue(name, base, tuple(ordered), classes, protocol or default, sides, finished)

@@ -29,7 +29,6 @@ class Sample:
     path      the file
     part      "train" or "test", if the data set says so
     segment   when it is, on the file's clock, if the file holds several recordings
-    frames    whether the file holds finished frames
     """
 
     id: str
@@ -37,7 +36,6 @@ class Sample:
     path: Path
     part: str | None = None
     segment: Segment | None = None
-    frames: bool = False
 
 
 @dataclass(frozen=True)

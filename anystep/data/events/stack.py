@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,10 @@ from anystep._errors import UsageError
 from anystep._files import content_hash, write_json
 from anystep._threads import map_ahead
 from anystep.data.cache import cache_file, cached_ragged, cached_stack, default_cache
+from anystep.data.events.catalogue import Catalogue
 from anystep.data.events.contents import Found, content_hashes
 from anystep.data.events.layouts import Sample
-from anystep.data.frames import Binning, check_size, resize
+from anystep.data.frames import Binning, resize
 from anystep.data.readers import read_events
 from anystep.data.recording import Events
 from anystep.data.sets import FrameSet, RaggedSet
@@ -58,9 +59,6 @@ class FrameSpec:
     from_first: bool = True
     tight: bool = False
 
-    def __post_init__(self) -> None:
-        check_size(self.size, self.interpolation)
-
     @property
     def causal(self) -> bool:
         """Whether the frames could be made live; the pixels in use are known at the end only."""
@@ -68,9 +66,8 @@ class FrameSpec:
 
     def describe(self) -> dict[str, Any]:
         """For hashes: part of the name of a file of frames."""
-        names = ("size", "interpolation", "sensor", "from_first", "tight")
-        own = {name: getattr(self, name) for name in names}
-        return {"version": RECORDINGS_VERSION, "binning": self.binning.describe(), **own}
+        binning = self.binning.describe()
+        return {**asdict(self), "binning": binning, "version": RECORDINGS_VERSION}
 
     def resized(self, counts: NDArray[Any]) -> NDArray[Any]:
         """Counts (T, 2, H, W) in the size asked for."""
@@ -87,27 +84,6 @@ class FrameSpec:
         return self.resized(self.binning(events))
 
 
-@dataclass(frozen=True)
-class Stack:
-    """The frames of M samples, and what is wrong with those that could not be read.
-
-    frames    (M, T, 2, H, W), zeros where a recording could not be read; if every recording has
-              its own T, (sum of T, 2, H, W), one after another
-    bad       {index: message}
-    lengths   (M,) the T of each recording, 0 where it could not be read; None: all alike
-    """
-
-    frames: NDArray[Any]
-    bad: dict[int, str]
-    lengths: NDArray[np.int64] | None = None
-
-    def with_labels(self, labels: NDArray[np.int64], ids: Sequence[str]) -> FrameSet | RaggedSet:
-        """The data set of all samples."""
-        if self.lengths is None:
-            return FrameSet(self.frames, labels, ids)
-        return RaggedSet(self.frames, self.lengths, labels, ids)
-
-
 def _reported(name: str, what: str, results: Iterable[Item], count: int) -> Iterator[Item]:
     """`results`, with a line on stderr every few seconds."""
     begin = said = time.monotonic()
@@ -120,19 +96,18 @@ def _reported(name: str, what: str, results: Iterable[Item], count: int) -> Iter
             sys.stderr.flush()
 
 
-def _fingerprint(
-    name: str, samples: Sequence[Sample], folder: Path, threads: int
-) -> list[list[Any]]:
+def _fingerprint(found: Catalogue, folder: Path, threads: int) -> list[list[Any]]:
     """Of every sample what changes when its frames do. The suffix says how a file is read."""
 
-    def watch(found: Iterator[Found], count: int) -> Iterator[Found]:
-        return _reported(name, "files hashed", found, count)
+    def watch(hashed: Iterator[Found], count: int) -> Iterator[Found]:
+        return _reported(found.name, "files hashed", hashed, count)
 
-    index = folder / f"{name}.contents.json"
-    held = content_hashes((sample.path for sample in samples), index, workers=threads, watch=watch)
+    index, paths = folder / f"{found.name}.contents.json", (each.path for each in found.samples)
+    held = content_hashes(paths, index, workers=threads, watch=watch)
+    made = found.finished is not None
     return [
-        [s.id, s.segment and asdict(s.segment), s.frames, s.path.suffix.lower(), held[s.path]]
-        for s in samples
+        [s.id, s.segment and asdict(s.segment), made, s.path.suffix.lower(), held[s.path]]
+        for s in found.samples
     ]
 
 
@@ -157,12 +132,17 @@ def files_of(samples: Sequence[Sample]) -> list[list[Sample]]:
     return [list(group) for _, group in groupby(samples, key=lambda sample: sample.path)]
 
 
-def _read_file(group: Sequence[Sample], spec: FrameSpec) -> list[NDArray[Any] | str]:
-    """The frames of every sample of one file, or what is wrong with it."""
+def _read_file(
+    group: Sequence[Sample], spec: FrameSpec, finished: int | None
+) -> list[NDArray[Any] | str]:
+    """The frames of every sample of one file, or what is wrong with it.
+
+    With `finished` the file holds so many finished frames.
+    """
     path = group[0].path
     try:
-        if group[0].frames:  # in equal parts, so the steps are never open
-            return [spec.resized(finished_frames(path, cast(int, spec.binning.steps)))]
+        if finished:
+            return [spec.resized(finished_frames(path, finished))]
         events = read_events(path, sensor=spec.sensor, sort=True)
     except (ValueError, FileNotFoundError) as error:
         reason = str(error)
@@ -184,18 +164,16 @@ def _refuse(name: str, message: str) -> UsageError:
 
 
 def _rows(
-    name: str,
-    samples: Sequence[Sample],
-    spec: FrameSpec,
-    threads: int,
-    bad: dict[int, str] | None,
+    found: Catalogue, spec: FrameSpec, threads: int, bad: dict[int, str] | None
 ) -> Iterator[NDArray[Any] | None]:
     """The frames of every sample, None for what cannot be read: that goes into `bad`."""
-    found = chain.from_iterable(
-        map_ahead(lambda file: _read_file(file, spec), files_of(samples), threads, ahead=2)
+    name, samples = found.name, found.samples
+    steps = found.finished.steps if found.finished else None
+    read = map_ahead(
+        lambda file: _read_file(file, spec, steps), files_of(samples), threads, ahead=2
     )
-    results = _reported(name, "recordings binned", found, len(samples))
     shape: tuple[int, ...] = ()
+    results = _reported(name, "recordings binned", chain.from_iterable(read), len(samples))
     for index, result in enumerate(results):
         if isinstance(result, str):
             if bad is None:
@@ -214,19 +192,19 @@ def _rows(
 
 
 def stack_frames(
-    name: str,
-    samples: Sequence[Sample],
+    found: Catalogue,
     spec: FrameSpec,
     *,
     cache: str | os.PathLike[str] | None,
     workers: int | None,
     skip_bad: bool,
-) -> Stack:
-    """The frames of all samples, memory-mapped from a file that is built when it is not there.
+) -> tuple[FrameSet | RaggedSet, dict[int, str]]:
+    """All samples in frames, memory-mapped from a file that is built when it is not there.
 
     cache      its folder; None: `default_cache()`
     workers    threads that hash and read; None: one a processor
-    skip_bad   a file that cannot be read is a row of zeros; else it is an error that names the file
+    skip_bad   a file that cannot be read is a row of zeros, or of length 0, and {index: what is
+               wrong} comes beside the frames; else it is an error that names the file
 
     A line on stderr says now and then how far it is.
 
@@ -235,23 +213,24 @@ def stack_frames(
     """
     folder = default_cache() if cache is None else Path(cache)
     threads = (os.cpu_count() or 1) if workers is None else workers
-    key = f"{name}-{content_hash(spec.describe(), _fingerprint(name, samples, folder, threads))}"
+    key = f"{found.name}-{content_hash(spec.describe(), _fingerprint(found, folder, threads))}"
     record = cache_file(folder, key).with_suffix(".bad.json")
 
     def rows() -> Iterator[NDArray[Any] | None]:
         record.unlink(missing_ok=True)
         bad: dict[int, str] = {}
-        yield from _rows(name, samples, spec, threads, bad if skip_bad else None)
+        yield from _rows(found, spec, threads, bad if skip_bad else None)
         if bad:  # before the frames appear: whoever finds them must know
-            write_json(record, {samples[index].id: message for index, message in bad.items()})
+            write_json(record, {found.ids[index]: message for index, message in bad.items()})
 
-    lengths = None
+    data: FrameSet | RaggedSet
     if spec.binning.steps is None:
-        frames, lengths = cached_ragged(folder, key, rows)
+        data = RaggedSet(*cached_ragged(folder, key, rows), found.labels, found.ids)
     else:
-        frames = cached_stack(folder, key, len(samples), rows)
+        frames = cached_stack(folder, key, len(found.samples), rows)
+        data = FrameSet(frames, found.labels, found.ids)
     known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    bad = {i: known[sample.id] for i, sample in enumerate(samples) if sample.id in known}
+    bad = {i: known[name] for i, name in enumerate(found.ids) if name in known}
     if bad and not skip_bad:
-        raise _refuse(name, next(iter(bad.values())))
-    return Stack(frames, bad, lengths)
+        raise _refuse(found.name, next(iter(bad.values())))
+    return data, bad
