@@ -21,7 +21,7 @@ from anystep.data.sets import Splits
 DATASETS: dict[str, Callable[..., Splits]] = {
     "digits-dvs": digits_dvs,
     "digits": digits,
-    **{name: partial(event_set, name) for name in EVENT_SETS},
+    **{name: event_set(name) for name in EVENT_SETS},
     "cifar10": cifar10,
     "cifar100": cifar100,
     **{name: partial(photographs, name) for name in LAYOUTS},
@@ -35,8 +35,6 @@ def about(name: str) -> str:
     True
     """
     described: Any = LAYOUTS.get(name) or choose(DATASETS, name, "dataset")
-    if name in EVENT_SETS:
-        described = EVENT_SETS[name].find
     return (described.__doc__ or "").strip().partition("\n")[0]
 
 

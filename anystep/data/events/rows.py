@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -36,21 +36,8 @@ def _without(parts: Split, found: Catalogue, bad: dict[int, str]) -> Split:
     return Split(parts.name, *kept)
 
 
-def event_set(
-    name: str,
-    /,
-    *,
-    binning: Encoding,
-    cache: Folder | None = None,
-    workers: int | None = None,
-    root: Folder | None = None,
-    sensor: Sequence[int] | None = None,
-    protocol: str | None = None,
-    size: int | None = None,
-    interpolation: str = "nearest",
-    skip_bad: bool = False,
-) -> Splits:
-    """Row `name` of EVENT_SETS in frames of `binning`.
+def event_set(name: str) -> Callable[..., Splits]:
+    """The function that loads row `name` of EVENT_SETS, with these arguments:
 
     cache           where the frames are kept; None: `default_cache()`
     workers         threads that read; None: one a processor
@@ -63,20 +50,36 @@ def event_set(
                     then changes
     """
     row = EVENT_SETS[name]
-    if not isinstance(binning, Binning):
-        rule = f"{name} holds events: its binning must be one of {', '.join(BINNINGS)}"
-        raise UsageError(f"{rule}, got {binning.name}")
-    check_size(size, interpolation)
-    if row.tight and size is None:
-        rule = "size must be given, such as 48: the recordings differ in size"
-        raise UsageError(f"{name}: {rule}, got None")
-    found = find_recordings(name, root, protocol=protocol, sensor=sensor)
-    spec = FrameSpec(binning, size, interpolation, found.sensor, row.from_first, row.tight)
-    parts, described = found.split(), binning.describe()
-    if found.finished:
-        _check_finished(found, spec)
-        described["cut_by"] = "spikingjelly"
-    data, bad = stack_frames(found, spec, cache=cache, workers=workers, skip_bad=skip_bad)
-    if bad:
-        parts = _without(parts, found, bad)
-    return Splits.of(data, parts, found.classes, causal=spec.causal, binning=described)
+
+    def load(
+        *,
+        binning: Encoding,
+        cache: Folder | None = None,
+        workers: int | None = None,
+        root: Folder | None = None,
+        sensor: Sequence[int] | None = None,
+        protocol: str | None = None,
+        size: int | None = None,
+        interpolation: str = "nearest",
+        skip_bad: bool = False,
+    ) -> Splits:
+        if not isinstance(binning, Binning):
+            rule = f"{name} holds events: its binning must be one of {', '.join(BINNINGS)}"
+            raise UsageError(f"{rule}, got {binning.name}")
+        check_size(size, interpolation)
+        if row.tight and size is None:
+            rule = "size must be given, such as 48: the recordings differ in size"
+            raise UsageError(f"{name}: {rule}, got None")
+        found = find_recordings(name, root, protocol=protocol, sensor=sensor)
+        spec = FrameSpec(binning, size, interpolation, found.sensor, row.from_first, row.tight)
+        parts, described = found.split(), binning.describe()
+        if found.finished:
+            _check_finished(found, spec)
+            described["cut_by"] = "spikingjelly"
+        data, bad = stack_frames(found, spec, cache=cache, workers=workers, skip_bad=skip_bad)
+        if bad:
+            parts = _without(parts, found, bad)
+        return Splits.of(data, parts, found.classes, causal=spec.causal, binning=described)
+
+    load.__doc__ = row.find.__doc__
+    return load
