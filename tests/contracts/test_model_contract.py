@@ -1,7 +1,7 @@
 """What every row of MODELS promises. A new row adds its small size to SMALL.
 
-Every row is tested with LIF and batch norm; two rows with every other neuron and as every ANN twin;
-one with every other norm.
+Every row is tested with LIF and batch norm, two with every other neuron and as every ANN twin, one
+with every other norm.
 """
 
 from __future__ import annotations
@@ -56,10 +56,8 @@ def networks(neurons):
     return chosen + [("resnet19", "lif", norm) for norm in NORMS if norm != "bn"]
 
 
-every_row = pytest.mark.parametrize("name", sorted(MODELS))
-THREE = ("name", "neuron", "norm")
-every_network = pytest.mark.parametrize(THREE, networks([*NEURONS, *ACTIVATIONS]))
-every_spiking = pytest.mark.parametrize(THREE, networks(NEURONS))
+every_network = pytest.mark.parametrize("net", networks([*NEURONS, *ACTIVATIONS]), ids="-".join)
+every_spiking = pytest.mark.parametrize("net", networks(NEURONS), ids="-".join)
 every_dtype = pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 
 
@@ -109,15 +107,13 @@ def frames(name, *, steps=T, samples=N, dtype=torch.float32, seed=0):
 @contextmanager
 def recorded(model):
     """Every call of every spiking layer inside the block: name -> [(x, v, spikes)]."""
-    calls = {name: [] for name, layer in model.named_modules() if isinstance(layer, Neuron)}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Neuron)}
+    calls = {name: [] for name in layers}
 
     def hook(name):
-        return lambda layer, inputs, output: calls[name].append(
-            (*inputs, (output[0] != 0).to(output[0].dtype))
-        )
+        return lambda layer, inputs, y: calls[name].append((*inputs, (y[0] != 0).to(y[0].dtype)))
 
-    layers = [(name, layer) for name, layer in model.named_modules() if name in calls]
-    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers]
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
     yield calls
     for handle in handles:
         handle.remove()
@@ -129,18 +125,18 @@ def distance_to_threshold(layer, x, v):
     least = torch.inf
     for current in x:
         h = decay * v + gain * current
-        least = min(least, float((h - layer.v_threshold).abs().min()))
-        after = (
-            h - layer.v_threshold if layer.v_reset is None else torch.full_like(h, layer.v_reset)
-        )
-        v = torch.where(h > layer.v_threshold, after, h)
+        over = h - layer.v_threshold
+        least = min(least, float(over.abs().min()))
+        after = over if layer.v_reset is None else torch.full_like(h, layer.v_reset)
+        v = torch.where(over > 0, after, h)
     return least
 
 
 @cache
 def case(name, neuron, norm, dtype):
-    """A network, frames that keep all membranes away from the threshold, so that every spike is
-    certain, and what it says."""
+    """A network, frames that keep all membranes away from the threshold (every spike is certain),
+    and what it says.
+    """
     model = make(name, neuron, norm, dtype=dtype)
     layers = dict(model.named_modules())
     for seed in range(50):
@@ -166,18 +162,12 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCES.get(expected.dtype, 0))
 
 
-def test_every_row_has_its_small_size_here():
-    assert set(MODELS) == set(SMALL)
-
-
 @every_network
 @every_dtype
-def test_step_logits_are_steps_by_samples_by_classes_of_the_dtype_of_the_weights(
-    name, neuron, norm, dtype
-):
-    model = make(name, neuron, norm, dtype=dtype)
+def test_step_logits_are_steps_by_samples_by_classes_of_the_dtype_of_the_weights(net, dtype):
+    model = make(*net, dtype=dtype)
     for steps, samples in [(1, 1), (1, 4), (3, 1), (5, 2)]:
-        x = frames(name, steps=steps, samples=samples, dtype=dtype)
+        x = frames(net[0], steps=steps, samples=samples, dtype=dtype)
         logits, state = model.advance(x, model.rest(samples))
         assert (logits.shape, logits.dtype) == ((steps, samples, C), dtype)
         assert logits.isfinite().all()
@@ -187,8 +177,8 @@ def test_step_logits_are_steps_by_samples_by_classes_of_the_dtype_of_the_weights
 
 
 @every_spiking
-def test_every_layer_of_the_test_case_fires_sometimes_and_not_always(name, neuron, norm):
-    *_, spikes = case(name, neuron, norm, torch.float32)
+def test_every_layer_of_the_test_case_fires_sometimes_and_not_always(net):
+    *_, spikes = case(*net, torch.float32)
     assert spikes
     for layer in spikes.values():
         assert 0.01 < layer.mean() < 0.95
@@ -197,8 +187,8 @@ def test_every_layer_of_the_test_case_fires_sometimes_and_not_always(name, neuro
 
 @every_network
 @every_dtype
-def test_prefix_law(name, neuron, norm, dtype):
-    model, x, logits, spikes = case(name, neuron, norm, dtype)
+def test_prefix_law(net, dtype):
+    model, x, logits, spikes = case(*net, dtype)
     for t in range(1, T + 1):
         with recorded(model) as calls:
             prefix = model(x[:t])
@@ -210,8 +200,8 @@ def test_prefix_law(name, neuron, norm, dtype):
 @every_network
 @every_dtype
 @pytest.mark.parametrize("sizes", [[1] * T, [3, 3, 3, 1], [9, 1], [1, 9], [2, 5, 3]], ids=str)
-def test_stream_law(name, neuron, norm, dtype, sizes):
-    model, x, logits, spikes = case(name, neuron, norm, dtype)
+def test_stream_law(net, dtype, sizes):
+    model, x, logits, spikes = case(*net, dtype)
     with recorded(model) as calls:
         said, after = run_in_chunks(model, x, sizes)
     assert_close(said, logits)
@@ -222,8 +212,8 @@ def test_stream_law(name, neuron, norm, dtype, sizes):
 
 
 @every_network
-def test_the_state_matters_unless_there_is_none(name, neuron, norm):
-    model, x, logits, _ = case(name, neuron, norm, torch.float64)
+def test_the_state_matters_unless_there_is_none(net):
+    model, x, logits, _ = case(*net, torch.float64)
     fresh = model(x[5:])
     if not any(isinstance(layer, Neuron) for layer in model.modules()):
         assert model.rest(N) == ()
@@ -234,40 +224,23 @@ def test_the_state_matters_unless_there_is_none(name, neuron, norm):
 
 @every_network
 @pytest.mark.parametrize("training", [False, True])
-def test_a_call_leaves_nothing_behind(name, neuron, norm, training):
-    model = make(name, neuron, norm).train(training)
-    x, state = frames(name), model.rest(N)
+def test_a_call_leaves_nothing_behind(net, training):
+    model = make(*net).train(training)
+    x, state = frames(net[0]), model.rest(N)
     kept, kept_state = x.clone(), [rows.clone() for rows in state]
     first = model(x)
     model.advance(x, state)
-    model(frames(name, samples=7, steps=2, seed=5))
+    model(frames(net[0], samples=7, steps=2, seed=5))
     assert torch.equal(model(x), first)
     assert torch.equal(x, kept)
     assert all(torch.equal(rows, before) for rows, before in zip(state, kept_state, strict=True))
 
 
 @every_network
-def test_two_interleaved_streams_on_one_network_do_not_mix(name, neuron, norm):
-    model = make(name, neuron, norm)
-    x, y = frames(name, steps=6), frames(name, steps=9, samples=1, seed=1)
-    alone, other_alone = run_in_chunks(model, x, 2), run_in_chunks(model, y, 3)
-    state, other_state, said, other_said = model.rest(N), model.rest(1), [], []
-    for chunk, other_chunk in zip(x.split(2), y.split(3), strict=True):
-        logits, state = model.advance(chunk, state)
-        other_logits, other_state = model.advance(other_chunk, other_state)
-        said.append(logits)
-        other_said.append(other_logits)
-    assert torch.equal(torch.cat(said), alone[0])
-    assert torch.equal(torch.cat(other_said), other_alone[0])
-
-
-@every_network
-def test_rows_reset_dropped_and_moved_in_mid_stream_go_on_as_streams_of_their_own(
-    name, neuron, norm
-):
-    model = make(name, neuron, norm, dtype=torch.float64)
-    x = frames(name, steps=8, samples=4, dtype=torch.float64)
-    y = frames(name, steps=5, samples=1, dtype=torch.float64, seed=1)
+def test_rows_reset_dropped_and_moved_in_mid_stream_go_on_as_streams_of_their_own(net):
+    model = make(*net, dtype=torch.float64)
+    x = frames(net[0], steps=8, samples=4, dtype=torch.float64)
+    y = frames(net[0], steps=5, samples=1, dtype=torch.float64, seed=1)
     alone = [model(x[:, [n]]) for n in range(4)]
     newcomer = model(y)
 
@@ -288,28 +261,23 @@ def test_rows_reset_dropped_and_moved_in_mid_stream_go_on_as_streams_of_their_ow
 
 
 @every_network
-def test_the_hundredth_frame_costs_what_the_first_did(name, neuron, norm):
-    model, x = make(name, neuron, norm), frames(name, steps=100, samples=1)
-    work: list[tuple] = []
-    working = nn.Conv2d | nn.Linear | Neuron
-    layers = [layer for layer in model.modules() if isinstance(layer, working)]
+def test_the_hundredth_frame_costs_what_the_first_did(net):
+    model, work, costs = make(*net), [], []
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear | Neuron)]
     for layer in layers:
         layer.register_forward_hook(
             lambda layer, inputs, _: work.append((id(layer), *(i.shape for i in inputs)))
         )
-    state, costs, sizes = model.rest(1), [], []
-    for frame in x.split(1):
+    state = model.rest(1)
+    for frame in frames(net[0], steps=100, samples=1).split(1):
         work.clear()
         _, state = model.advance(frame, state)
-        costs.append(tuple(work))
-        sizes.append([tuple(rows.shape) for rows in state])
-    assert len(costs[0]) == len(layers)
-    assert len(costs) == 100
+        costs.append((*work, *(rows.shape for rows in state)))
+    assert len(work) == len(layers)
     assert set(costs) == {costs[0]}
-    assert all(size == sizes[0] for size in sizes)
 
 
-@every_row
+@pytest.mark.parametrize("name", sorted(SMALL))
 def test_frames_of_a_wrong_shape_or_dtype_are_refused_by_name(name):
     model, size = make(name), SMALL[name]["input_size"]
     wanted = rf"{type(model).__name__}: frames must be \(T, N, 2, {size}, {size}\) with T >= 1, got"
@@ -323,8 +291,8 @@ def test_frames_of_a_wrong_shape_or_dtype_are_refused_by_name(name):
 
 
 @every_spiking
-def test_a_state_of_another_batch_network_shape_or_dtype_is_refused_by_name(name, neuron, norm):
-    model, x = make(name, neuron, norm), frames(name)
+def test_a_state_of_another_batch_network_shape_or_dtype_is_refused_by_name(net):
+    model, x = make(*net), frames(net[0])
     state = model.rest(N)
     wrong = [
         (model.rest(N + 1), rf"'.*(neuron|norm)' has {N + 1} rows for a batch of {N} samples"),
@@ -339,9 +307,8 @@ def test_a_state_of_another_batch_network_shape_or_dtype_is_refused_by_name(name
 
 
 @every_spiking
-def test_the_ann_twin_has_the_same_keys_and_shapes_apart_from_those_of_the_neuron(
-    name, neuron, norm
-):
+def test_the_ann_twin_has_the_same_keys_and_shapes_apart_from_those_of_the_neuron(net):
+    name, neuron, norm = net
     spiking, twin = (make(name, kind, norm).state_dict() for kind in (neuron, "relu"))
     for key in spiking.keys() ^ twin.keys():
         assert {"neuron", "norm"} & set(key.split("."))
@@ -361,9 +328,9 @@ def test_the_published_network_has_the_published_number_of_parameters(name, opti
 
 
 @every_network
-def test_gradients_reach_every_parameter_and_the_frames(name, neuron, norm):
-    model = make(name, neuron, norm).train()
-    x = frames(name).requires_grad_(True)
+def test_gradients_reach_every_parameter_and_the_frames(net):
+    model = make(*net).train()
+    x = frames(net[0]).requires_grad_(True)
     with torch.enable_grad():
         model(x).square().sum().backward()
     for key, parameter in model.named_parameters():
