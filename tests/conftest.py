@@ -1,15 +1,15 @@
-"""What all tests share: one thread, a tiny data set, and one folder of digits-dvs frames."""
+"""What all tests share: one thread, the command line, a tiny data set, frames of digits-dvs."""
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch is imported, for this process and those that it starts
+# Before torch is imported, for this process and those that it starts
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
+from terminal import Terminal
 
 settings.register_profile("anystep", deadline=None)  # a busy machine is no failure
 settings.load_profile("anystep")
@@ -24,12 +24,16 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def digits_cache(tmp_path_factory):
-    """A cache folder for digits-dvs frames, which whoever needs them first simulates. All
-    processes of a session share it.
-    """
+    """The cache of digits-dvs frames of all processes of a session; who is first simulates them."""
     own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    return shared / "digits-cache"
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "digits-cache"
+
+
+@pytest.fixture
+def terminal(capsys, tmp_path, monkeypatch):
+    """The command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return Terminal(capsys)
 
 
 @pytest.fixture

@@ -7,7 +7,15 @@ import json
 import numpy as np
 import yaml
 
-SAMPLES, STEPS = 40, 3
+STEPS = 3
+CONFIG = {
+    "name": "fake",
+    "data": {"name": "digits", "binning": "count"},
+    "model": {"name": "vgg", "neuron": {"name": "lif", "tau": 2.0}},
+    "train": {"epochs": 3, "lr": 0.1},
+}
+ENV = {"commit": "0123abc", "dirty": False, "device": "cpu", "command": "anystep train"}
+VERSIONS = {"anystep": "0.1.0", "torch": "2.13"}
 
 
 def softmax(logits):
@@ -21,9 +29,8 @@ def aurc(confidence, right):
 
 
 def percent(right):
-    return (
-        100 * right.mean() if len(right) else None
-    )  # a class without a sample is a null in scores.json
+    """A class without a sample is a null in scores.json."""
+    return 100 * right.mean() if len(right) else None
 
 
 def scores_of(logits, labels, classes):
@@ -49,7 +56,7 @@ def scores_of(logits, labels, classes):
 
 
 def make_run(
-    folder, *, method="ce", seed=0, steps=STEPS, samples=SAMPLES, names="abcd", skill=1.0, size=8
+    folder, *, method="ce", seed=0, steps=STEPS, samples=40, names="abcd", skill=1.0, size=8
 ):
     """A finished run folder with random logits that lean to the truth by `skill`."""
     names = list(names)
@@ -57,54 +64,38 @@ def make_run(
     labels = rng.integers(0, len(names), samples)
     pull = skill * np.linspace(1.0, 1.6, steps)[:, None, None] * np.eye(len(names))[labels]
     logits = (rng.normal(size=(steps, samples, len(names))) + pull).astype(np.float32)
-    features = (
-        rng.normal(size=(samples, 6)) + 3 * skill * rng.normal(size=(len(names), 6))[labels]
-    ).astype(np.float32)
-    folder.mkdir(parents=True)
-    config = {
-        "name": "fake",
-        "seed": seed,
-        "data": {"name": "digits", "binning": "count", "steps": steps},
-        "model": {"name": "vgg", "neuron": {"name": "lif", "tau": 2.0}},
-        "method": {"name": method, "options": {}},
-        "train": {"epochs": 3, "lr": 0.1},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    env = {
-        "commit": "0123abc",
-        "dirty": False,
-        "versions": {"anystep": "0.1.0", "torch": "2.13"},
-        "seed": seed,
-    }
-    (folder / "env.json").write_text(
-        json.dumps({**env, "device": "cpu", "command": "anystep train"})
-    )
+    centres = 3 * skill * rng.normal(size=(len(names), 6))
+    features = (rng.normal(size=(samples, 6)) + centres[labels]).astype(np.float32)
+    own = {"seed": seed, "method": {"name": method, "options": {}}}
+    data = {**CONFIG["data"], "steps": steps}
     epochs = [
-        {
-            "phase": "train",
-            "epoch": e,
-            "train_loss": 2 / e,
-            "parts": {"ce": 2 / e},
-            "val_acc": 20.0 * e,
-            "val_loss": None,
-        }
+        {"phase": "train", "epoch": e, "train_loss": 2 / e, "parts": {"ce": 2 / e}}
+        | {"val_acc": 20.0 * e, "val_loss": None}
         for e in (1, 2, 3)
     ]
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in epochs))
-    record = {
+    scores = {
         "protocol": "digits-v1",
         "protocol_hash": "feed0123",
         "samples": samples,
         "classes": names,
         "steps": steps,
+        "prefix": "live",
+        **scores_of(logits, labels, names),
+        "rates": {"conv1": 0.1},
     }
-    record |= {"prefix": "live", **scores_of(logits, labels, names), "rates": {"conv1": 0.1}}
-    (folder / "scores.json").write_text(json.dumps(record))
-    frames = rng.poisson(0.3, size=(steps, 2, size, size)).astype(np.float32)
-    ids = np.array([f"test/{i}" for i in range(samples)])
-    arrays = {"logits": logits, "labels": labels, "ids": ids, "features": features}
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **own, "data": data}))
+    (folder / "env.json").write_text(json.dumps({**ENV, "versions": VERSIONS, "seed": seed}))
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in epochs))
+    (folder / "scores.json").write_text(json.dumps(scores))
     np.savez(
-        folder / "outputs.npz", **arrays, example_frames=frames, example_index=min(5, samples - 1)
+        folder / "outputs.npz",
+        logits=logits,
+        labels=labels,
+        features=features,
+        ids=np.array([f"test/{i}" for i in range(samples)]),
+        example_frames=rng.poisson(0.3, size=(steps, 2, size, size)).astype(np.float32),
+        example_index=min(5, samples - 1),
     )
     return folder
 

@@ -7,108 +7,89 @@ import json
 import event_trees
 import image_trees
 import pytest
-from terminal import Terminal
 
 from anystep.data.readers import read_events
 
+CHECK = ("data", "check", "nmnist", "NMNIST")
+
 
 @pytest.fixture
-def terminal(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return Terminal(capsys, tmp_path)
-
-
-def test_a_whole_folder_is_counted_and_drawn(terminal, tmp_path):
+def nmnist(tmp_path):
     event_trees.nmnist(tmp_path / "NMNIST")
-    found = terminal.done("data", "check", "nmnist", "NMNIST", "--sheet", "sheet.png")
+    return tmp_path / "NMNIST"
+
+
+@pytest.fixture
+def recording(nmnist):
+    return sorted(nmnist.rglob("*.bin"))[0]
+
+
+def test_a_whole_folder_is_counted_and_drawn(terminal, nmnist):
+    found = terminal.done(*CHECK, "--sheet", "sheet.png")
     assert set(found["samples"]) == set(found["events"]) == {"train", "test"}
     assert found["corrupt"] == []
-    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert (nmnist.parent / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_broken_file_is_a_failure_by_name_and_none_if_that_is_meant(terminal, tmp_path):
-    event_trees.nmnist(tmp_path / "NMNIST")
-    broken = sorted((tmp_path / "NMNIST").rglob("*.bin"))[0]
-    broken.write_bytes(broken.read_bytes()[:-2])
-    code, out, err = terminal("data", "check", "nmnist", "NMNIST")
+def test_a_broken_file_is_a_failure_by_name_and_none_if_that_is_meant(terminal, nmnist, recording):
+    recording.write_bytes(recording.read_bytes()[:-2])
+    code, out, err = terminal(*CHECK)
     assert code == 1
     (bad,) = json.loads(out.splitlines()[-1])["corrupt"]
-    assert bad["file"] == str(broken.relative_to(tmp_path / "NMNIST"))
+    assert bad["file"] == str(recording.relative_to(nmnist))
     assert "truncated" in err
-    assert terminal("data", "check", "nmnist", "NMNIST", "--skip-bad")[0] == 0
+    assert terminal(*CHECK, "--skip-bad")[0] == 0
 
 
 def test_a_sheet_that_cannot_be_written_is_refused_before_anything_is_read(
-    terminal, tmp_path, monkeypatch
+    terminal, nmnist, monkeypatch
 ):
-    event_trees.nmnist(tmp_path / "NMNIST")
     monkeypatch.setattr("anystep.data.check.check_dataset", None)
     for place in ("nowhere/sheet.png", "sheet.jpg"):
-        line = terminal.refused("data", "check", "nmnist", "NMNIST", "--sheet", place)
+        line = terminal.refused(*CHECK, "--sheet", place)
         assert f"must end with .png or .svg in a folder that exists, got '{place}'" in line
 
 
-def test_a_folder_with_the_name_of_a_mark_is_printed_as_it_is(terminal, tmp_path):
-    event_trees.nmnist(tmp_path / "NMNIST")
-    for name in ("[b]", "[", ":cat:"):
-        (tmp_path / "NMNIST" / name).mkdir()
-    (tmp_path / "NMNIST" / "[" / "b]").mkdir()  # "[/b]" ends what nobody began
-    code, _, err = terminal("data", "check", "nmnist", "NMNIST")
+def test_a_folder_with_the_name_of_a_mark_is_printed_as_it_is(terminal, nmnist):
+    for name in ("[b]", "[/b]", ":cat:"):  # "[/b]" ends what nobody began
+        (nmnist / name).mkdir(parents=True)
+    code, _, err = terminal(*CHECK)
     assert code == 0
     assert ":cat:, [/b], [b]" in err
 
 
 def test_options_of_the_row_reach_the_check(terminal, tmp_path):
     event_trees.folder(tmp_path / "own")
-    options = ["--option", "protocol=random-90-10@3", "--option", "sensor=[34, 34]"]
-    found = terminal.done("data", "check", "events-folder", "own", *options)
+    check = ("data", "check", "events-folder", "own", "--option")
+    found = terminal.done(*check, "protocol=random-90-10@3", "--option", "sensor=[34, 34]")
     assert found["protocol"]["name"] == "random-90-10@3"
-    assert "expected KEY=VALUE" in terminal.refused(
-        "data", "check", "events-folder", "own", "--option", "protocol"
-    )
-    refused = terminal.refused("data", "check", "events-folder", "own", "--option", "sensor=[1")
-    assert "the value is no YAML, got '[1'" in refused
+    assert "expected KEY=VALUE" in terminal.refused(*check, "protocol")
+    assert "the value is no YAML, got '[1'" in terminal.refused(*check, "sensor=[1")
 
 
-def test_a_recording_becomes_an_animation(terminal, tmp_path):
-    event_trees.nmnist(tmp_path / "NMNIST")
-    recording = sorted((tmp_path / "NMNIST").rglob("*.bin"))[0]
-    shown = terminal.done("data", "show", recording, "--out", "moving.gif")
+def test_a_recording_becomes_an_animation(terminal, recording, tmp_path):
+    show = ("data", "show", recording)
+    shown = terminal.done(*show, "--out", "moving.gif")
     assert (tmp_path / "moving.gif").read_bytes().startswith(b"GIF89a")
     assert shown["events"] == len(read_events(recording))
     assert shown["pictures"] >= 1
-    assert "--sensor: height and width" in terminal.refused(
-        "data", "show", recording, "--sensor", "34x34"
-    )
+    assert "--sensor: height and width" in terminal.refused(*show, "--sensor", "34x34")
     assert "is a directory" in terminal.refused("data", "show", recording.parent)
     for place in ("moving.png", "nowhere/moving.gif"):
-        assert (
-            f"--out must end with .gif in a folder that exists, got {place!r}"
-            in terminal.refused("data", "show", recording, "--out", place)
-        )
+        refusal = f"--out must end with .gif in a folder that exists, got {place!r}"
+        assert refusal in terminal.refused(*show, "--out", place)
 
 
 def test_images_are_filmed_and_the_film_is_kept(terminal, tmp_path):
     image_trees.cifar10_binary(tmp_path / "cifar10")
-    wanted = [
-        "data",
-        "simulate",
-        "--images",
-        "cifar10",
-        "--root",
-        "cifar10",
-        "--path",
-        "closed-loop",
-        "--per-class",
-        "1",
-    ]
-    film = terminal.done(*wanted, "--out", "film")
-    again = terminal.done(*wanted, "--out", "film")
+    command = "data simulate --images cifar10 --root cifar10 --path closed-loop --out film"
+    wanted = [*command.split(), "--per-class", "1"]
+    film, again = terminal.done(*wanted), terminal.done(*wanted)
     assert (film["recordings"], film["made"], again["made"]) == (10, 10, 0)
     found = terminal.done("data", "check", "cifar10-sim", "film")
     assert sum(found["samples"].values()) == 10
     assert sum(found["events"].values()) == film["events"]
-    assert "seed" in terminal.refused(*wanted, "--out", "film", "--seed", "1")
+    assert "seed" in terminal.refused(*wanted, "--seed", "1")
 
 
 def test_what_needs_no_fetching_says_so_and_an_unknown_name_is_refused(terminal):
@@ -118,7 +99,7 @@ def test_what_needs_no_fetching_says_so_and_an_unknown_name_is_refused(terminal)
     assert "Did you mean 'nmnist'" in terminal.refused("data", "get", "nmnst")
 
 
-def test_what_wants_a_signature_is_said_step_by_step(terminal, tmp_path):
+def test_what_wants_a_signature_is_said_step_by_step(terminal):
     line = terminal.refused("data", "get", "imagenet-1k", "imagenet")
     assert "https://image-net.org" in line
     assert "account" in line
