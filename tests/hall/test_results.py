@@ -1,6 +1,4 @@
-"""What is measured is what is written: every record of results/ agrees with its recipe, its table
-and the documents.
-"""
+"""Every record of results/ agrees with its recipe, its table and the documents."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ import anystep
 from anystep.compare import markdown_table, table_of
 from anystep.config import Record, load_recipe, record_from
 from anystep.run import load_splits, run_record
-from studies import batched_camera, choose_lr, film, measure, speed, study
+from studies import batched_camera, choose_lr, film, speed, study
 
 ROOT = Path(anystep.__file__).parent.parent
 RESULTS = {
@@ -32,18 +30,11 @@ CURVES = {"nmnist_folds": "fold", "cifar10_sim": "seed"}
 BENCHES = [name for name in RESULTS if name.startswith("bench_")]
 
 
-def of(name: str) -> Any:
-    """The study that a record is named after."""
-    return import_module(f"studies.{name}")
-
-
 def same(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
     """Whether two tables are equal, but for the last digits of a mean or a standard deviation."""
-
-    def rounded(row: dict[str, Any]) -> dict[str, Any]:
-        return {k: round(v, 9) if isinstance(v, float) else v for k, v in row.items()}
-
-    return [rounded(row) for row in rows] == [rounded(row) for row in others]
+    text = json.dumps([rows, others])
+    one, other = json.loads(text, parse_float=lambda number: round(float(number), 9))
+    return one == other
 
 
 def block(page: str, name: str) -> str:
@@ -51,9 +42,7 @@ def block(page: str, name: str) -> str:
     text = (ROOT / page).read_text(encoding="utf-8")
     _, begin, rest = text.partition(f"<!-- results/{name}.json -->\n")
     inside, end, after = rest.partition("<!-- end -->")
-    assert begin
-    assert end
-    assert f"results/{name}.json -->" not in after
+    assert (bool(begin), bool(end), f"results/{name}.json -->" in after) == (True, True, False)
     return inside
 
 
@@ -74,49 +63,36 @@ def test_every_record_is_of_a_kind_that_is_guarded_here():
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_is_what_its_runs_say(name):
-    assert same(RESULTS[name]["table"], table_of(RESULTS[name]["runs"]))
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_the_readme_quotes_the_table(name):
-    assert block("README.md", name) == markdown_table(RESULTS[name]["table"])
+def test_a_table_is_what_its_runs_say_and_the_readme_quotes(name):
+    table, runs = RESULTS[name]["table"], RESULTS[name]["runs"]
+    assert same(table, table_of(runs))
+    assert block("README.md", name) == markdown_table(table)
+    assert len({(run["method"]["name"], run["seed"]) for run in runs}) == len(runs)
+    keys = ("protocol_hash", "samples", "steps")
+    assert len({tuple(run["scores"][key] for key in keys) for run in runs}) == 1
 
 
 @pytest.mark.parametrize("name", [*TABLES, *RATES, *STUDIES, *CURVES])
 def test_every_run_was_made_by_committed_code(name):
     result = RESULTS[name]
     runs = [{"env": result["environment"]}] if name in RATES else result["runs"]
-    environments = [run["env"] for run in runs]
-    assert environments
-    assert all(each["dirty"] is False and len(each["commit"]) == 40 for each in environments)
+    assert {(run["env"]["dirty"], len(run["env"]["commit"])) for run in runs} == {(False, 40)}
 
 
 @pytest.mark.parametrize("name", [*TABLES, *RATES])
 def test_the_recipe_is_still_the_one_that_was_measured(name):
-    """Apart from seed and method, which a comparison sets for every run. A key that came later has
-    its default in both.
-    """
+    """Apart from seed and method, which a comparison sets for every run."""
     stored = record_from(RESULTS[name]["record"])
     recipe = record_from(load_recipe(ROOT / "recipes" / f"{stored.name}.yaml"))
     assert replace(stored, seed=0, method=recipe.method) == replace(recipe, seed=0)
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_every_run_was_judged_on_the_same_split_and_each_seed_once(name):
-    runs = RESULTS[name]["runs"]
-    assert len({(run["method"]["name"], run["seed"]) for run in runs}) == len(runs)
-    keys = ("protocol_hash", "samples", "steps")
-    assert len({tuple(run["scores"][key] for key in keys) for run in runs}) == 1
-
-
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_is_whole_and_its_tables_are_what_its_runs_say(name):
-    own, result = of(name), RESULTS[name]
+    own, result = import_module(f"studies.{name}"), RESULTS[name]
     runs = result["runs"]
-    wanted = itertools.product(own.OPTIONS, own.STEPS, own.SEEDS)
     made = [(run["method"], run["steps"], run["seed"]) for run in runs]
-    assert sorted(made) == sorted(wanted)
+    assert sorted(made) == sorted(itertools.product(own.OPTIONS, own.STEPS, own.SEEDS))
     assert {(run["split"], run["samples"]) for run in runs} == {("test", 359)}
     assert len({run["protocol_hash"] for run in runs}) == 1
     for run in runs:
@@ -129,7 +105,7 @@ def test_a_study_is_whole_and_its_tables_are_what_its_runs_say(name):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_gave_every_method_as_many_candidates_and_took_the_best_on_validation(name):
-    own, result = of(name), RESULTS[name]
+    own, result = import_module(f"studies.{name}"), RESULTS[name]
     assert record_from(result["record"]) == own.base()
     rates = own.ann_rates(result["ann_tuning"])
     assert result["ann_lr"] == {str(clip): lr for clip, lr in rates.items()}
@@ -144,7 +120,7 @@ def test_a_study_gave_every_method_as_many_candidates_and_took_the_best_on_valid
 
 @pytest.mark.parametrize("name", CURVES)
 def test_curves_are_whole_and_their_tables_are_what_their_runs_say(name):
-    own, result = of(name), RESULTS[name]
+    own, result = import_module(f"studies.{name}"), RESULTS[name]
     runs, curves = result["runs"], result["curves"]
     assert sorted((run["method"], run[CURVES[name]]) for run in runs) == sorted(own.wanted())
     for run in runs:
@@ -156,14 +132,10 @@ def test_curves_are_whole_and_their_tables_are_what_their_runs_say(name):
     assert result["record"] == study.public(own.record_of(*first, "here"))
 
 
-def test_every_method_is_tested_on_the_same_folds_and_every_recording_once():
+def test_the_folds_are_whole_and_what_the_readme_says_of_them_is_in_the_record():
     runs = RESULTS["nmnist_folds"]["runs"]
-    hashes = {(run["fold"], run["protocol_hash"], run["samples"]) for run in runs}
-    assert len(hashes) == 5
-    assert sum(samples for _, _, samples in hashes) == 1100
-
-
-def test_what_the_readme_says_of_real_recordings_is_in_the_record():
+    folds = {(run["fold"], run["protocol_hash"], run["samples"]) for run in runs}
+    assert (len(folds), sum(samples for _, _, samples in folds)) == (5, 1100)
     mean = means(RESULTS["nmnist_folds"]["curves"])
     ce, tks, tet = (f"{mean[method, 1]:.1f} %" for method in ("ce", "tks", "tet"))
     assert f"right on {ce} of them, TKS on {tks}, TET on {tet}" in words("README.md")
@@ -173,36 +145,26 @@ def test_what_the_readme_says_of_real_recordings_is_in_the_record():
 def test_the_recipe_of_hsd_has_what_the_study_chose():
     chosen = RESULTS["second_half"]["chosen"]["hsd skd, clip 1"]
     recipe = record_from(load_recipe(ROOT / "recipes" / "digits_hsd.yaml"))
-    assert recipe.method.options == {
-        "distill": "skd",
-        "clip_init": 1.0,
-        **{k: v for k, v in chosen.items() if k != "lr"},
-    }
+    options = {**recipe.method.options, "lr": recipe.train.lr}
+    assert options == {"distill": "skd", "clip_init": 1.0, **chosen}
     assert recipe.train.lr == chosen["lr"] == RESULTS["second_half"]["ann_lr"]["1.0"]
     assert recipe.train.epochs == RESULTS["second_half"]["record"]["train"]["epochs"]
 
 
-def test_what_the_page_on_hsd_says_of_its_tables_is_in_them():
+def test_the_demo_and_the_page_on_hsd_show_what_they_claim():
+    mean = means(RESULTS["digits_demo"]["table"])
+    assert mean["tks", 1] >= mean["ce", 1] + 7
+    assert mean["tks", 10] >= 96
     mean = means(RESULTS["second_half"]["study"])
     for t, gap in ((1, 9), (5, 3.5)):
         assert mean["ce", t] - mean["hsd skd", t] > gap
         assert abs(mean["ce", t] - mean["hsd none, clip 1", t]) < 1
 
 
-def test_the_demo_shows_what_it_claims():
-    mean = means(RESULTS["digits_demo"]["table"])
-    assert mean["tks", 1] >= mean["ce", 1] + 7
-    assert mean["tks", 10] >= 96
-
-
 @pytest.mark.parametrize("name", RATES)
-def test_the_lab_log_quotes_the_rates(name):
-    assert block("docs/log.md", name) == choose_lr.table(RESULTS[name]["runs"])
-
-
-@pytest.mark.parametrize("name", RATES)
-def test_the_recipe_has_the_rate_that_plain_training_chose(name):
+def test_the_recipe_has_the_rate_that_plain_training_chose_and_the_log_quotes_it(name):
     result = RESULTS[name]
+    assert block("docs/log.md", name) == choose_lr.table(result["runs"])
     assert result["record"]["method"]["name"] == "ce"
     tried = sorted((run["lr"], run["seed"]) for run in result["runs"])
     assert tried == list(itertools.product(choose_lr.RATES, choose_lr.SEEDS))
@@ -219,78 +181,42 @@ def test_the_lab_log_quotes_the_speeds(name):
 def test_the_changelog_quotes_the_speed_of_the_demo():
     fused, reference = RESULTS["demo_speed"]["speeds"]
     assert (fused["backend"], reference["backend"]) == ("auto", "reference")
-    for each in (fused, reference):
-        assert each["env"]["dirty"] is False
-        assert each["env"]["commit"] == fused["env"]["commit"]
     counted = [each["samples_per_s"][1:] for each in (fused, reference)]
     fast, slow = (f"{min(each):.0f} to {max(each):.0f}" for each in counted)
     said = f"{fast} samples a second with the fused neurons and at {slow} with the reference"
     assert said in words("CHANGELOG.md")
 
 
-def test_the_page_on_the_batched_camera_quotes_its_record():
-    result = RESULTS["batched_camera"]
-    assert result["environment"]["dirty"] is False
-    table = batched_camera.table(result["rows"])
+def test_the_pages_on_the_cameras_quote_their_records():
+    batched, filmed = RESULTS["batched_camera"], RESULTS["film"]
+    table = batched_camera.table(batched["rows"])
     assert block("docs/batched-camera.md", "batched_camera") == table
-
-
-def test_the_lab_log_says_how_fast_the_camera_of_the_record_is():
-    rows = RESULTS["bench_data"]["rows"]
-    (bench,) = (row for row in rows if row["group"] == "16 recordings, 128 x 128")
-    rows = RESULTS["batched_camera"]["rows"]
-    (exact,) = (row for row in rows if (row["sensor"], row["substep_us"]) == ([128, 128], 4000))
-    made, real = round(bench["recordings_per_s"]), round(exact["exact_per_s"])
-    said = f"films {made} pictures with as many events as CIFAR-10's, and {real} images of"
-    assert f"{said} CIFAR-10 itself" in words("docs/log.md")
-
-
-def test_the_page_on_the_simulated_camera_quotes_its_record():
-    result = RESULTS["film"]
-    assert result["environment"]["dirty"] is False
-    assert block("docs/simulated-camera.md", "film") == film.table(result)
-    assert abs(result["films"][0]["events"]["mean"] * 5 * 10_000 - 8e9) < 0.5e9  # "about 8 GB"
+    assert block("docs/simulated-camera.md", "film") == film.table(filmed)
+    assert abs(filmed["films"][0]["events"]["mean"] * 5 * 10_000 - 8e9) < 0.5e9  # "about 8 GB"
+    assert not batched["environment"]["dirty"] | filmed["environment"]["dirty"]
 
 
 @pytest.mark.parametrize("name", BENCHES)
 def test_a_bench_says_where_it_ran_and_how(name):
     result = RESULTS[name]
     assert result["environment"]["versions"]["torch"]
-    assert result["settings"]
-    assert result["rows"]
+    assert all(result[key] for key in ("settings", "rows"))
 
 
-def test_of_rates_that_tie_at_the_last_step_the_best_at_the_first_is_chosen():
-    rows = [
-        {"lr": 0.1, "val_acc": 95.0, "val_acc_first": 90.0},
-        {"lr": 0.2, "val_acc": 96.8, "val_acc_first": 80.0},
-        {"lr": 0.3, "val_acc": 97.2, "val_acc_first": 70.0},
-    ]
-    chosen = [choose_lr.choose_rate(rows, samples) for samples in (179, 100_000, 20)]
-    # One standard error of 97.2 % is 1.2 points, 0.05 points (nothing ties), 3.7 points (all tie).
-    assert chosen == [0.2, 0.3, 0.1]
-
-
-def test_a_row_of_the_rates_by_hand():
-    runs = [{"lr": 0.5, "val_acc": 96.0 + seed, "val_acc_first": 70.0} for seed in range(2)]
-    row = choose_lr.table(runs).splitlines()[2]
-    assert row == "| 0.5 | 96.0, 97.0 | 96.5 | 70.0, 70.0 | 70.0 |"
-
-
-def tiny_record() -> Record:
+@pytest.fixture
+def tiny(tiny_rows: Any) -> Record:
     return record_from(drivers.RECIPE | {"method": {"name": "ce"}})
 
 
-def test_a_rate_is_tried_as_a_run_trains(tmp_path, tiny_rows):
-    splits = replace(load_splits(tiny_record()), test=[])
-    last = choose_lr.train_once(tiny_record(), splits)
-    run_record(tiny_record(), tmp_path / "run")
+def test_a_rate_is_tried_as_a_run_trains(tmp_path, tiny):
+    last = choose_lr.train_once(tiny, replace(load_splits(tiny), test=[]))
+    run_record(tiny, tmp_path / "run")
     expected = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     for key in ("epoch", "train_loss", "val_loss", "val_acc", "val_acc_first"):
         assert last[key] == expected[key]
 
 
-def test_the_rates_are_compared_without_a_test_split(tmp_path, monkeypatch, tiny_rows):
+def test_the_rates_are_compared_without_a_test_split(tmp_path, monkeypatch, tiny):
     """`measure` hands over data from which the test recordings are gone."""
     seen = []
 
@@ -298,7 +224,7 @@ def test_the_rates_are_compared_without_a_test_split(tmp_path, monkeypatch, tiny
         seen.append((record.train.lr, record.seed, record.method.name, len(splits.test)))
         return {"val_acc": 50.0, "val_acc_first": 40.0}
 
-    splits = load_splits(tiny_record())
+    splits = load_splits(tiny)
     monkeypatch.setattr(choose_lr, "ROOT", tmp_path)
     monkeypatch.setattr(choose_lr, "train_once", fake)
     monkeypatch.setattr(choose_lr, "load_splits", lambda record: splits)
@@ -312,18 +238,12 @@ def test_the_rates_are_compared_without_a_test_split(tmp_path, monkeypatch, tiny
     assert len(seen) == 24  # what other code has trained is not kept
 
 
-@pytest.mark.parametrize(
-    "page", ["no markers", "<!-- results/digits_demo.json --><!-- end -->\n" * 2]
-)
-def test_a_page_without_its_one_pair_of_markers_is_refused_before_anything_is_trained(
-    page, tmp_path, monkeypatch
-):
-    readme = tmp_path / "README.md"
-    readme.write_text(page)
-    monkeypatch.setattr(measure, "README", readme)
-    monkeypatch.setattr(measure, "compare_methods", lambda *args: pytest.fail("it trained"))
-    with pytest.raises(ValueError, match="one block <!-- results/digits_demo"):
-        measure.main()
+def test_a_page_without_its_one_pair_of_markers_is_refused(tmp_path):
+    page = tmp_path / "README.md"
+    for text in ("no markers", "<!-- results/digits_demo.json --><!-- end -->\n" * 2):
+        page.write_text(text)
+        with pytest.raises(ValueError, match="one block <!-- results/digits_demo"):
+            study.check_markers(page, "digits_demo")
 
 
 def test_a_quote_changes_the_block_of_its_name_only():
