@@ -9,12 +9,15 @@ import numpy as np
 import oracles
 import pytest
 import torch
-from moving_light import recordings, small_model
+from moving_light import ragged, recordings, small_model
 
+from anystep.data.loader import in_order
 from anystep.evaluation.evaluate import Outputs, collect, score
+from anystep.evaluation.readout import hold, prefix_mean
 from anystep.nn.fuse import fuse_model
 
 STEPS, SAMPLES, CLASSES = 4, 30, 7
+LENGTHS = (3, 7, 5, 1)
 
 
 def outputs(*, classes=CLASSES, seed=0, labels=None, rates=None):
@@ -101,6 +104,57 @@ def test_a_fused_network_is_judged_as_its_original():
     assert not any(module.training for module in fused.modules())
     assert not hooks_of(fused)
     assert not any(parameter.requires_grad for parameter in fused.parameters())
+
+
+# Recordings of different length: each is judged as it is alone
+
+
+def test_a_batch_of_an_evaluation_has_recordings_of_one_length():
+    assert in_order(7, batch_size=3) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert in_order(5, batch_size=2, lengths=[3, 1, 3, 3, 1]) == [[1, 4], [0, 2], [3]]
+    assert in_order(3, batch_size=2, lengths=np.array([4, 4, 4])) == in_order(3, batch_size=2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 32])
+def test_a_recording_is_judged_as_it_is_alone_and_in_its_place(batch_size):
+    model, data = small_model(), ragged(13)
+    said = collect(model, data, batch_size=batch_size, features=5)
+    assert said.lengths.tolist() == data.lengths.tolist()
+    assert said.labels.tolist() == data.labels.tolist()
+    assert (len(said.logits), len(said.features)) == (data.lengths.max(), 5)
+    spikes = elements = 0.0
+    for n, (frames, _) in enumerate(data):
+        alone = collect(model, [(frames, 0)], features=1)
+        np.testing.assert_allclose(said.logits[: len(frames), n], alone.logits[:, 0], atol=1e-5)
+        decided = prefix_mean(said.logits)[-1, n]
+        np.testing.assert_allclose(decided, alone.logits.mean(0)[0], atol=1e-5)
+        if n < 5:
+            np.testing.assert_allclose(said.features[n], alone.features[0], atol=1e-5)
+        spikes += len(frames) * np.array(list(alone.rates.values()))
+        elements += len(frames)
+    assert list(said.rates.values()) == pytest.approx(spikes / elements)
+    assert score(said)["steps"] == len(said.logits)
+
+
+def test_chosen_frames_must_leave_every_recording_one():
+    data = ragged(8, shortest=4)
+    assert collect(small_model(), data, frames=slice(0, 3)).lengths is None
+    late = collect(small_model(), data, frames=slice(2, None))
+    assert late.lengths.tolist() == (data.lengths - 2).tolist()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_after_its_end_the_decision_of_a_recording_stands(kind):
+    logits = kind(np.random.default_rng(0).normal(size=(7, 4, 3)).astype(np.float32))
+    before = logits * 1
+    held = hold(logits, LENGTHS)
+    assert (logits == before).all()
+    assert held.dtype == logits.dtype
+    for n, length in enumerate(LENGTHS):
+        assert (held[:length, n] == logits[:length, n]).all()
+        for t in range(1, 8):
+            own = logits[: min(t, length), n].mean(0)
+            np.testing.assert_allclose(prefix_mean(held)[t - 1, n], own, rtol=1e-4, atol=1e-6)
 
 
 # score
