@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tracemalloc
+from itertools import product
 
 import numpy as np
 import pytest
 from event_files import bin_bytes
-from event_trees import EVENTS, TREES, rows_of
+from event_trees import EVENTS, OPTIONS, TREES, rows_of
 from image_trees import image_folder, imagenet_shards
 
 from anystep.data import check
@@ -19,21 +20,16 @@ from anystep.data.frames import FixedDuration
 from anystep.data.recording import Events
 
 LAYOUTS = [
-    ("nmnist", "released"),
-    ("nmnist", "SpikingJelly"),
-    ("ncaltech101", "Tonic"),
-    ("cifar10-dvs", "released"),
+    ("nmnist", "released", [34, 34]),
+    ("nmnist", "SpikingJelly", [34, 34]),
+    ("ncaltech101", "Tonic", [180, 240]),
+    ("cifar10-dvs", "released", [128, 128]),
+    ("cifar10-sim", "filmed", [128, 128]),
+    ("dvs-gesture", "released", [128, 128]),
+    ("dvs-gesture", "Tonic", [128, 128]),
+    ("events-folder", "classes", [34, 34]),
+    ("events-folder", "parts", [34, 34]),
 ]
-LAYOUTS += [("cifar10-sim", "filmed")]
-LAYOUTS += [
-    ("dvs-gesture", "released"),
-    ("dvs-gesture", "Tonic"),
-    ("events-folder", "classes"),
-    ("events-folder", "parts"),
-]
-OPTIONS = {"events-folder": {"sensor": [34, 34]}}
-ROW_OPTIONS = {"ncaltech101": {"size": 20}, "events-folder": {"sensor": [34, 34]}}
-SENSORS = {"nmnist": [34, 34], "ncaltech101": [180, 240], "events-folder": [34, 34]}
 
 
 @pytest.fixture
@@ -42,10 +38,11 @@ def digits(tmp_path):
     return tmp_path / "data", TREES["nmnist"]["released"](tmp_path / "data")
 
 
-@pytest.mark.parametrize(("name", "layout"), LAYOUTS)
-def test_every_sample_and_every_event_of_a_tree_is_counted_once(name, layout, tmp_path):
-    known = TREES[name][layout](tmp_path / "data")
-    found = check_dataset(name, tmp_path / "data", workers=2, options=OPTIONS.get(name)).summary
+@pytest.mark.parametrize(("name", "layout", "sensor"), LAYOUTS)
+def test_all_of_a_tree_is_counted_once_in_the_parts_of_its_row(name, layout, sensor, tmp_path):
+    known, root = TREES[name][layout](tmp_path / "data"), tmp_path / "data"
+    options = {"sensor": sensor} if name == "events-folder" else {}
+    found = check_dataset(name, root, workers=2, options=options).summary
     assert json.loads(json.dumps(found)) == found
     rows = [row for rows, _ in known.values() for row in rows]
     assert sum(found["samples"].values()) == len(known)
@@ -55,24 +52,12 @@ def test_every_sample_and_every_event_of_a_tree_is_counted_once(name, layout, tm
     lengths = sorted(rows[-1][0] + 1 - rows[0][0] for rows, _ in known.values())
     if layout != "Tonic" or name != "dvs-gesture":  # whose clock has whole milliseconds
         assert found["duration_us"] == [lengths[0], lengths[(len(lengths) - 1) // 2], lengths[-1]]
-    assert (found["sensor"], found["sensors"]) == (SENSORS.get(name, [128, 128]), 1)
-    labels = [label for _, label in known.values()]
-    assert [sum(each.values()) for each in found["classes"].values()] == [
-        labels.count(k) for k in sorted(set(labels))
-    ]
+    assert (found["sensor"], found["sensors"]) == (sensor, 1)
+    counts = np.bincount([label for _, label in known.values()])
+    assert [sum(each.values()) for each in found["classes"].values()] == counts.tolist()
     assert (found["unreadable"], found["corrupt"], found["out_of_order"]) == (0, [], 0)
 
-
-@pytest.mark.parametrize(("name", "layout"), LAYOUTS)
-def test_the_protocol_is_the_one_that_the_row_would_use(name, layout, tmp_path):
-    TREES[name][layout](tmp_path / "data")
-    found = check_dataset(name, tmp_path / "data", workers=1, options=OPTIONS.get(name)).summary
-    options = {
-        "root": tmp_path / "data",
-        "cache": tmp_path,
-        "workers": 1,
-        **ROW_OPTIONS.get(name, {}),
-    }
+    options = {"root": root, "cache": tmp_path, "workers": 1} | OPTIONS.get(name, {})
     row = load_dataset(name, binning=FixedDuration(1, 400_000), **options)
     sizes = {part: len(getattr(row, part)) for part in ("train", "val", "test")}
     assert found["protocol"] == {"name": row.protocol, "hash": row.protocol_hash, **sizes}
@@ -82,10 +67,8 @@ def test_the_protocol_is_the_one_that_the_row_would_use(name, layout, tmp_path):
 
 def test_another_protocol_makes_other_parts(digits):
     found = check_dataset("nmnist", digits[0], options={"protocol": "fold-1-of-2@0"}).summary
-    assert (found["protocol"]["name"], found["samples"]) == (
-        "fold-1-of-2@0",
-        {"train": 60, "test": 60},
-    )
+    assert found["protocol"]["name"] == "fold-1-of-2@0"
+    assert found["samples"] == {"train": 60, "test": 60}
 
 
 def test_damaged_files_are_listed_by_name_and_the_check_goes_on(digits):
@@ -94,22 +77,18 @@ def test_damaged_files_are_listed_by_name_and_the_check_goes_on(digits):
     (root / "Train" / "0" / "00000.bin").write_bytes(bin_bytes(rows_of("x", 34, 34))[:-2])
     (root / "Train" / "0" / "00007.bin").write_bytes(bin_bytes([(5, 34, 0, 1)]))
     found = check_dataset("nmnist", root, workers=2).summary
-    assert {
-        each["file"]: each["reason"].rpartition(".bin: ")[2][:30] for each in found["corrupt"]
-    } == {
+    reasons = {
         "Train/0/00000.bin": "truncated: the event at byte 1",
-        "Train/0/00007.bin": "x[0] = 34 must be in 0..33. N-",
+        "Train/0/00007.bin": "x[0] = 34 must be in 0..33",
         "Test/3/00070.bin": "the file is empty (0 bytes)",
     }
+    assert {each["file"] for each in found["corrupt"]} == set(reasons)
+    assert all(reasons[each["file"]] in each["reason"] for each in found["corrupt"])
     assert (found["unreadable"], found["samples"]) == (3, {"train": 98, "test": 19})
     assert found["events"] == {"train": 98 * EVENTS, "test": 19 * EVENTS}
-    assert (found["classes"]["0"], found["classes"]["3"]) == (
-        {"train": 8, "test": 2},
-        {"train": 10, "test": 1},
-    )
-    assert found["protocol"]["train"] + found["protocol"]["val"] + found["protocol"]["test"] == len(
-        known
-    )
+    assert found["classes"]["0"] == {"train": 8, "test": 2}
+    assert found["classes"]["3"] == {"train": 10, "test": 1}
+    assert sum(found["protocol"][part] for part in ("train", "val", "test")) == len(known)
 
 
 def test_a_file_that_vanishes_or_may_not_be_read_is_listed_too(digits, monkeypatch):
@@ -127,31 +106,23 @@ def test_a_file_that_vanishes_or_may_not_be_read_is_listed_too(digits, monkeypat
     assert "Permission denied" in found["corrupt"][0]["reason"]
 
 
-def test_one_damaged_file_of_many_gestures_is_one_entry(tmp_path):
+def test_one_damaged_file_of_many_gestures_is_one_entry_and_a_gesture_without_events_too(tmp_path):
+    root = tmp_path / "DvsGesture"
     TREES["dvs-gesture"]["released"](tmp_path)
-    (tmp_path / "DvsGesture" / "user02_lab.aedat").write_bytes(b"#!AER-DAT3.1\r\n")
-    found = check_dataset("dvs-gesture", tmp_path).summary
-    assert [each["file"] for each in found["corrupt"]] == ["DvsGesture/user02_lab.aedat"]
-    assert found["unreadable"] == 12
-    assert sum(found["samples"].values()) == 72
-
-
-def test_a_gesture_without_events_is_named(tmp_path):
-    TREES["dvs-gesture"]["released"](tmp_path)
-    with (tmp_path / "DvsGesture" / "user02_lab_labels.csv").open("a") as table:
+    (root / "user02_lab.aedat").write_bytes(b"#!AER-DAT3.1\r\n")
+    with (root / "user03_led_labels.csv").open("a") as table:
         table.write("11,900000000,900000001\n")
     found = check_dataset("dvs-gesture", tmp_path).summary
-    assert [each["reason"].rpartition(": ")[2] for each in found["corrupt"]] == [
-        "user02_lab/10_1 has no events"
-    ]
-    assert (found["unreadable"], sum(found["samples"].values())) == (1, 84)
+    damaged, empty = found["corrupt"]
+    assert damaged["file"] == "DvsGesture/user02_lab.aedat"
+    assert empty["reason"].endswith(": user03_led/10_1 has no events")
+    assert (found["unreadable"], sum(found["samples"].values())) == (13, 72)
 
 
 def test_recordings_whose_events_step_back_in_time_are_counted_and_read(digits):
     root, _ = digits
-    (root / "Train" / "0" / "00000.bin").write_bytes(
-        bin_bytes([(5, 1, 1, 0), (9, 1, 1, 1), (7, 1, 1, 1)])
-    )
+    rows = [(5, 1, 1, 0), (9, 1, 1, 1), (7, 1, 1, 1)]
+    (root / "Train" / "0" / "00000.bin").write_bytes(bin_bytes(rows))
     found = check_dataset("nmnist", root).summary
     assert (found["out_of_order"], found["corrupt"], found["events_per_recording"][0]) == (1, [], 3)
     assert found["duration_us"][0] == 5
@@ -164,17 +135,6 @@ def test_what_else_lies_in_the_folder_is_told(digits):
     (root / "Train" / "ten").mkdir()
     found = check_dataset("nmnist", root).summary
     assert (found["other_files"], found["empty_folders"]) == ({".bak": 1, ".txt": 1}, ["Train/ten"])
-
-
-def test_a_class_without_recordings_is_the_error_of_the_row(digits):
-    root, _ = digits
-    for file in (root / "Test" / "4").iterdir():
-        file.unlink()
-    with pytest.raises(
-        ValueError,
-        match=r"nmnist: .* has no recordings in test of 4; the release has all 10 classes",
-    ):
-        check_dataset("nmnist", root)
 
 
 def test_the_example_of_a_class_is_its_first_sample_that_can_be_read(digits):
@@ -190,27 +150,21 @@ def test_the_example_of_a_class_is_its_first_sample_that_can_be_read(digits):
 
 def test_an_excerpt_holds_the_window_with_the_most_events():
     rng = np.random.default_rng(0)
-    t = np.sort(rng.integers(0, 1000, 300))
-    events = Events.from_arrays(
-        t, rng.integers(0, 4, 300), rng.integers(0, 3, 300), rng.integers(0, 2, 300), (3, 4)
-    )
+    t, (y, x) = np.sort(rng.integers(0, 1000, 300)), rng.integers(0, 3, (2, 300))
+    events = Events.from_arrays(t, x, y, t % 2, (3, 3))
     part = excerpt(events, 100)
     assert len(part) == max(int(((t >= begin) & (t < begin + 100)).sum()) for begin in range(1000))
     first = int(np.searchsorted(t, part.t[0]))
-    assert np.array_equal(part.x, events.x[first : first + len(part)])
+    assert np.array_equal(part.x, x[first : first + len(part)])
     assert not np.shares_memory(part.x, events.x)
 
 
 def test_finished_frames_are_counted_and_nobody_guesses_their_events(tmp_path):
     root = tmp_path / "frames_number_4_split_by_number"
-    for digit in range(10):
-        for part, count in (("train", 10), ("test", 2)):
-            (root / part / str(digit)).mkdir(parents=True)
-            for number in range(count):
-                np.savez(
-                    root / part / str(digit) / f"{number}.npz",
-                    frames=np.ones((4, 2, 34, 34), np.float32),
-                )
+    for part, digit, number in product(("train", "test"), range(10), range(10)):
+        if part == "train" or number < 2:
+            (root / part / str(digit)).mkdir(parents=True, exist_ok=True)
+            np.savez(root / part / str(digit) / f"{number}.npz", frames=np.ones((4, 2, 34, 34)))
     np.savez(root / "test" / "9" / "1.npz", frames=np.ones((5, 2, 34, 34)))
     found = check_dataset("nmnist", root)
     assert (found.summary["samples"], found.summary["events"]) == ({"train": 100, "test": 19}, None)
@@ -223,25 +177,18 @@ def test_images_are_counted_and_the_first_of_each_class_is_decoded(tmp_path):
     image_folder(tmp_path)
     found = check_dataset("image-folder", tmp_path)
     assert (found.summary["samples"], found.summary["events"]) == ({"train": 16, "test": 4}, None)
-    assert found.summary["classes"] == {
-        "circle": {"train": 8, "test": 2},
-        "square": {"train": 8, "test": 2},
-    }
-    assert [each.shape for each in found.examples.values()] == [(3, 224, 224)] * 2
-    assert [int(found.examples[each][0].mean()) for each in ("circle", "square")] == [
-        30,
-        90,
-    ]  # red is the class
+    each = {"train": 8, "test": 2}
+    assert found.summary["classes"] == {"circle": each, "square": each}
+    assert [image.shape for image in found.examples.values()] == [(3, 224, 224)] * 2
+    # red is the class
+    assert [int(found.examples[name][0].mean()) for name in ("circle", "square")] == [30, 90]
 
 
-def test_a_damaged_image_is_found_by_a_deep_check_and_by_a_plain_one_only_if_it_comes_first(
-    tmp_path,
-):
+def test_a_damaged_image_is_found_by_a_deep_check_and_a_plain_one_sees_the_first(tmp_path):
     image_folder(tmp_path)
     (tmp_path / "circle" / "3.png").write_bytes(b"no image")
-    deep = check_dataset(
-        "image-folder", tmp_path, deep=True, workers=2, options={"size": 16}
-    ).summary
+    options = {"size": 16}
+    deep = check_dataset("image-folder", tmp_path, deep=True, workers=2, options=options).summary
     assert [each["file"] for each in deep["corrupt"]] == ["circle/3.png"]
     assert (deep["unreadable"], sum(deep["samples"].values())) == (1, 19)
     row = load_dataset("image-folder", binning=check.Direct(1), root=tmp_path)
@@ -257,14 +204,9 @@ def test_every_image_of_parquet_shards_is_decoded_by_a_deep_check(tmp_path):
     imagenet_shards(tmp_path)
     found = check_dataset("imagenet-1k", tmp_path, deep=True, workers=4, options={"size": 16})
     row = load_dataset("imagenet-1k", binning=check.Direct(1), root=tmp_path)
-    assert found.summary["samples"] == {
-        "train": len(row.train) + len(row.val),
-        "test": len(row.test),
-    }
-    assert (found.summary["corrupt"], [each.shape for each in found.examples.values()]) == (
-        [],
-        [(3, 16, 16)] * 3,
-    )
+    sizes = {"train": len(row.train) + len(row.val), "test": len(row.test)}
+    assert (found.summary["samples"], found.summary["corrupt"]) == (sizes, [])
+    assert [each.shape for each in found.examples.values()] == [(3, 16, 16)] * 3
 
 
 def test_the_digits_that_are_built_in_need_no_folder(monkeypatch):
@@ -278,73 +220,50 @@ def test_the_digits_that_are_built_in_need_no_folder(monkeypatch):
     assert events["protocol"] == images["protocol"]
     assert events["samples"] == images["samples"] == {"train": 1438, "test": 359}
     assert (events["events"], images["events"]) == ({"train": 2876, "test": 718}, None)
-    with pytest.raises(ValueError, match="digits-dvs is built in and takes no folder, got 'here'"):
-        check_dataset("digits-dvs", "here")
 
 
 def test_a_folder_that_the_protocol_does_not_fit_is_counted_all_the_same_and_says_so(tmp_path):
     TREES["cifar10-sim"]["filmed"](tmp_path)
-    for file in tmp_path.glob("*/9*.bin"):
+    for file in tmp_path.glob("*/[789]*.bin"):
         file.unlink()
     (tmp_path / "camera.json").write_text('{"recordings": 70}')
-    for file in tmp_path.glob("*/[789].bin"):
-        file.unlink()
     summary = check_dataset("cifar10-sim", tmp_path).summary
     assert summary["samples"] == {"train": 70, "test": 0}
-    assert (summary["protocol"]["name"], summary["protocol"]["hash"]) == (
-        "cifar10-sim/last-100",
-        None,
-    )
-    assert "the largest here is 6" in summary["protocol"]["problem"]
-    assert "does not fit: " in dict(table_cells(summary)[2][:4])["protocol"]
-    assert (
-        check_dataset("cifar10-sim", tmp_path, options={"protocol": "random-90-10@0"}).summary[
-            "samples"
-        ]["test"]
-        == 10
-    )
+    protocol = summary["protocol"]
+    assert (protocol["name"], protocol["hash"]) == ("cifar10-sim/last-100", None)
+    assert "the largest here is 6" in protocol["problem"]
+    assert "does not fit: " in dict(table_cells(summary)[2])["protocol"]
+    options = {"protocol": "random-90-10@0"}
+    assert check_dataset("cifar10-sim", tmp_path, options=options).summary["samples"]["test"] == 10
 
 
 def test_the_table_for_people_says_the_same(digits):
     root, _ = digits
     (root / "Train" / "readme.txt").touch()
     title, header, rows = table_cells(check_dataset("nmnist", root).summary)
-    assert (title, header, rows[0], rows[1]) == (
-        "nmnist",
-        ["what", "found"],
-        ["samples", "100 train, 20 test"],
-        ["events", "2,400 train, 480 test"],
-    )
-    said = dict(rows)
-    assert said["classes"] == "10, of 12 to 12 samples"
-    assert said["sensor"] == "34 x 34"
-    assert said["events a recording"] == "24 to 24, median 24"
-    assert (said["other files"], said["samples that cannot be read"]) == ("1 .txt", "0")
+    assert (title, header) == ("nmnist", ["what", "found"])
+    told = {
+        "samples": "100 train, 20 test",
+        "events": "2,400 train, 480 test",
+        "classes": "10, of 12 to 12 samples",
+        "sensor": "34 x 34",
+        "events a recording": "24 to 24, median 24",
+        "other files": "1 .txt",
+        "samples that cannot be read": "0",
+    }
+    assert told.items() <= dict(rows).items()
     images = dict(table_cells(check_dataset("digits").summary)[2])
     assert (images["events"], "sensor" in images) == ("unknown", False)
 
 
 def test_progress_is_told_for_every_sample(digits):
     told = []
-    check_dataset(
-        "nmnist", digits[0], workers=2, progress=lambda done, total: told.append((done, total))
-    )
+    check_dataset("nmnist", digits[0], workers=2, progress=lambda *counts: told.append(counts))
     assert told == [(done, 120) for done in range(1, 121)]
 
 
 def test_memory_does_not_grow_with_the_number_of_recordings(tmp_path):
-    rng = np.random.default_rng(0)
-    rows = zip(
-        *(
-            each.tolist()
-            for each in (
-                np.arange(20_000),
-                *rng.integers(0, 30, (2, 20_000)),
-                np.arange(20_000) % 2,
-            )
-        ),
-        strict=True,
-    )
+    rows = [(t, t % 30, t % 29, t % 2) for t in range(20_000)]
     (tmp_path / "one.bin").write_bytes(bin_bytes(rows))
     peaks = {}
     for count in (10, 100):
@@ -360,11 +279,6 @@ def test_memory_does_not_grow_with_the_number_of_recordings(tmp_path):
     assert peaks[100] < peaks[10] + 180 * 4_000  # 180 more recordings of 260 kB
 
 
-def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="nmnist: nothing to read in"):
-        check_dataset("nmnist", tmp_path)
-
-
 REAL = os.environ.get("ANYSTEP_DATA")
 
 
@@ -373,11 +287,6 @@ def test_the_first_recordings_of_nmnist_have_the_events_that_they_have():
     found = check_dataset("nmnist", f"{REAL}/NMNIST").summary
     assert found["samples"] == {"train": 1000, "test": 100}
     assert found["events"] == {"train": 4_133_231, "test": 385_596}
-    assert found["protocol"] == {
-        "name": "nmnist/official",
-        "hash": "5857c6fb04e30985",
-        "train": 899,
-        "val": 101,
-        "test": 100,
-    }
+    sizes = {"train": 899, "val": 101, "test": 100}
+    assert found["protocol"] == {"name": "nmnist/official", "hash": "5857c6fb04e30985"} | sizes
     assert (found["corrupt"], found["out_of_order"], found["sensor"]) == ([], 0, [34, 34])

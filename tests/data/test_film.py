@@ -39,9 +39,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def columns(events: Events) -> list[tuple[int, ...]]:
-    return list(
-        zip(events.t.tolist(), events.x.tolist(), events.y.tolist(), events.p.tolist(), strict=True)
-    )
+    return list(zip(*(getattr(events, name).tolist() for name in "txyp"), strict=True))
 
 
 def test_an_event_is_five_bytes_by_hand():
@@ -53,46 +51,42 @@ def test_an_event_is_five_bytes_by_hand():
 @given(st.data())
 def test_the_reader_gives_back_what_was_written(tmp_path_factory, data):
     count = data.draw(st.integers(1, 30))
-    draw = lambda most: data.draw(st.lists(st.integers(0, most), min_size=count, max_size=count))  # noqa: E731
-    rows = [y if y < 240 else y + 1 for y in draw(254)]
-    events = Events.from_arrays(sorted(draw((1 << 23) - 1)), draw(255), rows, draw(1), (256, 256))
+    numbers = {
+        most: data.draw(st.lists(st.integers(0, most), min_size=count, max_size=count))
+        for most in ((1 << 23) - 1, 255, 254, 1)
+    }
+    t, x, y, p = numbers.values()
+    rows = [each + (each >= 240) for each in y]
+    events = Events.from_arrays(sorted(t), x, rows, p, (256, 256))
     path = tmp_path_factory.mktemp("bin") / "a.bin"
     encode_bin(events).tofile(path)
     assert columns(read_events(path, sensor=(256, 256))) == columns(events)
 
 
 def test_a_film_has_the_events_of_the_camera_whatever_else_is_filmed(tmp_path):
-    whole, made = tmp_path / "whole", []
-    summary = film_images(
-        IMAGES, IDS, whole, setting(), workers=2, progress=lambda *counts: made.append(counts)
-    )
+    made = []
+    whole, tell = tmp_path / "whole", lambda *counts: made.append(counts)
+    summary = film_images(IMAGES, IDS, whole, setting(), workers=2, progress=tell)
     assert made == [(k, 6) for k in range(7)]
     for image, name in zip(IMAGES, IDS, strict=True):
-        assert columns(read_events(whole / f"{name}.bin", sensor=(12, 12))) == columns(
-            setting().shoot(image, name)
-        )
+        events = read_events(whole / f"{name}.bin", sensor=(12, 12))
+        assert columns(events) == columns(setting().shoot(image, name))
     sizes = [(whole / f"{name}.bin").stat().st_size for name in IDS]
     assert (summary["recordings"], summary["made"], summary["bytes"]) == (6, 6, sum(sizes))
     assert summary["events"] * 5 == summary["bytes"] == summary["estimated_bytes"]
     film_images(lambda i: IMAGES[4 - i], IDS[4:2:-1], tmp_path / "part", setting(), workers=1)
-    for name in IDS[3:5]:
-        assert (tmp_path / "part" / f"{name}.bin").read_bytes() == (
-            whole / f"{name}.bin"
-        ).read_bytes()
+    part = {f"{name}.bin": (whole / f"{name}.bin").read_bytes() for name in IDS[3:5]}
+    assert part.items() <= contents(tmp_path / "part").items()
 
 
 def test_recordings_of_one_image_differ_in_their_noise_and_seeds_too():
     other = Setting(setting().path, setting().camera, seed=4, source={})
-    one, same, name, seed = (
-        columns(each)
-        for each in (
-            *(setting().shoot(IMAGES[0], x) for x in ("a/0", "a/0", "a/1")),
-            other.shoot(IMAGES[0], "a/0"),
-        )
+    one, same, renamed = (
+        columns(setting().shoot(IMAGES[0], name)) for name in ("a/0", "a/0", "a/1")
     )
     assert one == same
-    assert one != name
-    assert one != seed
+    assert one != renamed
+    assert one != columns(other.shoot(IMAGES[0], "a/0"))
 
 
 def test_a_film_that_was_stopped_goes_on_and_keeps_what_is_there(tmp_path):
@@ -108,7 +102,7 @@ def test_a_film_that_was_stopped_goes_on_and_keeps_what_is_there(tmp_path):
     assert 2 <= len(list(out.rglob("*.bin"))) < 6
     assert not list(out.rglob("*.part"))
     with pytest.raises(
-        ValueError, match=r"of the 6 recordings that camera.json speaks of: the filming was stopped"
+        ValueError, match=r"6 recordings that .* speaks of: the filming was stopped"
     ):
         filmed(out, ("cat", "dog"))
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.bin")}
@@ -157,28 +151,17 @@ def test_a_film_grows_and_never_forgets_its_length(tmp_path):
     assert [sample.label for sample in filmed(tmp_path, ("cat", "dog"))] == [0, 0, 0, 1, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (setting(threshold=0.3), "was filmed with camera.threshold = 0.2, asked for is 0.3"),
-        (
-            Setting(saccade(30_000), setting().camera, 4, {"images": "noise"}),
-            "was filmed with seed = 3, asked for is 4",
-        ),
-        (
-            Setting(saccade(30_001), setting().camera, 3, {"images": "noise"}),
-            "path.duration_us = 30000, asked for is 30001",
-        ),
-        (
-            Setting(saccade(30_000, size=1.0), setting().camera, 3, {"images": "noise"}),
-            "was filmed with path.hash = ",
-        ),
-        (
-            Setting(saccade(30_000), setting().camera, 3, {}),
-            "source.images = 'noise', asked for is None",
-        ),
-    ],
-)
+CAMERA, NOISE = setting().camera, {"images": "noise"}
+OTHERS = [
+    (setting(threshold=0.3), "was filmed with camera.threshold = 0.2, asked for is 0.3"),
+    (Setting(saccade(30_000), CAMERA, 4, NOISE), "was filmed with seed = 3, asked for is 4"),
+    (Setting(saccade(30_001), CAMERA, 3, NOISE), "path.duration_us = 30000, asked for is 30001"),
+    (Setting(saccade(30_000, size=1.0), CAMERA, 3, NOISE), "was filmed with path.hash = "),
+    (Setting(saccade(30_000), CAMERA, 3, {}), "source.images = 'noise', asked for is None"),
+]
+
+
+@pytest.mark.parametrize(("other", "message"), OTHERS)
 def test_a_folder_filmed_otherwise_is_refused_by_name(tmp_path, other, message):
     film_images(IMAGES, IDS, tmp_path, setting())
     before = contents(tmp_path)
@@ -201,9 +184,7 @@ def test_recordings_that_nobody_described_are_refused(tmp_path):
 def test_a_disk_without_room_is_refused_before_the_work(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(film.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(
-        OSError, match=r"6 recordings need about .* MB in .*, 0 MB are free"
-    ) as caught:
+    with pytest.raises(OSError, match=r"6 recordings need about .* 0 MB are free") as caught:
         film_images(IMAGES, IDS, tmp_path, setting())
     assert caught.value.errno == errno.ENOSPC
     assert not list(tmp_path.rglob("*.bin"))
@@ -216,9 +197,7 @@ def test_a_disk_that_fills_up_is_named_and_leaves_no_half_recording(tmp_path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(
-        OSError, match=r"cannot write the recording .*cat/0.bin \(No space left on device\)"
-    ) as caught:
+    with pytest.raises(OSError, match=r"cannot write .*cat/0.bin \(No space left on dev") as caught:
         film_images(IMAGES, IDS, tmp_path, setting(), workers=1)
     assert caught.value.errno == errno.ENOSPC
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["camera.json"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from anystep.data.camera.simulate import (
 )
 
 QUIET = Camera(noise_hz=0.0)
+ONE = Camera(sensor=(1, 1), mismatch=0.0, noise_hz=0.0, floor=0.05)
 
 
 def still(duration_us: int) -> Trajectory:
@@ -25,9 +27,7 @@ def still(duration_us: int) -> Trajectory:
 
 
 def columns(events) -> list[tuple[int, int, int, int]]:
-    return list(
-        zip(events.t.tolist(), events.y.tolist(), events.x.tolist(), events.p.tolist(), strict=True)
-    )
+    return list(zip(*(getattr(events, name).tolist() for name in "tyxp"), strict=True))
 
 
 def light_at(image: np.ndarray, row: float, column: float) -> float:
@@ -39,9 +39,7 @@ def light_at(image: np.ndarray, row: float, column: float) -> float:
     )
 
 
-def slow_camera(
-    image: np.ndarray, path: Trajectory, camera: Camera
-) -> list[tuple[int, int, int, int]]:
+def slow_camera(image: np.ndarray, path: Trajectory, camera: Camera) -> list[tuple[int, ...]]:
     """One pixel after the other, one sample after the other, from the definition."""
     height, width = camera.sensor
     off, on = thresholds_of(camera)
@@ -67,12 +65,8 @@ def slow_camera(
     return sorted(found)
 
 
-SIZES = [
-    *((4, 3) for _ in range(6)),
-    (9, 10),
-    (3, 20),
-    (20, 7),
-]  # the last three are larger than the sensor of 6 x 7
+# the last three are larger than the sensor of 6 x 7
+SIZES = [(4, 3)] * 6 + [(9, 10), (3, 20), (20, 7)]
 
 
 @pytest.mark.parametrize(("seed", "size"), list(enumerate(SIZES)))
@@ -80,18 +74,8 @@ def test_the_simulator_agrees_with_a_slow_camera_event_for_event(seed, size):
     rng = np.random.default_rng(seed)
     image = rng.random(size) * (rng.random(size) < 0.7)
     times = (0, *sorted(rng.choice(np.arange(1, 20_000), 4, replace=False).tolist()), 20_003)
-    path = Trajectory(
-        times, tuple(rng.normal(0, 2, 6).tolist()), tuple(rng.normal(0, 2, 6).tolist())
-    )
-    camera = Camera(
-        sensor=(6, 7),
-        threshold=0.15,
-        mismatch=0.1,
-        noise_hz=0.0,
-        substep_us=700,
-        floor=0.05,
-        seed=seed,
-    )
+    path = Trajectory(times, *(tuple(rng.normal(0, 2, 6).tolist()) for _ in range(2)))
+    camera = replace(ONE, sensor=(6, 7), threshold=0.15, mismatch=0.1, substep_us=700, seed=seed)
     expected = slow_camera(image, path, camera)
     assert len(expected) > 100
     assert columns(simulate(image, path, camera, seed=0)) == expected
@@ -99,22 +83,13 @@ def test_the_simulator_agrees_with_a_slow_camera_event_for_event(seed, size):
 
 def test_a_falling_edge_crosses_by_hand():
     # light 1 -> 0 in one substep of 1000 us: log light falls by log(1.2 / 0.2) = 1.7918 in a
-    # straight line, and 0.5, 1.0 and 1.5 are reached at 279.06, 558.11 and 837.17 us
-    camera = Camera(sensor=(1, 1), threshold=0.5, mismatch=0.0, noise_hz=0.0, floor=0.2)
+    # straight line, and 0.5, 1.0 and 1.5 are reached at 279.06, 558.11 and 837.17 us; one whole
+    # crossing, at 1000 us, is still inside the recording
     path = Trajectory((0, 1000), (0.0, 1.0), (0.0, 0.0))
-    assert columns(simulate([[1.0]], path, camera, seed=0)) == [
-        (279, 0, 0, 0),
-        (558, 0, 0, 0),
-        (837, 0, 0, 0),
-    ]
-
-
-def test_a_crossing_at_the_very_end_is_still_inside_the_recording():
-    floor = 0.2
-    threshold = math.log(1 + floor) - math.log(floor)
-    camera = Camera(sensor=(1, 1), threshold=threshold, mismatch=0.0, noise_hz=0.0, floor=floor)
-    events = simulate([[1.0]], Trajectory((0, 1000), (0.0, 1.0), (0.0, 0.0)), camera, seed=0)
-    assert columns(events) == [(999, 0, 0, 0)]
+    for threshold, times in ((0.5, [279, 558, 837]), (math.log(1.2) - math.log(0.2), [999])):
+        camera = replace(ONE, threshold=threshold, floor=0.2)
+        events = columns(simulate([[1.0]], path, camera, seed=0))
+        assert events == [(t, 0, 0, 0) for t in times]
 
 
 def test_a_still_image_sends_only_background_events():
@@ -123,13 +98,8 @@ def test_a_still_image_sends_only_background_events():
     events = simulate(image, still(1_000_000), Camera(noise_hz=5.0), seed=0)
     mean = 5.0 * 34 * 34
     assert abs(len(events) - mean) < 5 * math.sqrt(mean)
-    for share in (
-        events.p.mean(),
-        (events.t < 500_000).mean(),
-        (events.x < 17).mean(),
-        (events.y < 17).mean(),
-    ):
-        assert abs(share - 0.5) < 5 * 0.5 / math.sqrt(len(events))
+    for half in (events.p == 1, events.t < 500_000, events.x < 17, events.y < 17):
+        assert abs(half.mean() - 0.5) < 5 * 0.5 / math.sqrt(len(events))
 
 
 def test_an_image_larger_than_the_sensor_by_the_radius_hides_the_background():
@@ -141,7 +111,7 @@ def test_an_image_larger_than_the_sensor_by_the_radius_hides_the_background():
 def test_a_long_row_of_events_at_one_pixel_is_exact_to_the_last():
     # the band that skips logarithms is kept by products: after thousands of crossings it must still
     # let every one through
-    camera = Camera(sensor=(1, 1), threshold=0.01, mismatch=0.0, noise_hz=0.0, floor=0.001)
+    camera = replace(ONE, threshold=0.01, floor=0.001)
     there_and_back = Trajectory(
         tuple(range(0, 41_000, 1000)), tuple(float(k % 2) for k in range(41)), (0.0,) * 41
     )
@@ -151,10 +121,6 @@ def test_a_long_row_of_events_at_one_pixel_is_exact_to_the_last():
     assert columns(events) == expected
 
 
-def test_a_path_is_named_with_an_underscore_or_a_hyphen():
-    assert path_of("closed-loop") == path_of("closed_loop") == closed_loop()
-
-
 def test_background_events_come_on_top_of_the_same_signal():
     image = np.random.default_rng(0).random((10, 10))
     signal = columns(simulate(image, saccade(30_000), QUIET, seed=1))
@@ -162,30 +128,19 @@ def test_background_events_come_on_top_of_the_same_signal():
     assert set(signal) < set(together)
 
 
-def test_one_seed_gives_one_recording_and_another_seed_other_noise():
+def test_one_seed_gives_one_recording_in_order_and_another_seed_other_noise():
     image = np.random.default_rng(0).random((10, 10))
     one, same, other = (
         columns(simulate(image, saccade(), Camera(), seed=seed)) for seed in (3, 3, 4)
     )
-    assert one == same
+    assert one == same == sorted(one)
     assert one != other
-
-
-def test_events_are_ordered_by_time_then_row_column_and_polarity():
-    events = columns(
-        simulate(np.random.default_rng(0).random((20, 20)), closed_loop(), Camera(), seed=0)
-    )
-    assert events == sorted(events)
-    assert events[0][0] >= 0
-    assert events[-1][0] < 300_000
+    assert 0 <= one[0][0] <= one[-1][0] < 300_000
 
 
 def test_a_camera_is_its_seed_and_has_off_and_on_thresholds_of_their_own():
-    off, on = thresholds_of(Camera(sensor=(60, 60), threshold=0.2, mismatch=0.05))
-    again, other = (
-        thresholds_of(Camera(sensor=(60, 60), mismatch=0.05)),
-        thresholds_of(Camera((60, 60), mismatch=0.05, seed=1)),
-    )
+    off, on = thresholds_of(Camera((60, 60), threshold=0.2, mismatch=0.05))
+    again, other = (thresholds_of(Camera((60, 60), mismatch=0.05, seed=seed)) for seed in (0, 1))
     assert np.array_equal(again, [off, on])
     assert not np.array_equal(other, again)
     for each in (off, on):
@@ -223,13 +178,14 @@ def test_a_saccade_has_three_legs_and_comes_back():
 
 def test_many_images_do_not_depend_on_the_workers_or_on_their_company():
     images = np.random.default_rng(0).random((9, 12, 12))
-    one = [columns(e) for e in simulate_many(images, saccade(60_000), Camera(), seed=5, workers=1)]
-    two = [columns(e) for e in simulate_many(images, saccade(60_000), Camera(), seed=5, workers=2)]
-    some = [
-        columns(e) for e in simulate_many(images, saccade(60_000), Camera(), seed=5, indices=[7, 2])
-    ]
-    assert one == two
-    assert some == [one[7], one[2]]
+
+    def filmed(**options):
+        recordings = simulate_many(images, saccade(60_000), Camera(), seed=5, **options)
+        return [columns(each) for each in recordings]
+
+    one = filmed(workers=1)
+    assert one == filmed(workers=2)
+    assert filmed(indices=[7, 2]) == [one[7], one[2]]
     assert one[7] == columns(simulate(images[7], saccade(60_000), Camera(), seed=[5, 7]))
 
 
@@ -241,8 +197,6 @@ def test_a_reader_that_stops_early_stops_the_workers():
         next(recordings)
 
 
-def test_every_path_takes_300_milliseconds():
-    assert {name: make().duration_us for name, make in PATHS.items()} == {
-        "closed_loop": 300_000,
-        "saccade": 300_000,
-    }
+def test_every_path_takes_300_milliseconds_and_is_named_with_an_underscore_or_a_hyphen():
+    assert all(make().duration_us == 300_000 for make in PATHS.values())
+    assert path_of("closed-loop") == path_of("closed_loop") == closed_loop()
