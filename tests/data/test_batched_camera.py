@@ -16,52 +16,47 @@ QUIET = Camera(sensor=(11, 13), threshold=0.15, mismatch=0.1, noise_hz=0.0, floo
 PATH = saccade(60_000)
 
 
+PATHS = [PATH, [turned(PATH, 50 * k, mirrored=k == 1) for k in range(3)]]
+STILL = Trajectory((0, 500_000), (0.0, 0.0), (0.0, 0.0))
+
+
 def pictures(count=3, *, height=9, width=8, seed=0) -> torch.Tensor:
     rng = np.random.default_rng(seed)
-    return torch.from_numpy(
-        rng.random((count, height, width)) * (rng.random((count, height, width)) < 0.7)
-    )
+    shape = count, height, width
+    return torch.from_numpy(rng.random(shape) * (rng.random(shape) < 0.7))
 
 
 def chance(seed=0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def filmed(
-    images, path=PATH, camera=QUIET, *, steps=6, duration_us=10_000, seed=0, size=None
-) -> torch.Tensor:
+def filmed(images, path=PATH, camera=QUIET, *, steps=6, duration_us=10_000, seed=0, size=None):
+    """Frames (T, N, 2, H, W)."""
     binning = FixedDuration(steps, duration_us)
     return simulate_batch(images, path, camera, binning=binning, generator=chance(seed), size=size)
 
 
 def exact(images, path=PATH, camera=QUIET, *, steps=6, duration_us=10_000) -> np.ndarray:
-    """FixedDuration of the events of `simulate`: (T, N, 2, H, W)."""
-    binning = FixedDuration(steps, duration_us)
+    """The events of `simulate` in frames (T, N, 2, H, W)."""
+    frames = np.zeros((steps, len(images), 2, *camera.sensor))
     paths = [path] * len(images) if isinstance(path, Trajectory) else path
-    recordings = [
-        simulate(image.numpy(), way, camera, seed=0)
-        for image, way in zip(images, paths, strict=True)
-    ]
-    return np.stack([binning(events) for events in recordings], axis=1)
+    for n, (image, way) in enumerate(zip(images, paths, strict=True)):
+        events = simulate(image.numpy(), way, camera, seed=0)
+        events = events.until(steps * duration_us)
+        np.add.at(frames[:, n], (events.t // duration_us, events.p, events.y, events.x), 1)
+    return frames
 
 
 def random_path(seed: int, duration_us: int) -> Trajectory:
     rng = np.random.default_rng(seed)
-    times = (
-        0,
-        *sorted(rng.choice(np.arange(1, duration_us), 4, replace=False).tolist()),
-        duration_us,
-    )
-    return Trajectory(
-        times, tuple(rng.normal(0, 2, 6).tolist()), tuple(rng.normal(0, 2, 6).tolist())
-    )
+    between = sorted(rng.choice(np.arange(1, duration_us), 4, replace=False).tolist())
+    shifts = (tuple(rng.normal(0, 2, 6).tolist()) for _ in range(2))
+    return Trajectory((0, *between, duration_us), *shifts)
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("substep_us", [700, 1000, 5000])
-def test_the_counts_are_those_of_the_events_in_frames_even_if_borders_fall_between_samples(
-    seed, substep_us
-):
+def test_the_counts_are_those_of_the_events_even_if_borders_fall_between(seed, substep_us):
     path, camera = random_path(seed, 40_003), replace(QUIET, substep_us=substep_us, seed=seed)
     images = pictures(seed=seed)
     expected = exact(images, path, camera, steps=7, duration_us=6_001)
@@ -94,19 +89,12 @@ def test_a_falling_edge_is_counted_by_hand():
     ("steps", "duration_us"), [(1, 60_000), (3, 7_000), (9, 9_000), (2, 100_000), (5, 1)]
 )
 def test_frames_may_end_before_or_after_the_recording(steps, duration_us):
-    images = pictures(2)
-    recordings = [simulate(image.numpy(), PATH, QUIET, seed=0) for image in images]
-    expected = np.zeros((steps, 2, 2, 11, 13))
-    for n, events in enumerate(recordings):
-        kept = events.t < steps * duration_us
-        place = (events.t[kept] // duration_us, events.p[kept], events.y[kept], events.x[kept])
-        np.add.at(expected[:, n], place, 1)
-    assert np.array_equal(filmed(images, steps=steps, duration_us=duration_us).numpy(), expected)
+    spans = {"steps": steps, "duration_us": duration_us}
+    assert np.array_equal(filmed(pictures(2), **spans).numpy(), exact(pictures(2), **spans))
 
 
 def test_every_image_may_have_a_path_of_its_own():
-    images = pictures(3)
-    paths = [turned(closed_loop(60_000), 40 * k, mirrored=k == 1) for k in range(3)]
+    images, paths = pictures(3), PATHS[1]
     frames = filmed(images, paths)
     assert np.array_equal(frames.numpy(), exact(images, paths))
     for k, path in enumerate(paths):
@@ -114,21 +102,16 @@ def test_every_image_may_have_a_path_of_its_own():
 
 
 @pytest.mark.parametrize("size", [1, 4, 6, 11])
-@pytest.mark.parametrize(
-    "paths", [PATH, [turned(PATH, 50 * k) for k in range(3)]], ids=["one path", "a path each"]
-)
+@pytest.mark.parametrize("paths", PATHS, ids=["one path", "a path each"])
 def test_smaller_frames_are_those_of_the_sensor_with_pixels_left_out(paths, size):
     frames = filmed(pictures(), paths, size=size)
     assert np.array_equal(frames.numpy(), resize(exact(pictures(), paths), size, "nearest"))
 
 
 def test_the_pixels_of_smaller_frames_have_background_events_of_their_own():
-    camera = Camera(sensor=(40, 40), noise_hz=100.0)
-    still = Trajectory((0, 500_000), (0.0, 0.0), (0.0, 0.0))
-    mean = 100.0 * 4 * 10 * 10 * 0.5
-    assert abs(
-        filmed(torch.zeros(4, 9, 9), still, camera, duration_us=100_000, size=10).sum() - mean
-    ) < 5 * math.sqrt(mean)
+    camera, mean = Camera(sensor=(40, 40), noise_hz=100.0), 100.0 * 4 * 10 * 10 * 0.5
+    frames = filmed(torch.zeros(4, 9, 9), STILL, camera, duration_us=100_000, size=10)
+    assert abs(frames.sum() - mean) < 5 * math.sqrt(mean)
 
 
 @pytest.mark.parametrize(("height", "width"), [(14, 9), (11, 40), (25, 31)])
@@ -152,25 +135,22 @@ def test_a_circle_turned_is_a_circle_begun_elsewhere():
 
 
 def test_background_events_are_a_poisson_process_and_come_from_the_generator():
-    camera = Camera(sensor=(20, 20), noise_hz=50.0)
-    still = Trajectory((0, 500_000), (0.0, 0.0), (0.0, 0.0))
-    images = torch.rand(4, 20, 20, generator=chance())
-    frames = filmed(images, still, camera, steps=4, duration_us=150_000)
+    camera, images = Camera(sensor=(20, 20), noise_hz=50.0), torch.rand(4, 20, 20)
+    frames, again, other = (
+        filmed(images, STILL, camera, steps=4, duration_us=150_000, seed=seed) for seed in (0, 0, 1)
+    )
     mean = 50.0 * 4 * 400 * 0.5
     assert abs(frames.sum() - mean) < 5 * math.sqrt(mean)
     assert torch.equal(frames, frames.round())
-    parts = [
-        frames[k].sum() / frames.sum() for k in range(4)
-    ]  # the last frame has 50 ms of recording
-    for share, part in zip([0.3, 0.3, 0.3, 0.1], parts, strict=True):
-        assert abs(part - share) < 5 * math.sqrt(share * (1 - share) / mean)
+    # the last frame has 50 ms of recording
+    for frame, share in zip(frames, [0.3, 0.3, 0.3, 0.1], strict=True):
+        sd = math.sqrt(share * (1 - share) / mean)
+        assert abs(frame.sum() / frames.sum() - share) < 5 * sd
     for half in (frames[:, :2], frames[:, :, 0], frames[..., :10], frames[..., :10, :]):
         assert abs(half.sum() / frames.sum() - 0.5) < 5 * 0.5 / math.sqrt(mean)
     assert 0.9 < frames[:3].var() / frames[:3].mean() < 1.1  # Poisson
-    assert torch.equal(frames, filmed(images, still, camera, steps=4, duration_us=150_000))
-    assert not torch.equal(
-        frames, filmed(images, still, camera, steps=4, duration_us=150_000, seed=1)
-    )
+    assert torch.equal(frames, again)
+    assert not torch.equal(frames, other)
 
 
 def test_background_events_come_on_top_of_the_same_signal():
@@ -188,14 +168,12 @@ def test_nothing_is_differentiated_and_the_images_stay_as_they_were():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(
-    "paths", [PATH, [turned(PATH, 50 * k) for k in range(3)]], ids=["one path", "a path each"]
-)
+@pytest.mark.parametrize("paths", PATHS, ids=["one path", "a path each"])
 def test_the_gpu_counts_what_the_cpu_counts(paths):
-    images = pictures()
-    frames = filmed(images.cuda(), paths, replace(QUIET, noise_hz=10.0))
+    camera = replace(QUIET, noise_hz=10.0)
+    frames = filmed(pictures().cuda(), paths, camera)
     assert frames.is_cuda
-    assert torch.equal(frames.cpu(), filmed(images, paths, replace(QUIET, noise_hz=10.0)))
+    assert torch.equal(frames.cpu(), filmed(pictures(), paths, camera))
 
 
 def test_a_batch_sees_what_the_recordings_of_cifar10_sim_saw():

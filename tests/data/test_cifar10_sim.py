@@ -52,14 +52,15 @@ def film(tmp_path_factory, release) -> Path:
 
 def test_the_images_of_a_class_come_in_the_order_of_the_hash_of_their_content(release):
     images, labels = cifar_images(10)["train"]
-    contents = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images]
     choice = _cifar10_images(release, 4)
     assert choice.ids == [f"{name}/{k}" for name in CIFAR10_CLASSES for k in range(4)]
+
+    def order(i):
+        content = hashlib.sha256(images[i].tobytes()).hexdigest()[:16]
+        return hashlib.sha256(f"cifar10-sim/{content}".encode()).hexdigest()
+
     for label in range(10):
-        members = [i for i in range(len(images)) if labels[i] == label]
-        members.sort(
-            key=lambda i: hashlib.sha256(f"cifar10-sim/{contents[i]}".encode()).hexdigest()
-        )
+        members = sorted((i for i in range(len(images)) if labels[i] == label), key=order)
         for k in range(4):
             assert np.array_equal(choice.light(4 * label + k), light_of(images[members[k]]))
 
@@ -70,16 +71,8 @@ def test_every_form_of_cifar10_gives_the_same_images_under_the_same_names(tmp_pa
     assert all(np.array_equal(one.light(i), other.light(i)) for i in range(0, 200, 7))
 
 
-def test_a_film_of_few_images_is_the_beginning_of_a_larger_one(tmp_path, release, film):
-    simulate_dataset(root=release, out=tmp_path, path="saccade", per_class=1, workers=1)
-    for name in CIFAR10_CLASSES:
-        assert (tmp_path / name / "0.bin").read_bytes() == (film / name / "0.bin").read_bytes()
-
-
 def test_the_light_is_the_luma_by_hand():
-    image = np.zeros((3, 32, 32), dtype=np.uint8)
-    for plane, value in enumerate((100, 50, 200)):
-        image[plane] = value
+    image = np.broadcast_to(np.uint8([[[100]], [[50]], [[200]]]), (3, 32, 32))
     light = light_of(image)
     assert light.shape == (PIXELS, PIXELS)
     np.testing.assert_allclose(light, (0.299 * 100 + 0.587 * 50 + 0.114 * 200) / 255)
@@ -109,11 +102,9 @@ def test_the_motions_are_the_paths_at_the_scale_of_the_sensor():
 
 
 def test_the_row_counts_every_event_of_every_file(tmp_path, film):
-    splits = load_dataset(
-        "cifar10-sim", binning=LIVE, root=film, protocol="fold-1-of-6@0", cache=tmp_path
-    )
-    assert splits.classes == CIFAR10_CLASSES
-    assert splits.causal
+    options = {"root": film, "protocol": "fold-1-of-6@0", "cache": tmp_path}
+    splits = load_dataset("cifar10-sim", binning=LIVE, **options)
+    assert (splits.classes, splits.causal) == (CIFAR10_CLASSES, True)
     names = set()
     for part in (splits.train, splits.val, splits.test):
         for name, (frames, label) in zip(part.ids, part, strict=True):
@@ -130,29 +121,22 @@ def test_a_closed_loop_lasts_as_long_as_camera_json_says(tmp_path, release):
     simulate_dataset(root=release, out=tmp_path, path="closed-loop", per_class=1)
     told = json.loads((tmp_path / "camera.json").read_text())
     assert told["camera"] == json.loads(json.dumps(CAMERA.describe()))
-    assert (told["recordings"], told["path"]["duration_us"], told["source"]["images"]) == (
-        10,
-        1_200_000,
-        "cifar10",
-    )
-    assert told["source"]["moved"] == "closed_loop"
+    assert (told["recordings"], told["path"]["duration_us"]) == (10, 1_200_000)
+    assert told["source"].items() >= {"images": "cifar10", "moved": "closed_loop"}.items()
     for file in tmp_path.glob("*/0.bin"):
         events = read_events(file, sensor=SENSOR)
         assert 0 <= events.t[0] < 10_000
         assert 1_190_000 < events.t[-1] < 1_200_000
 
 
-def test_the_last_100_of_a_short_film_are_none(tmp_path, film):
-    with pytest.raises(ValueError, match=r"the largest here is 5; .* or choose random-90-10@SEED"):
-        load_dataset("cifar10-sim", binning=LIVE, root=film, cache=tmp_path)
-
-
-def test_a_film_with_a_recording_lost_is_refused(tmp_path, release):
-    simulate_dataset(root=release, out=tmp_path, path="saccade", per_class=1)
+def test_a_film_of_few_images_is_the_beginning_of_a_larger_one_and_loses_none(
+    tmp_path, release, film
+):
+    simulate_dataset(root=release, out=tmp_path, path="saccade", per_class=1, workers=1)
+    for name in CIFAR10_CLASSES:
+        assert (tmp_path / name / "0.bin").read_bytes() == (film / name / "0.bin").read_bytes()
     (tmp_path / "frog" / "0.bin").unlink()
-    with pytest.raises(
-        ValueError, match=r"holds 9 of the 10 recordings that camera.json speaks of"
-    ):
+    with pytest.raises(ValueError, match=r"holds 9 of the 10 recordings that camera.json speaks"):
         load_dataset("cifar10-sim", binning=LIVE, root=tmp_path, protocol="random-90-10@0")
 
 
