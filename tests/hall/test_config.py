@@ -27,26 +27,30 @@ from anystep.training.schedule import Plan
 def recipe(tmp_path):
     def write(text, name="recipe.yaml"):
         path = tmp_path / name
-        path.write_text(text)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
 
     return write
 
 
-def test_an_empty_recipe_is_all_defaults():
+def refusal(call, *arguments):
+    """What a call says that must be refused: one line."""
+    with pytest.raises(UsageError) as caught:
+        call(*arguments)
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+def test_an_empty_recipe_is_all_defaults_and_frozen():
     assert record_from({}) == Record()
-
-
-def test_a_record_is_frozen():
     with pytest.raises(FrozenInstanceError):
         Record().seed = 1
 
 
 def test_a_recipe_and_its_overrides_make_a_record(recipe):
     path = recipe("name: x\ntrain: {epochs: 7, lr: 2e-3}\nmodel: {neuron: {name: lif, tau: 3.0}}")
-    record = record_from(
-        merge(load_recipe(path), overrides_from(["--train.epochs", "9", "--method.name=tks"]))
-    )
+    overrides = overrides_from(["--train.epochs", "9", "--method.name=tks"])
+    record = record_from(merge(load_recipe(path), overrides))
     assert (record.name, record.train.epochs, record.train.lr) == ("x", 9, 0.002)
     assert record.model.neuron == {"name": "lif", "tau": 3.0}
     assert record.method.name == "tks"
@@ -59,13 +63,9 @@ def test_a_learning_rate_in_any_spelling_is_a_number(text):
     assert isinstance(parse_value(text), float)
 
 
-def test_a_word_that_only_looks_like_a_number_stays_a_word():
-    assert [parse_value(text) for text in ("e5", "1e", "v1e-3", "12abc")] == [
-        "e5",
-        "1e",
-        "v1e-3",
-        "12abc",
-    ]
+@pytest.mark.parametrize("text", ["e5", "1e", "v1e-3", "12abc"])
+def test_a_word_that_only_looks_like_a_number_stays_a_word(text):
+    assert parse_value(text) == text
 
 
 def test_a_recipe_lies_over_its_base(recipe, tmp_path):
@@ -78,18 +78,13 @@ def test_a_recipe_lies_over_its_base(recipe, tmp_path):
 def test_a_base_may_have_no_base(recipe):
     recipe("seed: 1", "a.yaml")
     recipe("base: a.yaml", "b.yaml")
-    with pytest.raises(
-        ValueError, match=r"b\.yaml has a base of its own: a recipe may stand on one level only"
-    ):
-        load_recipe(recipe("base: b.yaml", "c.yaml"))
+    assert "b.yaml has a base of its own" in refusal(load_recipe, recipe("base: b.yaml", "c.yaml"))
 
 
 def test_a_section_that_changes_its_name_starts_afresh():
     below = {"method": {"name": "tks", "options": {"alpha": 0.3}}, "train": {"epochs": 3}}
-    assert merge(below, {"method": {"name": "ce"}}) == {
-        "method": {"name": "ce"},
-        "train": {"epochs": 3},
-    }
+    fresh = merge(below, {"method": {"name": "ce"}})
+    assert fresh == {"method": {"name": "ce"}, "train": {"epochs": 3}}
     kept = merge(below, {"method": {"name": "tks", "options": {"temperature": 2}}})
     assert kept["method"]["options"] == {"alpha": 0.3, "temperature": 2}
 
@@ -113,16 +108,8 @@ def test_merging_with_nothing_or_with_itself_changes_nothing(tree):
 
 
 def test_overrides_read_every_kind_of_value():
-    arguments = [
-        "--train.grad_clip",
-        "null",
-        "--train.lr=-1",
-        "--model.options.widths",
-        "[[4], [8]]",
-        "--name",
-        "a=b",
-    ]
-    assert overrides_from(arguments) == {
+    arguments = "--train.grad_clip null --train.lr=-1 --model.options.widths [[4],[8]] --name a=b"
+    assert overrides_from(arguments.split()) == {
         "train": {"grad_clip": None, "lr": -1},
         "model": {"options": {"widths": [[4], [8]]}},
         "name": "a=b",
@@ -130,66 +117,43 @@ def test_overrides_read_every_kind_of_value():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "word"),
     [
-        (["epochs", "3"], "expected an override like --train.epochs 3, got 'epochs'"),
-        (["--train.epochs"], "--train.epochs needs a value"),
-        (["--seed", "1", "--seed.x", "2"], "--seed.x: 'seed' has been given a value of its own"),
-        (["--seed", "[1"], "--seed: '[1' is not a YAML value: line 1: expected ',' or ']'"),
-        (["--seed", "!!python/object:os.system x"], "line 1: could not determine a constructor"),
+        ("epochs 3", "expected an override like --train.epochs 3, got 'epochs'"),
+        ("--train.epochs", "--train.epochs needs a value"),
+        ("--seed 1 --seed.x 2", "--seed.x: 'seed' has been given a value of its own"),
+        ("--seed [1", "--seed: '[1' is not a YAML value: line 1: expected ',' or ']'"),
+        ("--seed !!python/object:os.system", "line 1: could not determine a constructor"),
     ],
 )
-def test_a_bad_override_is_refused_with_its_flag(arguments, message):
-    with pytest.raises(UsageError) as caught:
-        overrides_from(arguments)
-    assert message in str(caught.value)
+def test_a_bad_override_is_refused_with_its_flag(arguments, word):
+    assert word in refusal(overrides_from, arguments.split())
 
 
 @pytest.mark.parametrize(
-    ("tree", "message"),
+    ("tree", "word"),
     [
         # unknown keys, with the nearest
-        (
-            {"trian": {}},
-            "unknown key 'trian' in the recipe. Did you mean 'train'? Known: name, seed",
-        ),
-        (
-            {"train": {"epoch": 3}},
-            "unknown key 'epoch' in train. Did you mean 'epochs'? Known: epo",
-        ),
-        ({"engine": {"device": 2}}, "unknown key 'device' in engine. Did you mean 'devices'?"),
+        ({"trian": {}}, "unknown key 'trian' in the recipe. Did you mean 'train'? Known: name"),
+        ({"train": {"epoch": 3}}, "unknown key 'epoch' in train. Did you mean 'epochs'? Known: "),
         ({"epochs": 2}, "unknown key 'epochs' in the recipe. Did you mean train.epochs?"),
         ({"options": {}}, "Did you mean data.options or model.options or method.options?"),
-        ({"base": "x.yaml"}, "unknown key 'base' in the recipe"),
         ({1: 2}, "unknown key 1 in the recipe"),
-        ({"train": {None: 2}}, "unknown key None in train"),
         # values of a wrong type
-        ({"train": {"epochs": "many"}}, "train.epochs: expected int, got many"),
+        ({"train": 3}, "train must be a mapping, got 3"),
         ({"train": {"epochs": 2.5}}, "train.epochs: expected int, got 2.5"),
         ({"train": {"batch_size": None}}, "train.batch_size: expected int, got null"),
         ({"train": {"lr": True}}, "train.lr: expected float, got True"),
         ({"train": {"grad_clip": "hard"}}, "train.grad_clip: expected float or null, got hard"),
-        ({"train": 3}, "train must be a mapping, got 3"),
-        ({"train": None}, "train must be a mapping, got null"),
-        ({"seed": "zero"}, "seed: expected int, got zero"),
         ({"seed": True}, "seed: expected int, got True"),
         ({"name": 3}, "name: expected text, got 3"),
         ({"select": "worst"}, "select: expected last or best, got worst"),
         ({"data": {"binning": "direct"}}, "data.binning: expected a mapping of names, got direct"),
-        ({"data": {"binning": None}}, "data.binning: expected a mapping of names, got null"),
-        (
-            {"data": {"augment": ["a", 1]}},
-            "data.augment: expected a list of text or a mapping of names, got",
-        ),
-        ({"data": {"cache": 5}}, "data.cache: expected text or null, got 5"),
+        ({"data": {"augment": ["a", 1]}}, "expected a list of text or a mapping of names, got"),
         ({"model": {"neuron": 3}}, "model.neuron: expected text or a mapping of names, got 3"),
         ({"model": {"options": {1: 2}}}, "model.options: expected a mapping of names, got {1: 2}"),
         # values that cannot be
-        ({"train": {"epochs": 0}}, "train: epochs must be >= 1, got 0"),
-        ({"train": {"lr": 0.0}}, "train: lr must be > 0, got 0"),
         ({"train": {"lr": float("nan")}}, "train: lr must be > 0, got nan"),
-        ({"train": {"grad_clip": 0.0}}, "train: grad_clip must be > 0 or null, got 0"),
-        ({"train": {"workers": -2}}, "train: workers must be >= 0, got -2"),
         ({"data": {"frames": [1]}}, "data.frames must be [first, stop] or null, got [1]"),
         ({"data": {"options": {"cache": "x"}}}, "data.options: 'cache' is not an option"),
         ({"model": {"options": {"norm": "bn"}}}, "model.options: 'norm' is not an option"),
@@ -197,39 +161,26 @@ def test_a_bad_override_is_refused_with_its_flag(arguments, message):
         ({"engine": {"precision": "16-mixed"}}, "engine.precision 16-mixed has a loss scale"),
     ],
 )
-def test_a_record_that_cannot_be_is_refused_with_its_key(tree, message):
-    with pytest.raises(UsageError) as caught:
-        record_from(tree)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_a_record_that_cannot_be_is_refused_with_its_key(tree, word):
+    assert word in refusal(record_from, tree)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "word"),
     [
         ("train: {epochs: 3\nseed: 2", "is not a YAML recipe: line 2: expected ',' or '}'"),
         ("- 1\n- 2", "is not a YAML recipe: it must be a mapping, got list"),
-        ("", "it must be a mapping, got NoneType"),
         ("seed: !!python/object:os.system x", "line 1: could not determine a constructor"),
         ("seed: 1\ntrain: {lr: 1}\nseed: 2", "is not a YAML recipe: line 3: 'seed' is there twice"),
         ("? [seed]\n: 1", "is not a YAML recipe: line 1: found unhashable key"),
         ("base: [a]", "base must be the name of a recipe, got ['a']"),
         ("base: nowhere.yaml", "there is no recipe"),
+        ("base: .", "Is a directory"),
         (b"\xff\xfe\x00\x01", "is not a YAML recipe: 'utf-8' codec"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_refused_on_one_line(tmp_path, text, message):
-    path = tmp_path / "recipe.yaml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UsageError) as caught:
-        load_recipe(path)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_folder_is_no_recipe(tmp_path):
-    with pytest.raises(UsageError, match=r"cannot read the recipe .*: Is a directory"):
-        load_recipe(tmp_path)
+def test_a_file_that_is_no_recipe_is_refused_on_one_line(recipe, text, word):
+    assert word in refusal(load_recipe, recipe(text))
 
 
 def test_anchors_and_merge_keys_of_yaml_work(recipe):
@@ -237,19 +188,8 @@ def test_anchors_and_merge_keys_of_yaml_work(recipe):
     assert tree["other"] == {"epochs": 3, "lr": 0.2}
 
 
-def test_text_in_quotes_stays_text(recipe):
-    tree = load_recipe(
-        recipe(
-            "model:\n"
-            "  options: {a: '1', b: 'null', c: {d: '[1]'}}\n"
-            "  neuron: {name: lif, backend: '1'}"
-        )
-    )
-    before = repr(tree)
-    model = record_from(tree).model
-    assert model.options == {"a": "1", "b": "null", "c": {"d": "[1]"}}
-    assert model.neuron == {"name": "lif", "backend": "1"}
-    assert repr(tree) == before
+TEXTS = st.text() | st.sampled_from(["1", "1e-3", "null", "True", "[1]", "a: 1"])
+VALUES = st.none() | st.booleans() | st.integers() | TEXTS
 
 
 @settings(max_examples=40)
@@ -258,21 +198,11 @@ def test_text_in_quotes_stays_text(recipe):
     seed=st.integers(0, 2**31),
     lr=st.floats(1e-9, 10, allow_nan=False),
     clip=st.none() | st.floats(1e-6, 1e6),
-    options=st.dictionaries(
-        st.text(min_size=1),
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.text()
-        | st.sampled_from(["1", "1e-3", "null", "True", "[1]", "a: 1"]),
-        max_size=3,
-    ),
+    options=st.dictionaries(st.text(min_size=1), VALUES | st.lists(VALUES), max_size=3),
 )
 def test_a_record_comes_back_from_its_yaml(tmp_path_factory, name, seed, lr, clip, options):
-    record = Record(name=name, seed=seed, train=Plan(lr=lr, grad_clip=clip))
-    record = replace(
-        record, model=replace(record.model, options=options), select="best", tensorboard=False
-    )
+    record = Record(name=name, seed=seed, train=Plan(lr=lr, grad_clip=clip), select="best")
+    record = replace(record, model=replace(record.model, options=options))
     path = tmp_path_factory.mktemp("yaml") / "config.yaml"
     path.write_text(to_yaml(record), encoding="utf-8")
     assert record_from(load_recipe(path)) == record
@@ -283,17 +213,13 @@ def test_a_whole_number_may_stand_for_a_float():
     assert (repr(plan.lr), repr(plan.grad_clip)) == ("1.0", "2.0")
 
 
-def test_every_key_is_described_in_words_of_its_own():
-    rows = describe_keys()
-    assert len({about for *_, about in rows if len(about) > 10}) > 30
-    assert ("train.steps", "int or null", "null") in [row[:3] for row in rows]
-
-
-def test_the_yaml_of_a_record_names_every_key():
+def test_every_key_is_described_in_words_of_its_own_and_is_in_the_yaml_of_a_record():
     def leaves(tree, prefix=""):
         for key, value in tree.items():
             inner = isinstance(value, dict) and key not in ("options", "binning")
             yield from leaves(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}"]
 
-    written = set(leaves(yaml.safe_load(to_yaml(Record()))))
-    assert written == {name for name, *_ in describe_keys()}
+    rows = describe_keys()
+    assert len({about for *_, about in rows if len(about) > 10}) > 30
+    assert ("train.steps", "int or null", "null") in [row[:3] for row in rows]
+    assert set(leaves(yaml.safe_load(to_yaml(Record())))) == {name for name, *_ in rows}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import drivers
 import pytest
-from terminal import Terminal
 
 from anystep import run
 
@@ -21,19 +19,11 @@ TRAIN = [
     ("--data.name tinny", "Did you mean 'tiny'?"),
     ("--data.options.flow x", "unknown argument 'flow' in dataset tiny. Did you mean 'flaw'?"),
     ("--data.binning.name fixed", "unknown binning 'fixed'. Did you mean 'fixed_"),
-    ("--train.epoch 3", "Did you mean 'epochs'?"),
-    ("--workers 2", "Did you mean train.workers?"),
     ("--engine.accelerator abacus", "engine: "),
     # values
-    ("--train.epochs [1", "--train.epochs: '[1' is not a YAML value"),
-    ("--train.batch_size null", "train.batch_size: expected int, got null"),
-    ("--data.binning ~", "data.binning: expected a mapping of names, got null"),
-    ("--data.binning.1 2", "unknown argument '1' in binning fixed_duration"),
     ("--data.binning.steps ten", "fixed_duration: steps must be int or None, got 'ten'"),
-    ("--data.binning.steps 0", "fixed_duration: steps must be a whole number >= 1, got 0"),
     ("--data.binning.steps null", "training needs recordings of one length"),
     ("--model.neuron.tau 0.5", "LIF: tau is in time steps and must be >= 1, got 0.5"),
-    ("--precision 16-mixed", "engine.precision 16-mixed has a loss scale"),
     ("--devices 3", "share a batch of 16 equally, got 3"),
     ("--teacher nowhere", "teacher: method tks with these options learns from no other run"),
     ("--method.name kd --method.options.teacher run", "name its folder with --teacher RUN"),
@@ -50,7 +40,12 @@ TRAIN = [
 COMMANDS = [
     ("train", "name a recipe, or go on with a run: --resume RUN"),
     ("train nothing.yaml", "nothing.yaml is not a YAML recipe: line 2: "),
-    ("train RECIPE --seed", "--seed needs a value"),
+    (
+        "train RECIPE --out nothing.yaml",
+        "cannot write the run folder nothing.yaml: Not a directory",
+    ),
+    ("train --resume nowhere", "nowhere is not a run folder: it has no config.yaml"),
+    ("evaluate nowhere", "nowhere is not a run folder"),
     ("evaluate run --fast", "unknown argument '--fast'"),
     ("report run --fast", "unknown argument '--fast'"),
     ("data list --all", "unknown argument '--all'"),
@@ -73,25 +68,21 @@ COMMANDS = [
 ]
 
 
-@pytest.fixture
-def terminal(capsys, tmp_path, tiny_rows, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "launch", None)  # nothing may be trained
+@pytest.fixture(autouse=True)
+def nothing_may_be_trained(monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "launch", None)
     (tmp_path / "nothing.yaml").write_text("train: {epochs: 3\nseed: 2")
-    return Terminal(capsys, tmp_path)
 
 
 @pytest.mark.parametrize(("flags", "word"), TRAIN)
 def test_a_run_that_cannot_work_is_refused_before_its_folder_is_made(
-    terminal, tmp_path, flags, word
+    terminal, recipe, tmp_path, flags, word
 ):
-    recipe = drivers.write_recipe(tmp_path)
     assert word in terminal.refused("train", recipe, "--out", "run", *flags.split())
     assert not (tmp_path / "run").exists()  # or the corrected record would find another run there
 
 
 @pytest.mark.parametrize(("command", "word"), COMMANDS)
-def test_a_command_that_cannot_work_is_refused(terminal, tmp_path, command, word):
-    recipe = str(drivers.write_recipe(tmp_path))
-    assert word in terminal.refused(*command.replace("RECIPE", recipe).split())
+def test_a_command_that_cannot_work_is_refused(terminal, recipe, tmp_path, command, word):
+    assert word in terminal.refused(*command.replace("RECIPE", str(recipe)).split())
     assert not (tmp_path / "runs").exists()
