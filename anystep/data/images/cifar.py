@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from anystep._files import content_hash
 from anystep.data.cache import cached_array, default_cache
 from anystep.data.frames import Encoding
 from anystep.data.images.pictures import PictureSet, decode
-from anystep.data.images.rows import direct, picture_splits, release_folder
+from anystep.data.images.rows import direct, release_folder
 from anystep.data.images.shards import find_shards, read_shards
 from anystep.data.protocols import held_out
 from anystep.data.sets import Splits
@@ -49,43 +48,38 @@ Part = tuple[NDArray[np.uint8], NDArray[np.int64]]  # images (M, 3, 32, 32) and 
 class Cifar:
     """How one of the two sets is kept.
 
-    shards        folder of the parquet files, if not the root
-    binary        folder, training files and test file of the binary form
-    python        those of the pickled form
-    label         column of the parquet files
-    key           of the pickled dictionaries
-    label_bytes   before every image of the binary files; the last one counts
+    shards, binary, python   folders of the parquet files, of the binary and of the pickled form
+    train, test              the files of those two forms; a binary one ends with .bin
+    label                    column of the parquet files; with an s the key of the pickled ones
+    label_bytes              before every image of the binary files; the last one counts
     """
 
     name: str
     classes: tuple[str, ...]
     shards: str
-    binary: tuple[str, tuple[str, ...], str]
-    python: tuple[str, tuple[str, ...], str]
+    binary: str
+    python: str
+    train: tuple[str, ...]
+    test: str
     label: str
-    key: bytes
     label_bytes: int
 
 
 CIFAR10 = Cifar(
     "cifar10",
     CIFAR10_CLASSES,
-    "plain_text",
-    ("cifar-10-batches-bin", tuple(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"),
-    ("cifar-10-batches-py", tuple(f"data_batch_{k}" for k in range(1, 6)), "test_batch"),
-    "label",
-    b"labels",
-    1,
+    *("plain_text", "cifar-10-batches-bin", "cifar-10-batches-py"),
+    *(tuple(f"data_batch_{k}" for k in range(1, 6)), "test_batch"),
+    label="label",
+    label_bytes=1,
 )
 CIFAR100 = Cifar(
     "cifar100",
     CIFAR100_CLASSES,
-    "cifar100",
-    ("cifar-100-binary", ("train.bin",), "test.bin"),
-    ("cifar-100-python", ("train",), "test"),
-    "fine_label",
-    b"fine_labels",
-    2,
+    *("cifar100", "cifar-100-binary", "cifar-100-python"),
+    *(("train",), "test"),
+    label="fine_label",
+    label_bytes=2,
 )
 
 
@@ -93,7 +87,7 @@ def _read_parquet(cifar: Cifar, file: Path) -> Part:
     """Columns `img` (bytes of an image file) and the label."""
     stored = read_shards(cifar.name, {"": [file]}, label=cifar.label)
     found = stored.images
-    images = [decode(io.BytesIO(found[k]), found.where(k)) for k in range(len(found))]
+    images = [decode(found[k], found.where(k)) for k in range(len(found))]
     if any(image.shape != (3, 32, 32) for image in images):
         raise UsageError(f"{file}: images must be 32 x 32")
     return np.stack(images), stored.labels
@@ -106,9 +100,8 @@ def _read_binary(cifar: Cifar, file: Path) -> Part:
     if len(content) == 0 or len(content) % width:
         raise UsageError(f"{file} must hold rows of {width} bytes, it has {len(content)} bytes")
     rows = content.reshape(-1, width)
-    return rows[:, cifar.label_bytes :].reshape(-1, 3, 32, 32), rows[
-        :, cifar.label_bytes - 1
-    ].astype(np.int64)
+    labels = rows[:, cifar.label_bytes - 1].astype(np.int64)
+    return rows[:, cifar.label_bytes :].reshape(-1, 3, 32, 32), labels
 
 
 def _latin1(text: str, encoding: str) -> bytes:
@@ -138,7 +131,7 @@ def _read_python(cifar: Cifar, file: Path) -> Part:
     try:
         with file.open("rb") as stream:
             content = _Plain(stream, encoding="bytes").load()
-        labels = np.array(content[cifar.key], dtype=np.int64)
+        labels = np.array(content[f"{cifar.label}s".encode()], dtype=np.int64)
         images = np.asarray(content[b"data"], dtype=np.uint8).reshape(len(labels), 3, 32, 32)
     except Exception as error:  # a damaged pickle can raise anything; named, not hidden
         raise UsageError(f"{file} is no batch of {cifar.name}: {error}") from error
@@ -179,15 +172,18 @@ def _find(cifar: Cifar, folder: Path) -> tuple[Callable[[Path], Part], list[Path
         shards = find_shards(place)
         if "train" in shards and "test" in shards:
             return partial(_read_parquet, cifar), shards["train"], shards["test"]
-    for (home, names, last), read in ((cifar.binary, _read_binary), (cifar.python, _read_python)):
+    forms = ((cifar.binary, ".bin", _read_binary), (cifar.python, "", _read_python))
+    for home, suffix, read in forms:
         for base in (folder / home, folder):
-            if (base / last).is_file():
-                for name in names:
-                    if not (base / name).is_file():
-                        raise UsageError(f"{cifar.name}: {base / name} is missing")
-                return partial(read, cifar), [base / name for name in names], [base / last]
-    forms = f"{cifar.shards}/train-*.parquet and test-*.parquet, {cifar.binary[0]}/ or "
-    raise UsageError(f"{cifar.name}: {folder} must hold {forms}{cifar.python[0]}/")
+            train = [base / f"{name}{suffix}" for name in cifar.train]
+            test = base / f"{cifar.test}{suffix}"
+            if test.is_file():
+                for file in train:
+                    if not file.is_file():
+                        raise UsageError(f"{cifar.name}: {file} is missing")
+                return partial(read, cifar), train, [test]
+    known = f"{cifar.shards}/train-*.parquet and test-*.parquet, {cifar.binary}/ or {cifar.python}/"
+    raise UsageError(f"{cifar.name}: {folder} must hold {known}")
 
 
 def _cifar(
@@ -204,13 +200,16 @@ def _cifar(
     key = f"{cifar.name}-{content_hash(CIFAR_VERSION, contents)}"
     store = default_cache() if cache is None else Path(cache)
     table = cached_array(store, key, lambda: _records(read, train, test))
-    if int(table["label"].min()) < 0 or int(table["label"].max()) >= len(cifar.classes):
-        rule = f"labels must be in 0..{len(cifar.classes) - 1}"
-        raise UsageError(f"{cifar.name}: {rule}, {folder} has others")
-    labels, ids = np.array(table["label"]), np.array(table["id"])
+    labels, ids, most = np.array(table["label"]), np.array(table["id"]), len(cifar.classes) - 1
+    if labels.min() < 0 or labels.max() > most:
+        raise UsageError(f"{cifar.name}: labels must be in 0..{most}, {folder} has others")
     data = PictureSet(table["image"], labels, encoding=encoding, mean=mean, std=std, ids=ids)
-    parts = held_out(labels, table["test"], name=f"{cifar.name}/official", ids=ids.tolist())
-    return picture_splits(data, parts, cifar.classes)
+    split = held_out(labels, table["test"], name=f"{cifar.name}/official", ids=ids.tolist())
+    train_set, val_set, test_set = (
+        data.subset(each) for each in (split.train, split.val, split.test)
+    )
+    described = split.name, split.hash, encoding.causal, encoding.describe()
+    return Splits(train_set, val_set, test_set, cifar.classes, *described)
 
 
 def cifar10(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -60,13 +59,16 @@ class Fit:
         return picture.crop((left, top, left + self.crop, top + self.crop))
 
 
-def decode(file: str | io.BytesIO, where: str, fit: Fit | None = None) -> NDArray[np.uint8]:
-    """The image in a file (by `where` in errors), (3, H, W); a grey one has three equal planes."""
+def decode(file: str | bytes, where: str, fit: Fit | None = None) -> NDArray[np.uint8]:
+    """The image in a file or in its bytes, (3, H, W); a grey one has three equal planes.
+
+    `where` names it in errors.
+    """
     pillow = need("PIL.Image", extra="images", purpose="reading image files")
     # SyntaxError: a broken PNG.
     broken = (OSError, SyntaxError, ValueError, pillow.DecompressionBombError)
     try:
-        with pillow.open(file) as picture:
+        with pillow.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
             coloured = picture.convert("RGB")
             pixels = np.asarray(coloured if fit is None else fit(coloured))
     except broken as error:
@@ -75,37 +77,18 @@ def decode(file: str | io.BytesIO, where: str, fit: Fit | None = None) -> NDArra
 
 
 class ImageFiles:
-    """Image files, decoded at access and fitted by `Fit`: items (3, crop, crop) uint8."""
+    """Image files or those in shards, decoded at access and fitted: items (3, crop, crop) uint8."""
 
-    def __init__(self, files: Sequence[str | os.PathLike[str]], fit: Fit) -> None:
-        self.files, self.fit = [os.fspath(file) for file in files], fit
+    def __init__(self, files: Sequence[str] | ShardImages, fit: Fit) -> None:
+        self.files, self.fit = files, fit
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        return decode(self.files[index], self.files[index], self.fit)
-
-
-class ParquetPictures:
-    """The images of parquet shards, as `ImageFiles` those of files."""
-
-    def __init__(self, images: ShardImages, fit: Fit) -> None:
-        self.images, self.fit = images, fit
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        return decode(io.BytesIO(self.images[index]), self.images.where(index), self.fit)
-
-
-def _planes(name: str, values: Sequence[float]) -> tuple[float, ...]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or len(array) == 0 or not np.isfinite(array).all():
-        rule = "must be a list with a number for each plane"
-        raise UsageError(f"PictureSet: {name} {rule}, got {values!r}")
-    return tuple(array.tolist())
+        file = self.files[index]
+        where = self.files.where(index) if isinstance(self.files, ShardImages) else str(file)
+        return decode(file, where, self.fit)
 
 
 class PictureSet(DataSet):
@@ -140,12 +123,10 @@ class PictureSet(DataSet):
         self._rows = np.arange(len(pictures))
         self.labels = np.asarray(labels, dtype=np.int64)
         self.ids = self._rows if ids is None else np.asarray(ids)
-        self.mean, self.std = _planes("mean", mean), _planes("std", std)
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise UsageError(
-                "PictureSet: std must be as many numbers > 0 as mean, "
-                f"got {list(std)} beside {list(mean)}"
-            )
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        if len(self.mean) != len(self.std) or not all(each > 0 for each in self.std):
+            rule = "std must be as many numbers > 0 as mean"
+            raise UsageError(f"PictureSet: {rule}, got {list(std)} beside {list(mean)}")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -153,10 +134,8 @@ class PictureSet(DataSet):
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], int]:
         image = self.raw(index)
         if len(image) != len(self.mean):
-            raise UsageError(
-                f"PictureSet: mean and std are for {len(self.mean)} planes, "
-                f"an image has {len(image)}"
-            )
+            rule = f"mean and std are for {len(self.mean)} planes"
+            raise UsageError(f"PictureSet: {rule}, an image has {len(image)}")
         mean, std = (
             np.array(each, dtype=np.float32).reshape(-1, 1, 1) for each in (self.mean, self.std)
         )

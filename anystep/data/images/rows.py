@@ -13,7 +13,7 @@ from anystep._errors import UsageError
 from anystep._lookup import choose
 from anystep.data.frames import Direct, Encoding
 from anystep.data.images.layouts import LAYOUTS
-from anystep.data.images.pictures import Fit, ImageFiles, ParquetPictures, Pictures, PictureSet
+from anystep.data.images.pictures import Fit, ImageFiles, PictureSet
 from anystep.data.images.shards import find_shards, read_shards
 from anystep.data.protocols import Split, held_out, stratified
 from anystep.data.sets import Splits
@@ -31,35 +31,11 @@ def direct(name: str, binning: Encoding) -> Direct:
 def release_folder(name: str, root: str | os.PathLike[str] | None) -> Path:
     """The folder of the release, or an error that says how to give it."""
     if root is None:
-        raise UsageError(
-            f"{name}: root is required, the folder that holds the data (data.options.root in a "
-            "recipe). Nothing is downloaded"
-        )
+        rule = "root is required, the folder that holds the data (data.options.root in a recipe)"
+        raise UsageError(f"{name}: {rule}. Nothing is downloaded")
     if not Path(root).is_dir():
         raise UsageError(f"{name}: root must be a folder that exists, got {os.fspath(root)!r}")
     return Path(root)
-
-
-def picture_splits(
-    data: PictureSet, split: Split, classes: tuple[str, ...], order: NDArray[np.int64] | None = None
-) -> Splits:
-    """The three parts of a set, with what a record says about them.
-
-    `order` (M,), if the split counts in another one: sample order[i] is its i. The parts keep the
-    order of the set.
-    """
-    members = (split.train, split.val, split.test)
-    train, val, test = (each if order is None else np.sort(order[each]) for each in members)
-    return Splits(
-        train=data.subset(train),
-        val=data.subset(val),
-        test=data.subset(test),
-        classes=classes,
-        protocol=split.name,
-        protocol_hash=split.hash,
-        causal=data.encoding.causal,
-        binning=data.encoding.describe(),
-    )
 
 
 def _wanted(name: str, shards: dict[str, list[Path]]) -> dict[str, list[Path]]:
@@ -79,12 +55,9 @@ def _split(
     name: str, labels: NDArray[np.int64], ids: NDArray[np.str_], parts: NDArray[np.str_]
 ) -> Split:
     """The split of samples, in the order of their ids, by the parts that the release gives them."""
-    there = set(parts.tolist())
-    if {"train", "validation", "test"} <= there:
-        train, val, test = (
-            np.flatnonzero(parts == part) for part in ("train", "validation", "test")
-        )
-        return Split(f"{name}/given", train=train, val=val, test=test)
+    there, three = set(parts.tolist()), ("train", "validation", "test")
+    if there >= set(three):
+        return Split(f"{name}/given", *(np.flatnonzero(parts == part) for part in three))
     if len(there) == 1:
         return stratified(labels, (0.7, 0.1, 0.2), name=f"{name}/stratified-70-10-20", ids=ids)
     test = parts == ("test" if "test" in there else "validation")
@@ -122,15 +95,15 @@ def photographs(
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise UsageError(f"{name}: size must be a whole number of pixels >= 1, got {size!r}")
     fit = Fit(round(size * 8 / 7), size)
-    pictures: Pictures
+    blocks = None
     if shards := find_shards(folder):
         stored = read_shards(name, _wanted(name, shards))
-        pictures, blocks = ParquetPictures(stored.images, fit), stored.images.blocks()
+        pictures, blocks = ImageFiles(stored.images, fit), stored.images.blocks()
         labels, ids, parts, classes = stored.labels, stored.ids, stored.parts, stored.classes
     else:
         listing = choose(LAYOUTS, name, "image layout")(name, folder)
         images = sorted(listing.images, key=lambda image: image.file.as_posix())
-        pictures, blocks = ImageFiles([image.file for image in images], fit), None
+        pictures = ImageFiles([str(image.file) for image in images], fit)
         labels = np.array([image.label for image in images], dtype=np.int64)
         base = listing.base or folder
         ids = np.array([image.file.relative_to(base).as_posix() for image in images])
@@ -139,8 +112,11 @@ def photographs(
     data = PictureSet(
         pictures, labels, encoding=encoding, mean=mean, std=std, ids=ids, blocks=blocks
     )
-    # A split counts in the order of the ids: that of the same images as files.
+    # A split counts in the order of the ids, that of the same images as files; the parts keep the
+    # order of the set.
     order = np.argsort(ids, kind="stable")
-    return picture_splits(
-        data, _split(name, labels[order], ids[order], parts[order]), classes, order
-    )
+    split = _split(name, labels[order], ids[order], parts[order])
+    members = (np.sort(order[each]) for each in (split.train, split.val, split.test))
+    train, val, test = (data.subset(each) for each in members)
+    described = encoding.causal, encoding.describe()
+    return Splits(train, val, test, classes, split.name, split.hash, *described)

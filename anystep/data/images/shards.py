@@ -22,13 +22,7 @@ from anystep.data.sets import Blocks
 WINDOW_BYTES = 256 * 2**20  # a process
 UNFINISHED = (".incomplete", ".part", ".aria2", ".crdownload")
 IMAGE_COLUMNS = ("image", "img")
-PARTS = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
-}
+PARTS = {"valid": "validation", "val": "validation"}  # other names of a part
 PART = re.compile(r"(train|validation|valid|val|test)(?=[-_.])")
 NUMBERED = re.compile(r"(.*)-([0-9]{4,6})-of-([0-9]{4,6})(?:-[0-9a-f]+)?\.parquet")
 # The hub's ImageNet repeats the class in the name: n01440764_10026_n01440764.JPEG,
@@ -48,11 +42,14 @@ def _failures() -> tuple[type[Exception], ...]:
 
 @dataclass(frozen=True)
 class Shard:
-    """A parquet file: its footer as pyarrow has it, and the column that holds the images."""
+    """A parquet file: its footer, the column that holds the images, and all other columns, read."""
 
     file: Path
     footer: Any
     image: str
+    labels: NDArray[np.int64]
+    paths: list[str | None]
+    names: tuple[str, ...] | None
 
 
 class ShardImages:
@@ -70,12 +67,6 @@ class ShardImages:
         ]
         rows = [shard.footer.row_group(group).num_rows for shard, group in self._groups]
         self._starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
-        # The number of each shard's first row.
-        self._first = {
-            shard.file: int(start)
-            for (shard, group), start in zip(self._groups, self._starts, strict=False)
-            if group == 0
-        }
         self._held: OrderedDict[int, Any] = OrderedDict()
         self.reads = 0
 
@@ -96,8 +87,9 @@ class ShardImages:
 
     def where(self, index: int) -> str:
         """File and row of an image, for messages; rows are counted from 0."""
-        file = self._groups[self._group_of(index)][0].file
-        return f"{file}: row {index - self._first[file]}"
+        number = self._group_of(index)
+        shard, group = self._groups[number]
+        return f"{shard.file}: row {index - self._starts[number - group]}"
 
     @property
     def held_bytes(self) -> int:
@@ -132,11 +124,10 @@ class ShardImages:
         shard, group = self._groups[number]
         first = int(self._starts[number])
         rows = f"{self.where(first)} and the rest of row group {group}"
+        wanted = [f"{shard.image}.bytes"]
         try:  # opened for one read: an open file must not be shared by worker processes
             with _need(".parquet").ParquetFile(shard.file, metadata=shard.footer) as opened:
-                table = opened.read_row_group(
-                    group, columns=[f"{shard.image}.bytes"], use_threads=False
-                )
+                table = opened.read_row_group(group, columns=wanted, use_threads=False)
         except _failures() as error:
             raise UsageError(f"{rows}: {error}") from error
         if len(table) != self._starts[number + 1] - first:
@@ -175,18 +166,18 @@ def find_shards(folder: Path) -> dict[str, list[Path]]:
             # Class folders beside it: the file is something else.
             folders = [each for each in place.iterdir() if each.is_dir() and each.name[0] != "."]
             chosen = [] if folders else files
-        if not chosen:
-            continue
-        for each in place.glob("*.parquet.*"):
+        for each in place.glob("*.parquet.*") if chosen else ():
             if each.suffix in UNFINISHED:
                 raise UsageError(f"{each} is a download that has not ended: wait or remove it")
         parts: dict[str, list[Path]] = {}
         for file in chosen:
             found = PART.match(file.name)
-            parts.setdefault(PARTS[found[1]] if found else "", []).append(file)
-        for part in parts.values():
-            _check_complete(part)
-        return parts
+            part = found[1] if found else ""
+            parts.setdefault(PARTS.get(part, part), []).append(file)
+        for mine in parts.values():
+            _check_complete(mine)
+        if parts:
+            return parts
     return {}
 
 
@@ -201,16 +192,6 @@ class Stored:
     classes: tuple[str, ...]
 
 
-@dataclass
-class _Columns:
-    """What is read of a shard at once: all but the images."""
-
-    shard: Shard
-    labels: NDArray[np.int64]
-    paths: list[str | None]
-    names: tuple[str, ...] | None
-
-
 def _wanted(schema: Any, label: str) -> tuple[str, list[str]]:
     """The column of the images, and those to read at once: labels, and paths if there are any."""
     types = _need(".types")
@@ -220,10 +201,8 @@ def _wanted(schema: Any, label: str) -> tuple[str, list[str]]:
     labelled = label in schema.names and types.is_integer(schema.field(label).type)
     if image is None or "bytes" not in fields or not labelled:
         there = ", ".join(f"{each.name}: {each.type}" for each in schema)
-        raise UsageError(
-            f"it must have the columns image (bytes, path) and {label} (whole numbers), "
-            f"it has {there}"
-        )
+        rule = f"it must have the columns image (bytes, path) and {label} (whole numbers)"
+        raise UsageError(f"{rule}, it has {there}")
     return image, [label, *([f"{image}.path"] if "path" in fields else [])]
 
 
@@ -235,7 +214,7 @@ def _names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] |
     return tuple(str(each) for each in written) if written else None
 
 
-def _columns(file: Path, label: str) -> _Columns:
+def _open(file: Path, label: str) -> Shard:
     try:
         with _need(".parquet").ParquetFile(file) as opened:
             schema, footer = opened.schema_arrow, opened.metadata
@@ -251,7 +230,7 @@ def _columns(file: Path, label: str) -> _Columns:
     labels = table.column(label)
     if labels.null_count:
         raise UsageError(f"{file}: row {labels.is_null().to_pylist().index(True)} has no label")
-    return _Columns(Shard(file, footer, image), labels.to_numpy().astype(np.int64), paths, names)
+    return Shard(file, footer, image, labels.to_numpy().astype(np.int64), paths, names)
 
 
 def _ids(name: str, part: str, paths: list[str | None]) -> list[str]:
@@ -269,21 +248,20 @@ def _ids(name: str, part: str, paths: list[str | None]) -> list[str]:
     ]
 
 
-def _classes(columns: list[_Columns]) -> tuple[str, ...]:
+def _classes(shards: list[Shard]) -> tuple[str, ...]:
     """The class names, after the labels were checked against them."""
-    first = columns[0]
-    for each in columns:
+    first = shards[0]
+    for each in shards:
         if each.names != first.names:
-            both = f"{each.shard.file} and {first.shard.file}"
-            raise UsageError(f"{both} must name the same classes")
-    found = np.unique(np.concatenate([each.labels for each in columns]))
+            raise UsageError(f"{each.file} and {first.file} must name the same classes")
+    found = np.unique(np.concatenate([each.labels for each in shards]))
     names = first.names or tuple(str(label) for label in range(len(found)))
-    for each in columns:
+    for each in shards:
         wrong = np.flatnonzero((each.labels < 0) | (each.labels >= len(names)))
         if len(wrong):
             rule = f"a label must be in 0..{len(names) - 1}, one for each class"
             row, label = wrong[0], each.labels[wrong[0]]
-            raise UsageError(f"{each.shard.file}: row {row}: {rule}, got {label}")
+            raise UsageError(f"{each.file}: row {row}: {rule}, got {label}")
     return names
 
 
@@ -298,13 +276,10 @@ def _warn_if_sorted(name: str, stored: Stored) -> None:
     shares = np.bincount(stored.labels[training], minlength=len(stored.classes)) / training.sum()
     expected = float((1 - (1 - shares) ** len(window)).sum())
     if len(np.unique(window)) < expected / 2:
-        warnings.warn(
-            f"{name}: the shards are sorted by class: {len(window)} images that are shuffled "
-            f"together have {len(np.unique(window))} classes, not {expected:.0f}. Shuffle the "
-            "shards once, or use folders",
-            AnystepWarning,
-            stacklevel=3,
-        )
+        found = f"{len(window)} images that are shuffled together have {len(np.unique(window))}"
+        hint = f"classes, not {expected:.0f}. Shuffle the shards once, or use folders"
+        text = f"{name}: the shards are sorted by class: {found} {hint}"
+        warnings.warn(text, AnystepWarning, stacklevel=3)
 
 
 def read_shards(name: str, parts: dict[str, list[Path]], *, label: str = "label") -> Stored:
@@ -314,28 +289,24 @@ def read_shards(name: str, parts: dict[str, list[Path]], *, label: str = "label"
     and the number of the row in it. Of ImageNet it is the path of the file in the release:
     train/n01440764/n01440764_10026.JPEG. Class names come from the hub's features in the footer,
     else they are the numbers. A test part whose labels are all -1 is left out with a warning.
-    Refused, by file and row: no parquet file, another column, a label out of range.
     """
-    read = {part: [_columns(file, label) for file in files] for part, files in parts.items()}
+    read = {part: [_open(file, label) for file in files] for part, files in parts.items()}
     if "test" in read and len(read) > 1 and all((each.labels == -1).all() for each in read["test"]):
-        warnings.warn(
-            f"{name}: the labels of the test shards are all -1: they are left out",
-            AnystepWarning,
-            stacklevel=2,
-        )
+        text = f"{name}: the labels of the test shards are all -1: they are left out"
+        warnings.warn(text, AnystepWarning, stacklevel=2)
         del read["test"]
-    columns = [each for mine in read.values() for each in mine]
+    shards = [each for mine in read.values() for each in mine]
     ids = [
         one
         for part, mine in read.items()
         for one in _ids(name, part, [path for each in mine for path in each.paths])
     ]
     stored = Stored(
-        ShardImages([each.shard for each in columns], window_bytes=WINDOW_BYTES),
-        np.concatenate([each.labels for each in columns]),
+        ShardImages(shards, window_bytes=WINDOW_BYTES),
+        np.concatenate([each.labels for each in shards]),
         np.array(ids),
         np.repeat(list(read), [sum(len(each.labels) for each in mine) for mine in read.values()]),
-        _classes(columns),
+        _classes(shards),
     )
     _warn_if_sorted(name, stored)
     return stored
