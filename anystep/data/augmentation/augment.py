@@ -22,21 +22,12 @@ from anystep.data.augmentation.warps import (
     Roll,
     Rotate,
     Shear,
+    box,
     boxes,
-    grid,
     integers,
     of_sample,
     uniform,
 )
-
-
-def _box(x: Tensor, start: Sequence[Tensor], size: Sequence[Tensor | int]) -> Tensor:
-    """(1, N, 1, H, W): inside the box of each sample with its first row and column, and so many."""
-    inside = torch.ones(1, 1, 1, dtype=torch.bool)
-    for place, first, length in zip(grid(x), start, size, strict=True):
-        offset = place - first.view(-1, 1, 1)
-        inside = inside & (offset >= 0) & (offset < torch.as_tensor(length).view(-1, 1, 1))
-    return inside.to(x.device)[None, :, None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ class Cutout(Augment):
 
     def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         start = [integers(len(y), 0, side - 1, generator) - self.size // 2 for side in x.shape[-2:]]
-        return x.masked_fill(_box(x, start, [self.size, self.size]), self.fill), y
+        return x.masked_fill(box(x, start, [self.size, self.size]), self.fill), y
 
 
 @dataclass(frozen=True)
@@ -84,15 +75,14 @@ class Erase(Augment):
         self.need(self.ratio >= 1, "ratio", ">= 1")
 
     def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        frame, n = (x.shape[-2], x.shape[-1]), len(y)
-        *sides, fits = boxes(n, frame, (self.smallest, self.largest), self.ratio, generator)
+        *sides, fits = boxes(x, (self.smallest, self.largest), self.ratio, generator)
         start = [
-            (uniform(n, 0, 1, generator) * (whole - side + 1)).floor()
-            for whole, side in zip(frame, sides, strict=True)
+            (uniform(len(y), 0, 1, generator) * (whole - side + 1)).floor()
+            for whole, side in zip(x.shape[-2:], sides, strict=True)
         ]
-        chosen = fits & (uniform(n, 0, 1, generator) < self.p)
+        chosen = fits & (uniform(len(y), 0, 1, generator) < self.p)
         noise = torch.randn(x.shape[1:], generator=generator).to(x)
-        return torch.where(_box(x, start, sides) & of_sample(chosen, x), noise, x), y
+        return torch.where(box(x, start, sides) & of_sample(chosen, x), noise, x), y
 
 
 @dataclass(frozen=True)
@@ -127,7 +117,7 @@ class EventDrop(Augment):
             (uniform(n, 0, 1, generator) * side - length / 2).floor().clamp(min=0)
             for side, length in zip(x.shape[-2:], size, strict=True)
         ]
-        in_space = _box(x, start, size) & of_sample(kind == 2, x)
+        in_space = box(x, start, size) & of_sample(kind == 2, x)
         dropped = x.masked_fill(in_time.to(x.device)[:, :, None, None, None], 0)
         dropped = dropped.masked_fill(in_space, 0)
         thin = torch.nonzero(kind == 3)[:, 0]
@@ -181,16 +171,14 @@ class NDA(Augment):
     shear: float = 30.0
 
     def __post_init__(self) -> None:
-        self.steps()
+        self.move()
 
-    def steps(self) -> tuple[Augment, Augment]:
-        """The two in a row."""
-        return Flip(), OneOf((Roll(self.pixels), Rotate(self.rotate), Shear(self.shear)))
+    def move(self) -> OneOf:
+        """What comes after the flip."""
+        return OneOf((Roll(self.pixels), Rotate(self.rotate), Shear(self.shear)))
 
     def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        for step in self.steps():
-            x, y = step(x, y, generator)
-        return x, y
+        return self.move()(*Flip()(x, y, generator), generator)
 
 
 _MOVE = (Flip, Roll, Crop, Rotate, Shear, ResizedCrop)

@@ -11,28 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anystep._errors import UsageError
-from anystep.data.augmentation.warps import Augment, Batch, grid, integers, of_sample, uniform
-
-
-def shares(y: Tensor, classes: int) -> Tensor:
-    """Labels (N,) as (N, C) with a 1 at the class; what is (N, C) already stays."""
-    if y.dim() == 1:
-        return F.one_hot(y, classes).float()
-    if y.shape[1] != classes:
-        raise UsageError(f"labels must be (N,) or (N, {classes}), got {tuple(y.shape)}")
-    return y
+from anystep.data.augmentation.warps import Augment, Batch, box, integers, of_sample, uniform
 
 
 def mixed_labels(y: Tensor, other: Tensor, weight: Tensor, classes: int) -> Tensor:
-    """(N, C): weight * y + (1 - weight) * y[other]."""
-    soft, weight = shares(y, classes), weight.to(y.device, torch.float32).view(-1, 1)
+    """(N, C): weight * y + (1 - weight) * y[other]; y are classes (N,) or shares (N, C) already."""
+    soft = F.one_hot(y, classes).float() if y.dim() == 1 else y
+    if soft.shape[1] != classes:
+        raise UsageError(f"labels must be (N,) or (N, {classes}), got {tuple(y.shape)}")
+    weight = weight.to(y.device, torch.float32).view(-1, 1)
     return weight * soft + (1 - weight) * soft[other.to(y.device)]
-
-
-def beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:
-    """(n,) draws of Beta(alpha, alpha) by numpy, seeded by it: torch's own takes no generator."""
-    seed = int(torch.randint(2**62, (1,), generator=generator))
-    return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, n))
 
 
 @dataclass(frozen=True)
@@ -50,7 +38,10 @@ class _Mix(Augment):
     def weights(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(n,) each: who is mixed in, the weight of the own part, whether it is mixed at all."""
         other = torch.randperm(n, generator=generator)
-        return other, beta(n, self.alpha, generator), uniform(n, 0, 1, generator) < self.p
+        # By numpy, seeded by torch: torch's own beta takes no generator.
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        beta = torch.from_numpy(np.random.default_rng(seed).beta(self.alpha, self.alpha, n))
+        return other, beta, uniform(n, 0, 1, generator) < self.p
 
 
 @dataclass(frozen=True)
@@ -84,15 +75,12 @@ class CutMix(_Mix):
 
     def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         other, lam, chosen = self.weights(len(y), generator)
-        inside = chosen.view(-1, 1, 1)
-        for place, side in zip(grid(x), x.shape[-2:], strict=True):
-            half = (side * (1 - lam).sqrt()).floor().long() // 2
-            centre = integers(len(y), 0, side - 1, generator)
-            first, stop = (centre - half).view(-1, 1, 1), (centre + half).view(-1, 1, 1)
-            inside = inside & (place >= first) & (place < stop)
-        mask = inside.to(x.device)[None, :, None]
-        kept = 1 - inside.double().mean((1, 2))
-        mixed = torch.where(mask, x[:, other.to(x.device)], x)
+        half = [(side * (1 - lam).sqrt()).floor().long() // 2 for side in x.shape[-2:]]
+        centre = [integers(len(y), 0, side - 1, generator) for side in x.shape[-2:]]
+        start = [middle - each for middle, each in zip(centre, half, strict=True)]
+        inside = box(x, start, [2 * each for each in half]) & of_sample(chosen, x)
+        kept = 1 - inside.double().mean((0, 2, 3, 4)).cpu()
+        mixed = torch.where(inside, x[:, other.to(x.device)], x)
         return mixed, mixed_labels(y, other, kept, self.classes)
 
 

@@ -23,10 +23,8 @@ def _each(values: Tensor) -> Tensor:
 
 def _autocontrast(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
     """The darkest level of every colour to 0, the brightest to 255."""
-    low, high = (
-        edge.double()
-        for edge in (levels.amin((2, 3), keepdim=True), levels.amax((2, 3), keepdim=True))
-    )
+    low = levels.amin((2, 3), keepdim=True).double()
+    high = levels.amax((2, 3), keepdim=True).double()
     scale = 255 / (high - low).clamp(min=1)
     return torch.where(high > low, (levels * scale - low * scale).floor().to(levels), levels)
 
@@ -39,13 +37,8 @@ def _equalise(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
     brightest = counts.gather(2, flat.amax(2, keepdim=True))
     step = (flat.shape[2] - brightest) // 255
     table = ((step // 2 + counts.cumsum(2) - counts) // step.clamp(min=1)).clamp(max=255)
-    return torch.where(
-        step.unsqueeze(-1) > 0, table.gather(2, flat).view(levels.shape).to(levels), levels
-    )
-
-
-def _invert(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
-    return 255 - levels
+    spread = table.gather(2, flat).view(levels.shape).to(levels)
+    return torch.where(step.unsqueeze(-1) > 0, spread, levels)
 
 
 def _posterise(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
@@ -67,11 +60,8 @@ def _add(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
 def _grey(levels: Tensor) -> Tensor:
     """(M, 1, H, W): ITU-R 601 luma in Pillow's whole numbers."""
     weights = torch.tensor([19595, 38470, 7471], device=levels.device).view(3, 1, 1)
-    return (
-        ((levels.long() * weights).sum(1, keepdim=True) + 32768)
-        .div(65536, rounding_mode="floor")
-        .to(levels)
-    )
+    luma = ((levels.long() * weights).sum(1, keepdim=True) + 32768) // 65536
+    return luma.to(levels)
 
 
 def _away(levels: Tensor, from_: Tensor, strength: Tensor) -> Tensor:
@@ -80,20 +70,10 @@ def _away(levels: Tensor, from_: Tensor, strength: Tensor) -> Tensor:
     return (from_ + factor * (levels - from_)).clamp(0, 255).floor()
 
 
-def _colour(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
-    return _away(levels, _grey(levels), strength)
-
-
 def _contrast(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
-    return _away(
-        levels,
-        (_grey(levels).double().mean((1, 2, 3), keepdim=True) + 0.5).floor().to(levels),
-        strength,
-    )
-
-
-def _brightness(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
-    return _away(levels, torch.zeros_like(levels), strength)
+    """Away from the mean grey, rounded."""
+    mean = _grey(levels).double().mean((1, 2, 3), keepdim=True)
+    return _away(levels, (mean + 0.5).floor().to(levels), strength)
 
 
 def _sharpness(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
@@ -101,10 +81,8 @@ def _sharpness(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
     kernel = torch.ones(1, 1, 3, 3, dtype=levels.dtype, device=levels.device)
     kernel[..., 1, 1] = 5
     smooth = levels.clone()
-    inner = F.conv2d(levels.flatten(0, 1).unsqueeze(1), kernel).view(
-        *levels.shape[:2], *(s - 2 for s in levels.shape[2:])
-    )
-    smooth[..., 1:-1, 1:-1] = (inner / 13 + 0.5).floor()
+    inner = F.conv2d(levels.flatten(0, 1).unsqueeze(1), kernel)
+    smooth[..., 1:-1, 1:-1] = (inner / 13 + 0.5).floor().view_as(smooth[..., 1:-1, 1:-1])
     return _away(levels, smooth, strength)
 
 
@@ -133,38 +111,26 @@ def _rotate(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
     return _affine(levels, ((cos, -sin, right), (sin, cos, down)), fill)
 
 
-def _shear_x(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
-    return _affine(levels, ((1.0, 0.3 * strength, 0.0), (0.0, 1.0, 0.0)), fill)
-
-
-def _shear_y(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
-    return _affine(levels, ((1.0, 0.0, 0.0), (0.3 * strength, 1.0, 0.0)), fill)
-
-
-def _translate_x(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
-    return _affine(levels, ((1.0, 0.0, 0.45 * levels.shape[-1] * strength), (0.0, 1.0, 0.0)), fill)
-
-
-def _translate_y(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
-    return _affine(levels, ((1.0, 0.0, 0.0), (0.0, 1.0, 0.45 * levels.shape[-2] * strength)), fill)
-
-
 OPERATIONS: dict[str, Operation] = {
     "autocontrast": _autocontrast,
     "equalise": _equalise,
-    "invert": _invert,
+    "invert": lambda levels, m, fill: 255 - levels,
     "rotate": _rotate,
     "posterise": _posterise,
     "solarise": _solarise,
     "add": _add,
-    "colour": _colour,
+    "colour": lambda levels, m, fill: _away(levels, _grey(levels), m),
     "contrast": _contrast,
-    "brightness": _brightness,
+    "brightness": lambda levels, m, fill: _away(levels, torch.zeros_like(levels), m),
     "sharpness": _sharpness,
-    "shear_x": _shear_x,
-    "shear_y": _shear_y,
-    "translate_x": _translate_x,
-    "translate_y": _translate_y,
+    "shear_x": lambda levels, m, fill: _affine(levels, ((1, 0.3 * m, 0), (0, 1, 0)), fill),
+    "shear_y": lambda levels, m, fill: _affine(levels, ((1, 0, 0), (0.3 * m, 1, 0)), fill),
+    "translate_x": lambda levels, m, fill: _affine(
+        levels, ((1, 0, 0.45 * levels.shape[-1] * m), (0, 1, 0)), fill
+    ),
+    "translate_y": lambda levels, m, fill: _affine(
+        levels, ((1, 0, 0), (0, 1, 0.45 * levels.shape[-2] * m)), fill
+    ),
 }
 
 
@@ -203,10 +169,8 @@ class RandAugment(Augment):
 
     def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         if len(x) != 1 or x.shape[2] != 3:
-            raise UsageError(
-                "randaugment is for colour images, the same at every step, got frames "
-                f"{tuple(x.shape)}"
-            )
+            rule = "randaugment is for colour images, the same at every step"
+            raise UsageError(f"{rule}, got frames {tuple(x.shape)}")
         mean, std = (
             torch.tensor(each, dtype=x.dtype, device=x.device).view(3, 1, 1)
             for each in (self.mean, self.std)
@@ -214,10 +178,8 @@ class RandAugment(Augment):
         levels = (255 * (x[0] * std + mean)).round()
         low, high = float(levels.min()), float(levels.max())
         if low < 0 or high > 255:
-            raise UsageError(
-                "randaugment: mean and std must be those that the images were normalised with, "
-                f"levels are {low:g}..{high:g}"
-            )
+            rule = "mean and std must be those that the images were normalised with"
+            raise UsageError(f"randaugment: {rule}, levels are {low:g}..{high:g}")
         fill = (255 * mean.view(3)).round()
         for _ in range(self.layers):
             levels = self._layer(levels, fill, generator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,18 +38,15 @@ class Augment(ABC):
         """The changed batch."""
         if x.dim() != 5 or y.shape[:1] != x.shape[1:2]:
             shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-            raise UsageError(
-                f"{self.name}: x must be (T, N, P, H, W) and y (N,) or (N, C), got {shapes}"
-            )
+            rule = "x must be (T, N, P, H, W) and y (N,) or (N, C)"
+            raise UsageError(f"{self.name}: {rule}, got {shapes}")
         if not x.is_floating_point():
             raise UsageError(f"{self.name}: x must be of floating point, got {x.dtype}")
         if x.stride(0) != 0 or len(x) == 1:
             return self._apply(x, y, generator)
         if self.by_step:
-            raise UsageError(
-                f"{self.name} treats the frames of a sample differently, but those of an image are "
-                "all alike"
-            )
+            rule = "treats the frames of a sample differently, but those of an image are all alike"
+            raise UsageError(f"{self.name} {rule}")
         one, y = self._apply(x[:1], y, generator)
         return one.expand(len(x), *one.shape[1:]), y
 
@@ -59,9 +57,8 @@ class Augment(ABC):
     def need(self, right: bool, field: str, allowed: str) -> None:
         """Refuse a field by name."""
         if not right:
-            raise UsageError(
-                f"{self.name}: {field} must be {allowed}, got {getattr(self, field)!r}"
-            )
+            got = getattr(self, field)
+            raise UsageError(f"{self.name}: {field} must be {allowed}, got {got!r}")
 
     def chance(self, field: str = "p") -> None:
         """Refuse a field that is no probability."""
@@ -90,6 +87,15 @@ def of_sample(values: Tensor, x: Tensor) -> Tensor:
     return values.to(x.device).view(1, -1, 1, 1, 1)
 
 
+def box(x: Tensor, start: Sequence[Tensor], size: Sequence[Tensor | int]) -> Tensor:
+    """(1, N, 1, H, W): inside the box of each sample with its first row and column, and so many."""
+    inside = torch.ones(1, 1, 1, dtype=torch.bool)
+    for place, first, length in zip(grid(x), start, size, strict=True):
+        offset = place - first.view(-1, 1, 1)
+        inside = inside & (offset >= 0) & (offset < torch.as_tensor(length).view(-1, 1, 1))
+    return inside.to(x.device)[None, :, None]
+
+
 def pick(x: Tensor, row: Tensor, column: Tensor, fill: float = 0.0) -> Tensor:
     """Values moved: out[t, n, p, i, j] = x[t, n, p, row[n, i, j], column[n, i, j]].
 
@@ -108,9 +114,8 @@ def pick(x: Tensor, row: Tensor, column: Tensor, fill: float = 0.0) -> Tensor:
 def rolled(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Each sample moved by whole pixels (N,), what leaves on one side comes in on the other."""
     row, column = grid(x)
-    return pick(
-        x, (row - down.view(-1, 1, 1)) % x.shape[-2], (column - right.view(-1, 1, 1)) % x.shape[-1]
-    )
+    height, width = x.shape[-2:]
+    return pick(x, (row - down.view(-1, 1, 1)) % height, (column - right.view(-1, 1, 1)) % width)
 
 
 def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,9 +143,8 @@ def rotated(x: Tensor, degrees: Tensor, fill: float = 0.0) -> Tensor:
     """
     row, column = _centred(x)
     angle = torch.deg2rad(degrees.double()).view(-1, 1, 1)
-    return _nearest(
-        x, angle.cos() * row + angle.sin() * column, angle.cos() * column - angle.sin() * row, fill
-    )
+    cos, sin = angle.cos(), angle.sin()
+    return _nearest(x, cos * row + sin * column, cos * column - sin * row, fill)
 
 
 def sheared(x: Tensor, degrees: Tensor, fill: float = 0.0) -> Tensor:
@@ -153,17 +157,14 @@ def sheared(x: Tensor, degrees: Tensor, fill: float = 0.0) -> Tensor:
 
 
 def boxes(
-    n: int,
-    frame: tuple[int, int],
-    area: tuple[float, float],
-    ratio: float,
-    generator: torch.Generator,
+    x: Tensor, area: tuple[float, float], ratio: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Height and width (n,) of a box in each sample, and whether one of ten draws fitted.
+    """Height and width (N,) of a box in each sample, and whether one of ten draws fitted.
 
     Its share of the frame is uniform in `area`, log(width / height) uniform in -log ratio..log
     ratio; sides are rounded.
     """
+    n, frame = x.shape[1], x.shape[-2:]
     share = uniform((n, 10), *area, generator) * (frame[0] * frame[1])
     form = uniform((n, 10), -math.log(ratio), math.log(ratio), generator).exp()
     tall, wide = (share / form).sqrt().round(), (share * form).sqrt().round()
@@ -276,7 +277,7 @@ class ResizedCrop(Augment):
 
     def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         steps, n, planes, height, width = x.shape
-        tall, wide, fits = boxes(n, (height, width), (self.scale, 1.0), self.ratio, generator)
+        tall, wide, fits = boxes(x, (self.scale, 1.0), self.ratio, generator)
         tall, wide = torch.where(fits, tall, height), torch.where(fits, wide, width)
         top, left = (
             (uniform(n, 0, 1, generator) * (whole - part + 1)).floor()

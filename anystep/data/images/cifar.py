@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,11 +105,6 @@ def _read_binary(cifar: Cifar, file: Path) -> Part:
     return rows[:, cifar.label_bytes :].reshape(-1, 3, 32, 32), labels
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """How pickles of protocol 2 hold bytes."""
-    return text.encode("latin1")
-
-
 class _Plain(pickle._Unpickler):
     """Unpickles numpy arrays of numbers and the plain types.
 
@@ -122,7 +118,7 @@ class _Plain(pickle._Unpickler):
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
         if (module, name) == ("_codecs", "encode"):
-            return _latin1
+            return lambda text, _: text.encode("latin1")  # how pickles of protocol 2 hold bytes
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not needed for images")
 
 
@@ -138,29 +134,25 @@ def _read_python(cifar: Cifar, file: Path) -> Part:
     return images, labels
 
 
-def _unique(names: Iterator[str]) -> Iterator[str]:
-    """The sorted names, with -1, -2, ... behind the second and further of the same."""
-    last, seen = "", 0
-    for name in names:
-        seen = seen + 1 if name == last else 0
-        last = name
-        yield f"{name}-{seen}" if seen else name
-
-
 def _records(read: Callable[[Path], Part], train: list[Path], test: list[Path]) -> NDArray[Any]:
-    """All images as RECORDs: training, then test, each in the order of pixels' hash and label."""
+    """All images as RECORDs: training, then test, each in the order of pixels' hash and label.
+
+    The id is the hash; the second and further of the same get -1, -2, ... behind it.
+    """
     parts: list[NDArray[Any]] = []
     for testing, files in ((False, train), (True, test)):
-        images, labels = (
-            np.concatenate(each) for each in zip(*(read(file) for file in files), strict=True)
-        )
+        images, labels = map(np.concatenate, zip(*(read(file) for file in files), strict=True))
         names = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images]
         order = sorted(range(len(images)), key=lambda i: (names[i], int(labels[i])))
         part = np.empty(len(images), dtype=RECORD)
         part["image"], part["label"], part["test"] = images[order], labels[order], testing
+        seen: Counter[str] = Counter()
+        ids = []
+        for i in order:
+            ids.append(f"{names[i]}-{seen[names[i]]}" if seen[names[i]] else names[i])
+            seen[names[i]] += 1
         # An image of the test set that also trains has two ids.
         known = set(parts[0]["id"].tolist()) if testing else set()
-        ids = _unique(names[i] for i in order)
         part["id"] = [f"{name}t" if name in known else name for name in ids]
         parts.append(part)
     return np.concatenate(parts)
@@ -195,21 +187,19 @@ def _cifar(
     std: Sequence[float],
 ) -> Splits:
     encoding, folder = direct(cifar.name, binning), release_folder(cifar.name, root)
-    read, train, test = _find(cifar, folder)
-    contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (*train, *test)]
+    read, learn, judge = _find(cifar, folder)
+    contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (*learn, *judge)]
     key = f"{cifar.name}-{content_hash(CIFAR_VERSION, contents)}"
     store = default_cache() if cache is None else Path(cache)
-    table = cached_array(store, key, lambda: _records(read, train, test))
+    table = cached_array(store, key, lambda: _records(read, learn, judge))
     labels, ids, most = np.array(table["label"]), np.array(table["id"]), len(cifar.classes) - 1
     if labels.min() < 0 or labels.max() > most:
         raise UsageError(f"{cifar.name}: labels must be in 0..{most}, {folder} has others")
     data = PictureSet(table["image"], labels, encoding=encoding, mean=mean, std=std, ids=ids)
     split = held_out(labels, table["test"], name=f"{cifar.name}/official", ids=ids.tolist())
-    train_set, val_set, test_set = (
-        data.subset(each) for each in (split.train, split.val, split.test)
-    )
+    train, val, test = (data.subset(each) for each in (split.train, split.val, split.test))
     described = split.name, split.hash, encoding.causal, encoding.describe()
-    return Splits(train_set, val_set, test_set, cifar.classes, *described)
+    return Splits(train, val, test, cifar.classes, *described)
 
 
 def cifar10(

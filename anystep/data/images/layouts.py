@@ -105,9 +105,8 @@ def _base(name: str, folder: Path, wanted: str, places: Sequence[str]) -> Path:
         if (folder / place / wanted).exists():
             return folder / place
     looked = " or ".join(str(folder / place / wanted) for place in places)
-    raise UsageError(
-        f"{name}: {looked} is missing: root must be the folder of the unpacked release"
-    )
+    rule = "root must be the folder of the unpacked release"
+    raise UsageError(f"{name}: {looked} is missing: {rule}")
 
 
 def _table(file: Path) -> dict[str, str]:
@@ -175,15 +174,12 @@ def _cars(name: str, folder: Path) -> Listing:
     devkit = _base(name, folder, "cars_train_annos.mat", ("devkit", ""))
     answers = _base(name, folder, "cars_test_annos_withlabels.mat", ("", "devkit"))
     (classes,) = _matlab(devkit / "cars_meta.mat", "class_names")
-    lists = {
-        "cars_train": devkit / "cars_train_annos.mat",
-        "cars_test": answers / "cars_test_annos_withlabels.mat",
-    }
+    lists = devkit / "cars_train_annos.mat", answers / "cars_test_annos_withlabels.mat"
     images: list[Listed] = []
-    for place, file in lists.items():
+    for test, place, file in zip((False, True), ("cars_train", "cars_test"), lists, strict=True):
         for row in _matlab(file, "annotations")[0]:
             path = folder / place / str(row["fname"].item())
-            images.append(Listed(path, int(row["class"].item()) - 1, place == "cars_test"))
+            images.append(Listed(path, int(row["class"].item()) - 1, test))
     return Listing(images, tuple(str(each.item()) for each in classes))
 
 

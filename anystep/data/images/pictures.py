@@ -6,7 +6,7 @@ import copy
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,14 +19,6 @@ from anystep.data.sets import Blocks, DataSet
 
 # A line of 60,000 pixels in a file of 140 bytes would take 12 GB at a height of 256.
 MOST_OBLONG = 100
-
-
-class Pictures(Protocol):
-    """Images by number, (P, H, W) uint8: an array, a memory map, or files decoded at access."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> NDArray[np.uint8]: ...
 
 
 @dataclass(frozen=True)
@@ -96,7 +88,7 @@ class PictureSet(DataSet):
 
         item = ((image / 255 - mean) / std shown T times (T, P, H, W) float32, label)
 
-    pictures    M images (P, H, W) uint8
+    pictures    M images (P, H, W) uint8: an array, a memory map, or files decoded at access
     labels      (M,)
     ids         (M,) names, in the order of which a split counts; None: the numbers
     mean, std   a number for each of the P planes
@@ -110,7 +102,7 @@ class PictureSet(DataSet):
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: NDArray[np.uint8] | ImageFiles,
         labels: ArrayLike,
         *,
         encoding: Direct,

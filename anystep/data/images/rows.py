@@ -118,5 +118,5 @@ def photographs(
     split = _split(name, labels[order], ids[order], parts[order])
     members = (np.sort(order[each]) for each in (split.train, split.val, split.test))
     train, val, test = (data.subset(each) for each in members)
-    described = encoding.causal, encoding.describe()
-    return Splits(train, val, test, classes, split.name, split.hash, *described)
+    described = split.name, split.hash, encoding.causal, encoding.describe()
+    return Splits(train, val, test, classes, *described)
