@@ -13,6 +13,10 @@ import numpy as np
 from anystep.data.recording import Events
 
 Row = tuple[int, int, int, int]  # t in us, x, y, p
+BY_HAND: list[Row] = [
+    *((0, 0, 0, 1), (3, 33, 5, 0), (3, 7, 33, 1)),
+    *((4096, 1, 2, 0), (70_000, 30, 31, 1), (1_000_000, 6, 7, 0)),
+]
 
 
 def bin_bytes(rows: Iterable[Row]) -> bytes:
@@ -42,26 +46,19 @@ def aedat2_bytes(
     return bytes(out)
 
 
-AEDAT3_HEADER = (
-    b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n"
-    b"#Start-Time: 2017-01-01 00:00:00 (TZ+0000)\r\n#!END-HEADER\r\n"
-)
+AEDAT3_HEADER = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n"
+AEDAT3_HEADER += b"#Start-Time: 2017-01-01 00:00:00 (TZ+0000)\r\n#!END-HEADER\r\n"
 
 
 def aedat3_packet(
-    rows: Iterable[Row],
-    *,
-    kind: int = 1,
-    overflow: int = 0,
-    number: int | None = None,
-    valid: int = 1,
+    rows: Iterable[Row], *, kind: int = 1, number: int | None = None, valid: int = 1
 ) -> bytes:
-    """One packet of polarity events; times are those inside the packet."""
+    """One packet of polarity events; `number` claims another count."""
     events = b"".join(
         struct.pack("<Ii", x * 2**17 + y * 4 + p * 2 + valid, t) for t, x, y, p in rows
     )
     count = len(events) // 8 if number is None else number
-    return struct.pack("<HHIIIIII", kind, 1, 8, 4, overflow, count, count, count) + events
+    return struct.pack("<HHIIIIII", kind, 1, 8, 4, 0, count, count, count) + events
 
 
 def evt2_bytes(
@@ -121,18 +118,11 @@ def csv_bytes(rows: Iterable[Row], *, header: bytes = b"t,x@64,y@48,on\n") -> by
     return header + "".join(f"{t},{x},{y},{p}\n" for t, x, y, p in rows).encode()
 
 
-_DV = (
-    b'<dv version="2.0">'
-    b'<node name="outInfo" path="/mainloop/Recorder/outInfo/">\n'
-    b'<node name="0" path="/mainloop/Recorder/outInfo/0/">'
-    b'<attr key="compression" type="string">NONE</attr>\n'
-    b'<attr key="originalOutputName" type="string">events</attr>'
-    b'<attr key="typeIdentifier" type="string">EVTS</attr>\n'
-    b'<node name="info" path="/mainloop/Recorder/outInfo/0/info/">'
-    b'<attr key="sizeX" type="int">64</attr>\n'
-    b'<attr key="sizeY" type="int">48</attr>'
-    b'<attr key="source" type="string">hand</attr></node></node></node></dv>'
-)
+_DV = b"""<dv version="2.0"><node name="outInfo" path="/mainloop/Recorder/outInfo/">
+<node name="0" path="/mainloop/Recorder/outInfo/0/"><attr key="compression" type="string">NONE</attr>
+<attr key="originalOutputName" type="string">events</attr><attr key="typeIdentifier" type="string">EVTS</attr>
+<node name="info" path="/mainloop/Recorder/outInfo/0/info/"><attr key="sizeX" type="int">64</attr>
+<attr key="sizeY" type="int">48</attr><attr key="source" type="string">hand</attr></node></node></node></dv>"""
 
 
 def aedat4_bytes(packets: Iterable[bytes], *, compression: int = 0) -> bytes:
@@ -144,16 +134,8 @@ def aedat4_bytes(packets: Iterable[bytes], *, compression: int = 0) -> bytes:
     """
     fields = struct.pack("<HHHHH", 10, 20, 4, 8, 16)
     root = struct.pack("<iiqI", 12, compression, -1, 4)
-    header = (
-        struct.pack("<I", 20)
-        + b"IOHE"
-        + fields
-        + b"\0\0"
-        + root
-        + struct.pack("<I", len(_DV))
-        + _DV
-        + b"\0"
-    )
+    text = struct.pack("<I", len(_DV)) + _DV + b"\0"
+    header = struct.pack("<I", 20) + b"IOHE" + fields + b"\0\0" + root + text
     body = b"".join(struct.pack("<ii", 0, len(packet)) + packet for packet in packets)
     return b"#!AER-DAT4.0\r\n" + struct.pack("<I", len(header)) + header + body
 
@@ -164,25 +146,16 @@ def aedat4_packet(rows: Iterable[Row], *, number: int | None = None) -> bytes:
     """
     events = b"".join(struct.pack("<qhhB3x", t, x, y, p) for t, x, y, p in rows)
     count = len(events) // 16 if number is None else number
-    inside = (
-        struct.pack("<I", 16)
-        + b"EVTS"
-        + b"\0\0"
-        + struct.pack("<HHH", 6, 8, 4)
-        + struct.pack("<iI", 6, 4)
-    )
-    inside += struct.pack("<I", count) + events
-    return struct.pack("<I", len(inside) + 16 * count - len(events)) + inside
+    head = struct.pack("<I4s2xHHHiII", 16, b"EVTS", 6, 8, 4, 6, 4, count)
+    return struct.pack("<I", len(head) + 16 * count) + head + events
 
 
 def zstd_frame(start: bytes, zeros: int) -> bytes:
-    """A zstd frame (RFC 8878) of `start` as it is, then zeros, 4 bytes for each 128 KiB."""
+    """A frame (RFC 8878) of `start` and then zeros, 4 bytes for each 128 KiB of them."""
     sizes = [128 * 1024] * (zeros // (128 * 1024)) + [zeros % (128 * 1024)]
     blocks = [(len(start) << 3).to_bytes(3, "little") + start]
-    blocks += [
-        (size << 3 | 2 | (k == len(sizes) - 1)).to_bytes(3, "little") + b"\0"
-        for k, size in enumerate(sizes)
-    ]
+    blocks += [(size << 3 | 2).to_bytes(3, "little") + b"\0" for size in sizes[:-1]]
+    blocks += [(sizes[-1] << 3 | 3).to_bytes(3, "little") + b"\0"]
     return struct.pack("<I", 0xFD2FB528) + b"\x00\x38" + b"".join(blocks)
 
 
@@ -195,18 +168,13 @@ def put(folder: Path, name: str, content: bytes) -> Path:
 
 def rows_of(events: Events) -> list[tuple[int, ...]]:
     """(t, x, y, p) of every event."""
-    return list(
-        zip(*(column.tolist() for column in (events.t, events.x, events.y, events.p)), strict=True)
-    )
+    columns = (events.t, events.x, events.y, events.p)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def random_rows(count: int, side: int, last: int, seed: int = 0) -> list[Row]:
+def random_rows(count: int, side: int, last: int) -> list[Row]:
     """Events in time order on a square sensor."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     t = np.sort(rng.integers(0, last, count))
-    return [
-        tuple(row)
-        for row in np.column_stack(
-            [t, *rng.integers(0, side, (2, count)), rng.integers(0, 2, count)]
-        ).tolist()
-    ]
+    columns = [t, *rng.integers(0, side, (2, count)), rng.integers(0, 2, count)]
+    return [tuple(row) for row in np.column_stack(columns).tolist()]

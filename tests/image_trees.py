@@ -57,20 +57,18 @@ def image_folder(root: Path) -> Path:
 def cub(root: Path) -> Path:
     """CUB-200-2011: images/ and the lists beside it."""
     base, names = root / "CUB_200_2011", ("001.Black_footed_Albatross", "002.Laysan_Albatross")
-    lines: dict[str, list[str]] = {"images": [], "image_class_labels": [], "train_test_split": []}
-    number = 0
+    rows: list[tuple[str, int, int]] = []
     for label, name in enumerate(names):
         for k in range(sum(PER_CLASS)):
-            number += 1
-            test = k >= PER_CLASS[0]
+            train = k < PER_CLASS[0]
             file = f"{name}/{name[4:]}_{k:04d}.jpg"
-            save(base / "images" / file, colour(label, k % PER_CLASS[0], test))
-            lines["images"].append(f"{number} {file}")
-            lines["image_class_labels"].append(f"{number} {label + 1}")
-            lines["train_test_split"].append(f"{number} {int(not test)}")
-    lines["classes"] = [f"{label + 1} {name}" for label, name in enumerate(names)]
-    for file, text in lines.items():
-        (base / f"{file}.txt").write_text("\n".join(text) + "\n")
+            save(base / "images" / file, colour(label, k % PER_CLASS[0], not train))
+            rows.append((file, label + 1, int(train)))
+    lists = ("images", "image_class_labels", "train_test_split")
+    tables = dict(zip(lists, zip(*rows, strict=True), strict=True)) | {"classes": names}
+    for file, values in tables.items():
+        lines = [f"{number} {value}\n" for number, value in enumerate(values, 1)]
+        (base / f"{file}.txt").write_text("".join(lines))
     return root
 
 
@@ -80,16 +78,14 @@ def dogs(root: Path) -> Path:
 
     (root / "lists").mkdir(parents=True)
     for test, part in enumerate(("train", "test")):
-        files, labels = [], []
+        files = {}
         for label, breed in enumerate(BREEDS):
             for number in range(PER_CLASS[test]):
                 name = f"{breed}/{breed.partition('-')[0]}_{test}{number}.jpg"
                 save(root / "Images" / name, colour(label, number, bool(test)))
-                files.append(name)
-                labels.append([float(label + 1)])
-        cells = np.empty((len(files), 1), dtype=object)
-        cells[:, 0] = files
-        table = {"file_list": cells, "labels": np.array(labels)}
+                files[name] = [float(label + 1)]
+        cells = np.array([*files], dtype=object).reshape(-1, 1)
+        table = {"file_list": cells, "labels": np.array([*files.values()])}
         savemat(root / "lists" / f"{part}_list.mat", table)
     return root
 
@@ -119,30 +115,23 @@ def cars(root: Path) -> Path:
 
 def cifar_images(classes: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Training and test images (M, 3, 32, 32) of noise, with labels that go round."""
-    chance = np.random.default_rng(0)
-    sizes = {"train": 20 * classes, "test": 2 * classes}
-    return {
-        part: (
-            chance.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8),
-            np.arange(count) % classes,
-        )
-        for part, count in sizes.items()
-    }
+    chance, made = np.random.default_rng(0), {}
+    for part, count in (("train", 20 * classes), ("test", 2 * classes)):
+        images = chance.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+        made[part] = images, np.arange(count) % classes
+    return made
 
 
 def cifar10_binary(root: Path) -> Path:
     """cifar-10-batches-bin: a label byte and 3,072 pixels a row, five training files."""
     home = root / "cifar-10-batches-bin"
     home.mkdir(parents=True)
-    parts = cifar_images(10)
-    rows = {
-        part: [bytes([label]) + image.tobytes() for image, label in zip(*parts[part], strict=True)]
-        for part in parts
-    }
-    for k in range(5):
-        batch = b"".join(rows["train"][40 * k : 40 * k + 40])
-        (home / f"data_batch_{k + 1}.bin").write_bytes(batch)
-    (home / "test_batch.bin").write_bytes(b"".join(rows["test"]))
+    (images, labels), test = cifar_images(10).values()
+    batches = {f"data_batch_{k + 1}": slice(40 * k, 40 * k + 40) for k in range(5)}
+    parts = {name: (images[rows], labels[rows]) for name, rows in batches.items()}
+    for name, part in {**parts, "test_batch": test}.items():
+        rows = (bytes([label]) + image.tobytes() for image, label in zip(*part, strict=True))
+        (home / f"{name}.bin").write_bytes(b"".join(rows))
     return root
 
 
@@ -150,18 +139,12 @@ def cifar10_python(root: Path) -> Path:
     """cifar-10-batches-py: pickled dictionaries, in another order than the binary files."""
     home = root / "cifar-10-batches-py"
     home.mkdir(parents=True)
-    images, labels = cifar_images(10)["train"]
-    for k in range(5):
-        rows = slice(k, None, 5)
-        batch = {
-            b"data": images[rows].reshape(-1, 3072),
-            b"labels": labels[rows].tolist(),
-            b"batch_label": b"training",
-        }
-        (home / f"data_batch_{k + 1}").write_bytes(pickle.dumps(batch, protocol=2))
-    images, labels = cifar_images(10)["test"]
-    batch = {b"data": images.reshape(-1, 3072), b"labels": labels.tolist()}
-    (home / "test_batch").write_bytes(pickle.dumps(batch, protocol=2))
+    (images, labels), test = cifar_images(10).values()
+    parts = {f"data_batch_{k + 1}": (images[k::5], labels[k::5]) for k in range(5)}
+    for name, (pixels, classes) in {**parts, "test_batch": test}.items():
+        batch = {b"data": pixels.reshape(-1, 3072), b"labels": classes.tolist()}
+        batch |= {b"batch_label": b"training"} if name in parts else {}
+        (home / name).write_bytes(pickle.dumps(batch, protocol=2))
     return root
 
 
@@ -193,12 +176,7 @@ def picture(rgb: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> byte
 
 
 def write_shard(
-    file: Path,
-    rows: Sequence[Row],
-    *,
-    group: int = 4,
-    names: Sequence[str] | None = None,
-    column: str = "image",
+    file: Path, rows: Sequence[Row], *, group: int = 4, names: Sequence[str] | None = None
 ) -> Path:
     """A parquet file as the hub has them, with the class names in the footer."""
     import pyarrow
@@ -207,15 +185,12 @@ def write_shard(
     images = [{"bytes": content, "path": path} for content, path, _ in rows]
     kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
     labels = pyarrow.array([label for *_, label in rows], pyarrow.int64())
-    table = pyarrow.table({column: pyarrow.array(images, kind), "label": labels})
+    table = pyarrow.table({"image": pyarrow.array(images, kind), "label": labels})
     if names is not None:
-        features: dict[str, Any] = {
-            column: {"_type": "Image"},
-            "label": {"names": list(names), "_type": "ClassLabel"},
-        }
-        table = table.replace_schema_metadata(
-            {"huggingface": json.dumps({"info": {"features": features}})}
-        )
+        written = {"names": list(names), "_type": "ClassLabel"}
+        features = {"image": {"_type": "Image"}, "label": written}
+        text = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": text})
     file.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table, file, row_group_size=group)
     return file

@@ -17,16 +17,13 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def counts(n: int = 16, steps: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames of counts and labels."""
-    return torch.randint(0, 50, (steps, n, 2, 12, 10), generator=seeded()).float(), torch.arange(
-        n
-    ) % CLASSES
+    x = torch.randint(0, 50, (steps, n, 2, 12, 10), generator=seeded()).float()
+    return x, torch.arange(n) % CLASSES
 
 
 def test_mixup_is_the_same_mean_of_pictures_and_of_labels():
-    n = 50
-    x = (
-        torch.eye(n).view(1, n, 1, n, 1).expand(2, n, 1, n, 1).contiguous()
-    )  # a picture says which sample it is
+    n = 50  # a picture says which sample it is
+    x = torch.eye(n).view(1, n, 1, n, 1).expand(2, n, 1, n, 1).contiguous()
     made, labels = Mixup(n, alpha=0.4)(x, torch.arange(n), seeded())
     assert torch.allclose(made[0, :, 0, :, 0], labels, atol=1e-6)
     assert torch.allclose(labels.sum(1), torch.ones(n))
@@ -82,10 +79,8 @@ def test_the_blob_of_event_mix_has_the_share_that_was_drawn():
     blob = EventMix(CLASSES).blob(x, share, seeded())
     found = blob.flatten(1).sum(1).tolist()
     assert (found[0], found[-1]) == (0, 480)
-    assert all(
-        wanted <= each <= wanted + 16
-        for each, wanted in zip(found, [0, 48, 240, 432, 480], strict=True)
-    )
+    wanted = zip(found, [0, 48, 240, 432, 480], strict=True)
+    assert all(least <= each <= least + 16 for each, least in wanted)
 
 
 def test_mixed_labels_can_be_mixed_again():

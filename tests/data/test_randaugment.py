@@ -67,16 +67,10 @@ MOVES = {"rotate", "shear_x", "shear_y", "translate_x", "translate_y"}
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_is_pillows(name, sign):
-    levels = pictures()
-    made = OPERATIONS[name](
-        levels, torch.full((len(levels),), sign * M), torch.tensor(GROUND).float()
-    ).clamp(0, 255)
-    true = torch.from_numpy(
-        np.stack(
-            [np.asarray(TRUE[name](image, sign)).transpose(2, 0, 1) for image in pillow(levels)]
-        )
-    )
-    apart = (made - true).abs()
+    levels, ground = pictures(), torch.tensor(GROUND).float()
+    made = OPERATIONS[name](levels, torch.full((len(levels),), sign * M), ground).clamp(0, 255)
+    images = [np.asarray(TRUE[name](image, sign)).transpose(2, 0, 1) for image in pillow(levels)]
+    apart = (made - torch.from_numpy(np.stack(images))).abs()
     if name in MOVES:  # Pillow weighs in 1/256 and ends sharply where the image ends
         assert (apart > 1.5).double().mean() < 0.12
         assert (apart[2:] > 1.5).double().mean() < 0.1
@@ -120,15 +114,11 @@ def test_the_same_seed_gives_the_same_bits_and_the_global_generator_is_left_alon
 
 
 def test_normalised_images_come_back_normalised():
-    mean, std = (
-        torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1),
-        torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1),
-    )
+    numbers = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in numbers.values())
     x, y = (pictures() / 255)[None], torch.zeros(6).long()
-    rows = [{"name": "randaugment", "p": 1.0}]
-    augment = create_augmentation(rows, classes=2, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    augment = create_augmentation([{"name": "randaugment", "p": 1.0}], classes=2, **numbers)
     made, _ = augment((x - mean) / std, y, torch.Generator().manual_seed(1))
     levels = 255 * (made * std + mean)
     assert torch.allclose(levels, levels.round(), atol=1e-3)
-    assert float(levels.min()) >= -1e-3
-    assert float(levels.max()) <= 255.001
+    assert -1e-3 <= float(levels.min()) <= float(levels.max()) <= 255.001

@@ -17,7 +17,7 @@ from anystep.data.datasets import load_dataset
 from anystep.data.frames import Direct
 from anystep.data.images import shards as shards_module
 from anystep.data.images.shards import ShardImages, read_shards
-from anystep.data.loader import derive_seed, epoch_order, in_order, load_batches
+from anystep.data.loader import epoch_order, load_batches
 from anystep.data.sets import Blocks, FrameRange
 from anystep.nn.models import create_model
 from anystep.training.fit import fit, start
@@ -43,13 +43,6 @@ def with_room_for(groups: int, parts: dict[str, list[Path]]) -> ShardImages:
     """The images of these shards with a window that holds so many groups."""
     whole = read_shards("image-folder", parts).images
     return ShardImages(whole.shards, window_bytes=groups * (ROWS_OF_A_GROUP * 2000 + 200))
-
-
-def test_without_blocks_the_order_is_what_it_always_was():
-    generator = torch.Generator().manual_seed(derive_seed(3, "order", 2))
-    expected = torch.randperm(100, generator=generator).tolist()
-    order = epoch_order(100, batch_size=10, seed=3, epoch=2)
-    assert [index for batch in order for index in batch] == expected
 
 
 @pytest.mark.parametrize("balance", [None, np.arange(100) % 3])
@@ -108,17 +101,8 @@ def test_a_worker_reads_a_row_group_once_an_epoch(workers, tmp_path):
     assert shuffled.reads > 5 * groups  # what the windows are for
 
 
-def test_evaluation_reads_a_row_group_once_too(tmp_path):
-    images = with_room_for(1, noise_shards(tmp_path))
-    every_third = np.arange(0, len(images), 3)
-    for batch in in_order(len(every_third), batch_size=5):
-        for index in every_third[batch].tolist():
-            _ = images[index]
-    assert images.reads == 24
-
-
 @pytest.mark.parametrize("room", [1, 3])
-def test_memory_stays_within_the_window(room, tmp_path):
+def test_memory_stays_within_the_window_and_a_copy_for_another_process_takes_none(room, tmp_path):
     images = with_room_for(room, noise_shards(tmp_path))
     window, base, peak = images.window_bytes, pyarrow.total_allocated_bytes(), 0
     for index in np.random.default_rng(0).permutation(len(images)).tolist():
@@ -126,28 +110,15 @@ def test_memory_stays_within_the_window(room, tmp_path):
         assert images.held_bytes <= window
         peak = max(peak, pyarrow.total_allocated_bytes() - base)
     # What pyarrow holds besides the images: offsets, and room at the end of its buffers.
-    assert peak < 1.5 * window + 20_000
-    assert peak > images.held_bytes > 0.6 * window
-
-
-def test_a_row_group_that_is_larger_than_the_window_is_held_alone(tmp_path):
-    images = ShardImages(with_room_for(1, noise_shards(tmp_path)).shards, window_bytes=10)
-    assert images.blocks().window == 1
-    for index in (0, 1, 9, 8, 0):
-        _ = images[index]
-    assert images.reads == 3
-
-
-def test_what_fits_into_one_window_is_shuffled_as_a_whole(tmp_path):
-    write_part(tmp_path, "train", rows_of(40))
-    assert loaded(tmp_path).train.blocks is None
-
-
-def test_a_copy_for_another_process_takes_no_images_with_it(tmp_path):
-    images = with_room_for(6, noise_shards(tmp_path))
-    _ = images[3]
+    assert 0.6 * window < images.held_bytes < peak < 1.5 * window + 20_000
     copy = pickle.loads(pickle.dumps(images))
     assert (copy.held_bytes, copy[77]) == (0, images[77])
+    tiny = ShardImages(images.shards, window_bytes=10)  # a larger row group is held alone
+    assert tiny.blocks().window == 1
+    for index in (0, 1, 9, 8, 0):
+        _ = tiny[index]
+    assert tiny.reads == 3
+    assert ShardImages(images.shards).blocks() is None  # one window: shuffled as a whole
 
 
 @pytest.fixture
@@ -170,7 +141,7 @@ def test_batches_are_the_same_with_any_number_of_workers(workers, windowed):
 
 
 class Stopped(Exception):
-    pass
+    """The end of a run."""
 
 
 class Watched(FrameRange):
