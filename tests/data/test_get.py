@@ -21,10 +21,18 @@ from anystep.data.fetch.unpack import is_archive
 from anystep.data.frames import Direct, EqualCount
 
 EVENT_SETS = ("nmnist", "ncaltech101", "cifar10-dvs", "dvs-gesture")
-IMAGE_SETS = ("cub-200-2011", "stanford-dogs", "stanford-cars")
-TREES = {name: event_trees.TREES[name]["released"] for name in EVENT_SETS}
-TREES |= {name: image_trees.TREES[name] for name in IMAGE_SETS}
-TREES |= {"cifar10": image_trees.cifar10_binary, "cifar100": image_trees.cifar100_binary}
+TREES = {
+    **{name: event_trees.TREES[name]["released"] for name in EVENT_SETS},
+    **{
+        name: image_trees.TREES[name] for name in ("cub-200-2011", "stanford-dogs", "stanford-cars")
+    },
+    "cifar10": image_trees.cifar10_binary,
+    "cifar100": image_trees.cifar100_binary,
+}
+
+
+def states(done) -> list[str]:
+    return [each["state"] for each in done["files"]]
 
 
 def packed(file: Archive, source: Path, folder: Path) -> bytes:
@@ -62,29 +70,21 @@ def released(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.2)
-    with flaky_server() as flaky:
-        yield flaky
-
-
-@pytest.fixture
-def get(server, tmp_path, released):
+def get(monkeypatch, tmp_path, released):
     """get(**options): a tiny CIFAR-10 from our server into the folder c; `get.file` is its row."""
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    with flaky_server() as server:
 
-    def run(**options):
-        return get_dataset("cifar10", tmp_path / "c", **options)
+        def run(**options):
+            return get_dataset("cifar10", tmp_path / "c", **options)
 
-    (run.file,) = released("cifar10", f"{server.url}/c")
-    server.files["/c"] = (tmp_path / "there" / run.file.name).read_bytes()
-    return run
-
-
-def states(done) -> list[str]:
-    return [each["state"] for each in done["files"]]
+        (run.file,) = released("cifar10", f"{server.url}/c")
+        server.files["/c"] = (tmp_path / "there" / run.file.name).read_bytes()
+        run.server = server
+        yield run
 
 
-def test_a_release_is_fetched_and_unpacked_once(get, server, tmp_path):
+def test_a_release_is_fetched_and_unpacked_once(get, tmp_path):
     said, told = [], []
     done = get(say=said.append, progress=lambda *both: told.append(both))
     file = get.file
@@ -95,11 +95,13 @@ def test_a_release_is_fetched_and_unpacked_once(get, server, tmp_path):
     assert [line.partition(":")[2].split()[0] for line in said] == ["fetching", "unpacking"]
     (tmp_path / "c" / file.name).unlink()  # whoever needs the space
     assert get()["files"] == [{**row, "state": "already there"}]
-    assert len(server.asked) == 1
+    assert len(get.server.asked) == 1
 
 
-def test_a_wrong_archive_that_was_put_there_is_refused_and_kept(get, tmp_path):
-    (tmp_path / "c").mkdir()
+def test_a_broken_server_says_what_else_can_be_done_and_a_wrong_archive_is_refused(get, tmp_path):
+    get.server.status = [404]
+    with pytest.raises(ConnectionError, match=r"404 .*Or fetch cifar-10.* from http://page"):
+        get()
     (tmp_path / "c" / get.file.name).write_bytes(b"x")
     with pytest.raises(ValueError, match=r"its sha256 must be .* got"):
         get()
@@ -113,12 +115,6 @@ def test_an_unpacking_that_was_killed_is_done_again_or_finished(get, tmp_path):
     assert len(list((tmp_path / "c/cifar-10-batches-bin").iterdir())) == 6
     Path(f"{hidden}.ready").mkdir()
     assert [states(get()) for _ in range(2)] == [["found"], ["already there"]]
-
-
-def test_a_broken_server_ends_with_what_else_can_be_done(get, server):
-    server.status = [404]
-    with pytest.raises(ConnectionError, match=r"404 .*Or fetch cifar-10.* from http://page"):
-        get()
 
 
 def test_two_at_once_in_one_folder_do_not_mix(get):
@@ -146,32 +142,26 @@ def test_what_only_a_person_can_fetch_says_how_and_is_taken_from_there(released,
 
 
 def test_what_cannot_be_fetched_says_why_and_makes_no_folder(tmp_path):
-    for name, words in (
-        ("imagenet-1k", "by hand from https://image-net"),
-        ("cifar11", "'cifar10'"),
-    ):
-        with pytest.raises(ValueError, match=words):
+    for name, why in (("imagenet-1k", "by hand from https://image-net"), ("cifar11", "'cifar10'")):
+        with pytest.raises(ValueError, match=why):
             get_dataset(name, tmp_path / "new")
     done = get_dataset("digits-dvs", tmp_path / "new")
     assert (done["files"], done["next"][:10]) == ([], "digits-dvs")
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_every_row_of_the_data_sets_has_a_release_or_a_reason(name):
-    release = RELEASES[name]
-    said = release.page.startswith("http") and (release.files or release.by_hand)
-    assert release.nothing or said
-    for file in release.files:
-        assert re.fullmatch("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", file.checksum)
-        assert bool(file.holds) == is_archive(file.name)
-        assert re.match(r"https?://", file.url) if file.url else release.by_hand
-
-
-def test_no_two_files_are_expected_to_be_the_same():
+def test_every_row_of_the_data_sets_has_a_release_or_a_reason():
     files = [file for release in RELEASES.values() for file in release.files]
     for column in ([file.checksum for file in files], [file.url for file in files if file.url]):
         assert len(set(column)) == len(column)
+    for name in DATASETS:
+        release = RELEASES[name]
+        said = release.page.startswith("http") and (release.files or release.by_hand)
+        assert release.nothing or said
+        for file in release.files:
+            assert re.fullmatch("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", file.checksum)
+            assert bool(file.holds) == is_archive(file.name)
+            assert re.match(r"https?://", file.url) if file.url else release.by_hand
 
 
 @pytest.mark.parametrize("name", TREES)

@@ -37,6 +37,8 @@ from anystep.data.frames import (
     FixedDuration,
     resize,
 )
+from anystep.data.images.pictures import PictureSet
+from anystep.data.images.rows import photographs
 from anystep.data.protocols import Split, Stratified, held_out, split, stratified
 from anystep.data.readers import gesture_segments
 from anystep.data.recording import Events
@@ -58,6 +60,11 @@ def batch(images=NINE, path=PATH, *, binning=LIVE, size=None) -> torch.Tensor:
 
 def events(t=(0, 1, 2), x=(0, 1, 2), y=(0, 1, 0), p=(0, 1, 1), sensor=(2, 3)) -> Events:
     return Events.from_arrays(t, x, y, p, sensor)
+
+
+def pictured(mean, std) -> PictureSet:
+    pictures = np.zeros((1, 3, 2, 2), np.uint8)
+    return PictureSet(pictures, [0], encoding=Direct(1), mean=mean, std=std)
 
 
 def one(t=0, x=0, y=0, sensor=(400, 400)) -> Events:
@@ -130,6 +137,12 @@ SETS = [
     (lambda: FramesOf([(np.zeros(3), 0)], LIVE)[0], r"item 0 must be \(Events, label\), got nd"),
 ]
 SHARES = (0.6, 0.2, 0.2)
+IMAGE_ROWS = [
+    (lambda: pictured((0.5,), (0.5,))[0], "mean and std are for 1 planes, an image has 3"),
+    (lambda: pictured((0, 0, 0), (1, 1, 0)), "std must be as many numbers > 0 as mean"),
+    (lambda: photographs("image-folder", binning=Direct(1), root=".", size=0), "size must be a"),
+    (lambda: photographs("image-folder", binning=Direct(1), root=".", size=True), "got True"),
+]
 PROTOCOLS = [
     (lambda: split("cifar10-dvs/last-10", [0]), "Did you mean 'cifar10-dvs/last-100'"),
     (lambda: split("random-90-10@x", [0]), "Did you mean 'random-90-10@0'"),
@@ -218,7 +231,9 @@ CAMERAS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "words"), [*RECORDINGS, *FRAMES, *SETS, *PROTOCOLS, *CAMERAS])
+@pytest.mark.parametrize(
+    ("call", "words"), [*RECORDINGS, *FRAMES, *SETS, *IMAGE_ROWS, *PROTOCOLS, *CAMERAS]
+)
 def test_refused_by_name(call, words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=words):

@@ -14,12 +14,8 @@ import pytest
 
 from anystep.data.fetch.unpack import unfinished, unpack
 
-TREE = {
-    "set/one/a.bin": b"first",
-    "set/one/b.bin": b"",
-    "set/two/c.bin": os.urandom(200_000),
-    "README": b"words",
-}
+TREE = {"set/one/a.bin": b"first", "set/b.bin": b"", "set/c.bin": os.urandom(200_000)}
+TREE |= {"README": b"words"}
 every_form = pytest.mark.parametrize("form", ["set.zip", "set.tar", "set.tar.gz", "set.tgz"])
 
 

@@ -1,9 +1,8 @@
-"""The recipes of published rows: all there, readable, with the published network and augmentation,
-and able to learn.
+"""The recipes of published rows: all there, with the published network and augmentation, and able
+to learn.
 
 Nobody has all the data sets: rows of made-up samples stand in `DATASETS` for them, of the size that
-the recipe asks for. Which options there are is asked of the real rows, and these read releases in
-miniature with them.
+the recipe asks for, and the real rows read releases in miniature.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ from anystep.preflight import check
 from anystep.run import augmentation_of, build, load_splits
 from anystep.training.fabric import make_fabric
 from anystep.training.fit import fit, start
-from anystep.training.methods import create_method
 
 ROOT = Path(anystep.__file__).parent.parent
 FOLDER = ROOT / "recipes"
@@ -85,20 +83,12 @@ CLIPS = 8  # HSD's ANN learns one a layer
 # ImageNet; HSD as in its code for CIFAR10-DVS, without the flip on gestures, where left and right
 # are classes.
 PIXELS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}  # of the made-up images
-CIFAR = [
-    Crop(4, 0.0),
-    Flip(0.5),
-    RandAugment(**PIXELS, layers=2, magnitude=9.0, spread=0.5, p=0.5),
-    Erase(0.25),
-]
+CHANGED = RandAugment(**PIXELS, layers=2, magnitude=9.0, spread=0.5, p=0.5)
+CIFAR = [Crop(4, 0.0), Flip(0.5), CHANGED, Erase(0.25)]
 PHOTOGRAPHS = [ResizedCrop(0.08, 4 / 3), Flip(0.5)]
-AUGMENTED = {
+AUGMENTED = {data: PHOTOGRAPHS for data, (_, side, _) in SHAPES.items() if side == 224} | {
     "cifar10": CIFAR,
     "cifar100": CIFAR,
-    "imagenet-1k": PHOTOGRAPHS,
-    "cub-200-2011": PHOTOGRAPHS,
-    "stanford-dogs": PHOTOGRAPHS,
-    "stanford-cars": PHOTOGRAPHS,
     "cifar10-dvs": [Crop(4, 0.0), Flip(0.5), Rotate(15.0, 0.0)],
     "ncaltech101": [],
 }
@@ -111,6 +101,11 @@ PROTOCOLS = {
     "cifar10-dvs": "cifar10-dvs/last-100",
     "ncaltech101": "ncaltech101/90-10-per-class",
     "dvs-gesture": "dvs-gesture/users",
+}
+RELEASES = image_trees.TREES | {
+    "cifar10": image_trees.cifar10_binary,
+    "cifar100": image_trees.cifar100_binary,
+    **{data: event_trees.TREES[data]["released"] for data in PROTOCOLS},
 }
 
 # One update of each takes seconds, of all of them minutes: the suite has one of a kind, `make
@@ -132,11 +127,10 @@ def record_with(name, **changes):
     return record_from(merge(load_recipe(FOLDER / f"{name}.yaml"), changes))
 
 
-def with_data(record, *, root, cache=None):
-    return replace(
-        record,
-        data=replace(record.data, cache=cache, options={**record.data.options, "root": root}),
-    )
+def with_data(record, **options):
+    options = {**record.data.options, **options}
+    cache = options.pop("cache", None)
+    return replace(record, data=replace(record.data, cache=cache, options=options))
 
 
 def network_of(name):
@@ -149,40 +143,21 @@ def row_of(name):
     return name.removeprefix(f"{network_of(name)}_")
 
 
-def made_up(
-    data,
-    *,
-    binning,
-    cache=None,
-    workers=None,
-    root=None,
-    size=32,
-    interpolation=None,
-    protocol=None,
-):
+def made_up(data, *, binning, size=32, **_):
     """Two samples of the data set `data`: two images of noise, or two recordings of random counts,
     `size` x `size`.
     """
-    planes, side, classes = SHAPES[data][0], size, SHAPES[data][2]
+    planes, _, classes = SHAPES[data]
     rng, labels = np.random.default_rng(0), [0, classes - 1]
     if isinstance(binning, Direct):
-        pictures = rng.integers(0, 256, (2, planes, side, side), dtype=np.uint8)
+        pictures = rng.integers(0, 256, (2, planes, size, size), dtype=np.uint8)
         samples = PictureSet(pictures, labels, encoding=binning, **PIXELS)
     else:
-        samples = FrameSet(
-            rng.poisson(1.0, (2, binning.steps, planes, side, side)).astype(np.uint8), labels
-        )
+        counts = rng.poisson(1.0, (2, binning.steps, planes, size, size))
+        samples = FrameSet(counts.astype(np.uint8), labels)
     names = tuple(f"class {label}" for label in range(classes))
-    return Splits(
-        samples,
-        samples,
-        samples,
-        names,
-        f"{data}/made-up",
-        "0" * 16,
-        binning.causal,
-        binning.describe(),
-    )
+    said = (f"{data}/made-up", "0" * 16, binning.causal, binning.describe())
+    return Splits(samples, samples, samples, names, *said)
 
 
 @pytest.fixture
@@ -192,43 +167,29 @@ def rows(monkeypatch):
 
 
 def test_there_is_a_recipe_for_every_published_row():
-    static = [*product(("cifar10", "cifar100"), ("resnet19", "sewresnet19"))]
-    events = [*product(("cifar10dvs", "ncaltech101"), ("vggsnn",))]
-    fine = [*product(("cub200", "stanforddogs", "stanfordcars"), ("sewresnet18", "sewresnet34"))]
-    names = [
-        (*each, method)
-        for each in static + events
-        for method in ("ce", "label_smoothing", "tet", "tks")
-    ]
-    names += [
-        (*each, method)
-        for each in [*fine, ("imagenet", "sewresnet34")]
-        for method in ("ce", "tet", "tks")
-    ]
-    names += [("imagenet", "sewresnet50", "tks")]
-    names += [*product(("cifar10dvs", "ncaltech101", "dvsgesture"), ("vggsnn",), HSD_ROWS)]
+    events = ("cifar10dvs_vggsnn", "ncaltech101_vggsnn")
+    small = [*map("_".join, product(("cifar10", "cifar100"), ("resnet19", "sewresnet19"))), *events]
+    fine = product(("cub200", "stanforddogs", "stanfordcars"), ("sewresnet18", "sewresnet34"))
+    large = [*map("_".join, fine), "imagenet_sewresnet34"]
+    names = {
+        *product(small, ("ce", "label_smoothing", "tet", "tks")),
+        *product(large, ("ce", "tet", "tks")),
+        ("imagenet_sewresnet50", "tks"),
+        *product((*events, "dvsgesture_vggsnn"), HSD_ROWS),
+    }
     assert sorted("_".join(each) for each in names) == RECIPES
 
 
-def test_every_base_is_used_and_is_no_recipe():
-    used = {
-        re.search(r"^base: base/(.+)$", (FOLDER / f"{name}.yaml").read_text(), re.MULTILINE)[1]
-        for name in RECIPES
-    }
+def test_every_base_is_used_is_no_recipe_and_says_once_that_its_folder_must_be_named():
+    texts = [(FOLDER / f"{name}.yaml").read_text() for name in RECIPES]
+    used = {re.search(r"^base: base/(.+)$", text, re.MULTILINE)[1] for text in texts}
     assert sorted(used) == BASES
-    assert not [base for base in BASES if "name" in load_recipe(FOLDER / "base" / base)]
-
-
-def test_a_base_says_once_that_its_folder_must_be_named_and_where_that_is_explained():
-    for base in BASES:
-        text = (FOLDER / "base" / base).read_text()
-        (page,) = re.findall(
-            r"^# Nothing is downloaded: `--data\.options\.root FOLDER` .* \((\S+)\)\.$",
-            text,
-            re.MULTILINE,
-        )
-        data = load_recipe(FOLDER / "base" / base)["data"]["name"]
-        assert f"`{data}`" in (ROOT / page).read_text(encoding="utf-8")
+    said = r"^# Nothing is downloaded: `--data\.options\.root FOLDER` .* \((\S+)\)\.$"
+    for path in FOLDER.glob("base/*.yaml"):
+        base = load_recipe(path)
+        assert "name" not in base
+        (page,) = re.findall(said, path.read_text(), re.MULTILINE)
+        assert f"`{base['data']['name']}`" in (ROOT / page).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -252,28 +213,18 @@ def test_a_recipe_shows_and_augments_the_data_as_published(name, rows):
         assert record.data.binning == {"name": "equal_count" if hsd else "equal_time", "steps": 10}
 
 
-RELEASES = {
-    "cifar10": image_trees.cifar10_binary,
-    "cifar100": image_trees.cifar100_binary,
-    **image_trees.TREES,
-}
-RELEASES |= {data: event_trees.TREES[data]["released"] for data in PROTOCOLS}
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("data", SHAPES)
 def test_a_release_on_disk_is_read_and_augmented_as_each_recipe_asks(data, tmp_path):
     RELEASES[data](tmp_path / "release")
+    folders = {"cache": str(tmp_path / "cache"), "root": str(tmp_path / "release")}
     planes, side, _ = SHAPES[data]
-    for name in (
-        one for one in RECIPES if record_of(one).data.name == data and row_of(one) in ("ce", "hsd")
-    ):
-        record = with_data(
-            record_of(name), cache=str(tmp_path / "cache"), root=str(tmp_path / "release")
-        )
+    of_data = [name for name in RECIPES if record_of(name).data.name == data]
+    for name in (one for one in of_data if row_of(one) in ("ce", "hsd")):
+        record = with_data(record_of(name), **folders)
         splits = load_splits(record)
-        train, augment = splits.train, augmentation_of(record, splits)
-        frames, label = train[0]
+        augment = augmentation_of(record, splits)
+        frames, label = splits.train[0]
         assert frames.shape[1:] == (planes, side, side)
         x = torch.from_numpy(np.stack([frames[:1]] * 8, axis=1)).float()
         y = torch.full((8,), label)
@@ -287,14 +238,12 @@ def test_a_release_on_disk_is_read_and_augmented_as_each_recipe_asks(data, tmp_p
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_has_the_published_network_at_the_published_size(name, rows):
     record = record_of(name)
-    phases, splits = (
-        create_method(record.method.name, **record.method.options).phases(),
-        load_splits(record),
-    )
-    steps = 4 if SHAPES[record.data.name][0] == 3 else 5 if row_of(name) == "sts" else 10
-    assert splits.train[0][0].shape == (steps, *(SHAPES[record.data.name][i] for i in (0, 1, 1)))
+    method, splits = check(with_data(record, root="anywhere")), load_splits(record)
+    planes, side, _ = SHAPES[record.data.name]
+    steps = 4 if planes == 3 else 5 if row_of(name) == "sts" else 10
+    assert splits.train[0][0].shape == (steps, planes, side, side)
     published = (PARAMETERS_HSD if row_of(name) in HSD_ROWS else PARAMETERS)[network_of(name)]
-    for phase in phases:
+    for phase in method.phases():
         with torch.device("meta"):
             model, _ = build(record, phase, splits)
         clips = CLIPS if phase.name == "ann" else 0
@@ -304,28 +253,17 @@ def test_a_recipe_has_the_published_network_at_the_published_size(name, rows):
 @pytest.mark.parametrize("name", [name for name in RECIPES if row_of(name) not in HSD_ROWS])
 def test_a_tks_recipe_is_trained_as_its_authors_say(name):
     record = record_of(name)
-    events, fine = (
-        record.data.name in ("cifar10-dvs", "ncaltech101"),
-        SHAPES[record.data.name][1] == 224,
-    )
-    optimizer, decay = ("adam", 0.0) if record.data.name == "imagenet-1k" else ("adamw", 0.01)
-    plan = record.train
-    assert (plan.epochs, plan.batch_size, plan.optimizer, plan.weight_decay) == (
-        600,
-        128,
-        optimizer,
-        decay,
-    )
-    assert [plan.lr_at(epoch) for epoch in (0, 1)] == pytest.approx(
-        [1e-6, 1.258e-4]
-    )  # 5e-3 * 128 / 1024 over 5 epochs
-    assert plan.balanced == (record.data.name == "ncaltech101")
+    data, plan = record.data.name, record.train
+    events, imagenet = data in ("cifar10-dvs", "ncaltech101"), data == "imagenet-1k"
+    assert (plan.epochs, plan.batch_size) == (600, 128)
+    assert (plan.optimizer, plan.weight_decay) == (("adam", 0.0) if imagenet else ("adamw", 0.01))
+    # 5e-3 * 128 / 1024 over 5 epochs
+    assert [plan.lr_at(epoch) for epoch in (0, 1)] == pytest.approx([1e-6, 1.258e-4])
+    assert plan.balanced == (data == "ncaltech101")
     if record.method.name == "tks":
-        temperature = 5.0 if events else 1.0 if fine and record.data.name == "imagenet-1k" else 3.0
-        assert record.method.options == {
-            "alpha": 0.3 if events else 0.7,
-            "temperature": temperature,
-        }
+        temperature = 5.0 if events else 1.0 if imagenet else 3.0
+        alpha = 0.3 if events else 0.7
+        assert record.method.options == {"alpha": alpha, "temperature": temperature}
 
 
 @pytest.mark.parametrize("data", ["cifar10dvs", "ncaltech101", "dvsgesture"])
@@ -349,53 +287,34 @@ def test_every_published_number_of_steps_is_one_override_away(steps, rows):
     assert load_splits(sts).train[0][0].shape[0] == steps
 
 
-@pytest.mark.filterwarnings(
-    "ignore::anystep.AnystepWarning"
-)  # before its second update a layer may well be silent
+# Before its second update a layer may well be silent.
+@pytest.mark.filterwarnings("ignore::anystep.AnystepWarning")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in RECIPES]
 )
 def test_a_recipe_takes_an_update_in_every_phase(name, rows):
     record = record_of(name)
     method, splits = check(record), load_splits(record)
-    augment = augmentation_of(record, splits)
-    assert (augment is not None) == (
-        network_of(name) != "ncaltech101_vggsnn" or row_of(name) in HSD_ROWS
-    )
     plan = replace(record.train, epochs=len(method.phases()), batch_size=2)
+    options = {"augment": augmentation_of(record, splits), "fabric": make_fabric(accelerator="cpu")}
     networks = {}
     for phase in method.phases():
         model, _ = build(record, phase, splits)
         networks[phase.name] = model
         state = start(model, plan, phase=phase, networks=networks)
         before = next(model.parameters()).detach().clone()
-        (row,) = fit(
-            state,
-            splits.train,
-            method=method,
-            plan=plan,
-            augment=augment,
-            fabric=make_fabric(accelerator="cpu"),
-        ).history
+        (row,) = fit(state, splits.train, method=method, plan=plan, **options).history
         assert math.isfinite(row["train_loss"])
-        assert len(row["parts"]) == 1 + (
-            phase.teacher is not None or record.method.name in ("tet", "tks")
-        )
+        taught = phase.teacher is not None or record.method.name in ("tet", "tks")
+        assert len(row["parts"]) == 1 + taught
         first = next(model.parameters())
         assert bool(first.grad.any()), "no gradient arrives at the first convolution"
         assert not torch.equal(first, before)
         assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
-def documented():
-    """(recipe, our result) of every row of the tables in docs/recipes.md."""
+def test_the_page_of_recipes_has_each_recipe_once_and_claims_no_result_of_ours():
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    return re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", text, re.MULTILINE)
-
-
-def test_the_page_of_recipes_has_each_recipe_once_and_no_other():
-    assert sorted(name for name, _ in documented()) == RECIPES
-
-
-def test_the_page_claims_no_result_of_ours():
-    assert {ours for _, ours in documented()} == {"not measured"}
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", text, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == RECIPES
+    assert {ours for _, ours in rows} == {"not measured"}

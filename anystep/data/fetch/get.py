@@ -108,10 +108,8 @@ def get_dataset(
     missing = [file.name for file, row in zip(release.files, rows, strict=True) if row is None]
     if missing:
         put = f"Put {', '.join(missing)} into {folder} as it is, then run anystep data get {name}"
-        raise UsageError(
-            f"{name}: {release.by_hand}. Page: {release.page}. {put} {folder}: it is checked and "
-            "unpacked"
-        )
+        by_hand = f"{release.by_hand}. Page: {release.page}"
+        raise UsageError(f"{name}: {by_hand}. {put} {folder}: it is checked and unpacked")
     after = f"train with --data.options.root {folder}, or look with anystep data check {name}"
     options = {"root": str(folder)}
     return {**done, "files": rows, "options": options, "next": f"{after} {folder}"}

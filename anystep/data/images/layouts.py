@@ -89,9 +89,9 @@ def _tree(name: str, folder: Path) -> Listing:
 
 def _imagenet(name: str, folder: Path) -> Listing:
     """ILSVRC 2012: <wnid> folders under train/ and val/, as the common unpacking scripts do."""
-    places = (folder, folder / "ILSVRC/Data/CLS-LOC")
-    base = next((each for each in places if (each / "train").is_dir()), None)
-    if base is None or not (base / "val").is_dir():
+    inside = folder / "ILSVRC/Data/CLS-LOC"
+    base = inside if (inside / "train").is_dir() else folder
+    if not (base / "train").is_dir() or not (base / "val").is_dir():
         raise UsageError(f"{name}: {folder} must hold train/<wnid>/*.JPEG and val/<wnid>/*.JPEG")
     if not any(each.is_dir() for each in (base / "val").iterdir()):
         way_out = "move its images into a folder for each class (wnid) first"
@@ -142,8 +142,6 @@ def _cub(name: str, folder: Path) -> Listing:
 def _matlab(file: Path, *names: str) -> list[NDArray[Any]]:
     """The arrays of these names in a .mat file, each as one column."""
     reader = need("scipy.io", extra="images", purpose="the lists of Stanford's releases")
-    if not file.is_file():
-        raise UsageError(f"{file} is missing")
     try:
         table = reader.loadmat(file)
         return [table[name].ravel() for name in names]

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,14 +42,11 @@ def _failures() -> tuple[type[Exception], ...]:
 
 @dataclass(frozen=True)
 class Shard:
-    """A parquet file: its footer, the column that holds the images, and all other columns, read."""
+    """A parquet file: its footer as pyarrow has it, and the column that holds the images."""
 
     file: Path
     footer: Any
     image: str
-    labels: NDArray[np.int64]
-    paths: list[str | None]
-    names: tuple[str, ...] | None
 
 
 class ShardImages:
@@ -192,6 +189,15 @@ class Stored:
     classes: tuple[str, ...]
 
 
+class _Opened(NamedTuple):
+    """A shard and all that is read of it at once: everything but the images."""
+
+    shard: Shard
+    labels: NDArray[np.int64]
+    paths: list[str | None]
+    names: tuple[str, ...] | None
+
+
 def _wanted(schema: Any, label: str) -> tuple[str, list[str]]:
     """The column of the images, and those to read at once: labels, and paths if there are any."""
     types = _need(".types")
@@ -214,7 +220,7 @@ def _names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] |
     return tuple(str(each) for each in written) if written else None
 
 
-def _open(file: Path, label: str) -> Shard:
+def _open(file: Path, label: str) -> _Opened:
     try:
         with _need(".parquet").ParquetFile(file) as opened:
             schema, footer = opened.schema_arrow, opened.metadata
@@ -230,7 +236,7 @@ def _open(file: Path, label: str) -> Shard:
     labels = table.column(label)
     if labels.null_count:
         raise UsageError(f"{file}: row {labels.is_null().to_pylist().index(True)} has no label")
-    return Shard(file, footer, image, labels.to_numpy().astype(np.int64), paths, names)
+    return _Opened(Shard(file, footer, image), labels.to_numpy().astype(np.int64), paths, names)
 
 
 def _ids(name: str, part: str, paths: list[str | None]) -> list[str]:
@@ -248,12 +254,12 @@ def _ids(name: str, part: str, paths: list[str | None]) -> list[str]:
     ]
 
 
-def _classes(shards: list[Shard]) -> tuple[str, ...]:
+def _classes(shards: list[_Opened]) -> tuple[str, ...]:
     """The class names, after the labels were checked against them."""
     first = shards[0]
     for each in shards:
         if each.names != first.names:
-            raise UsageError(f"{each.file} and {first.file} must name the same classes")
+            raise UsageError(f"{each.shard.file} and {first.shard.file} must name the same classes")
     found = np.unique(np.concatenate([each.labels for each in shards]))
     names = first.names or tuple(str(label) for label in range(len(found)))
     for each in shards:
@@ -261,7 +267,7 @@ def _classes(shards: list[Shard]) -> tuple[str, ...]:
         if len(wrong):
             rule = f"a label must be in 0..{len(names) - 1}, one for each class"
             row, label = wrong[0], each.labels[wrong[0]]
-            raise UsageError(f"{each.file}: row {row}: {rule}, got {label}")
+            raise UsageError(f"{each.shard.file}: row {row}: {rule}, got {label}")
     return names
 
 
@@ -302,7 +308,7 @@ def read_shards(name: str, parts: dict[str, list[Path]], *, label: str = "label"
         for one in _ids(name, part, [path for each in mine for path in each.paths])
     ]
     stored = Stored(
-        ShardImages(shards, window_bytes=WINDOW_BYTES),
+        ShardImages([each.shard for each in shards], window_bytes=WINDOW_BYTES),
         np.concatenate([each.labels for each in shards]),
         np.array(ids),
         np.repeat(list(read), [sum(len(each.labels) for each in mine) for mine in read.values()]),

@@ -23,9 +23,8 @@ def version_of(path: Path) -> str:
     """`2.0`, `3.1`, ... from the first line `#!AER-DAT...` of an AEDAT file."""
     line = np.fromfile(path, dtype=np.uint8, count=64).tobytes().partition(b"\n")[0]
     if not line.startswith(b"#!AER-DAT"):
-        raise UsageError(
-            f"{path}: no AEDAT file: the first line must be like '#!AER-DAT3.1', got {line[:24]!r}"
-        )
+        rule = "the first line must be like '#!AER-DAT3.1'"
+        raise UsageError(f"{path}: no AEDAT file: {rule}, got {line[:24]!r}")
     return line.removeprefix(b"#!AER-DAT").strip().decode("ascii", "replace")
 
 

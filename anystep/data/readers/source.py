@@ -50,10 +50,8 @@ def whole_records(path: Path, data: NDArray[np.uint8], *, start: int, size: int)
     """How many records of `size` bytes stand from byte `start` on; half a record is refused."""
     count, rest = divmod(len(data) - start, size)
     if rest:
-        at = start + count * size
-        raise UsageError(
-            f"{path}: truncated: the event at byte {at} has {rest} of its {size} bytes"
-        )
+        place = f"the event at byte {start + count * size}"
+        raise UsageError(f"{path}: truncated: {place} has {rest} of its {size} bytes")
     return count
 
 
@@ -65,9 +63,8 @@ def events_of(path: Path, found: Recorded, sensor: Size | None, *, sort: bool) -
     """
     columns, size = found.columns, sensor or found.sensor
     if size is None:
-        raise UsageError(
-            f"{path}: the file does not say how large the camera was: pass sensor=(height, width)"
-        )
+        hint = "pass sensor=(height, width)"
+        raise UsageError(f"{path}: the file does not say how large the camera was: {hint}")
     shapes = {column.shape for column in columns.values()}
     if len(shapes) > 1 or columns["t"].ndim != 1:
         raise UsageError(f"{path}: t, x, y and p must be columns of one length, got {shapes}")
