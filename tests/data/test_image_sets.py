@@ -23,7 +23,7 @@ from image_trees import (
 
 from anystep._errors import AnystepWarning
 from anystep.data.datasets import load_dataset
-from anystep.data.frames import Direct, FixedDuration
+from anystep.data.frames import Direct
 from anystep.data.images.cifar import CIFAR10_CLASSES, CIFAR100_CLASSES
 from anystep.data.images.pictures import Fit, ImageFiles, PictureSet
 
@@ -35,6 +35,7 @@ CLASSES = {
     "stanford-cars": ("AM General Hummer SUV 2000", "Acura RL Sedan 2012"),
 }
 PARTS = ("train", "val", "test")
+REAL = Path(os.environ.get("ANYSTEP_DATA", "/no/such"), "cifar10")
 
 
 def picture_set(mean=(0, 0, 0), std=(1, 1, 1)) -> PictureSet:
@@ -146,15 +147,13 @@ def cats_and_dogs(root: Path, *parts: str) -> Path:
 
 @pytest.mark.parametrize("name", [*TREES, "cifar10", "cifar100"])
 def test_a_root_that_is_not_given_or_empty_or_no_folder_is_an_error_that_says_so(name, tmp_path):
-    images, events = Direct(2), FixedDuration(2, 100)
-    for options, words in (
-        ({"binning": images}, r"root is required.*data\.options\.root"),
-        ({"binning": images, "root": tmp_path / "none"}, "root must be a folder that exists"),
-        ({"binning": images, "root": tmp_path}, f".*{tmp_path.name}"),
-        ({"binning": events, "root": tmp_path}, "its binning must be direct"),
+    for root, words in (
+        (None, r"root is required.*data\.options\.root"),
+        (tmp_path / "none", "root must be a folder that exists"),
+        (tmp_path, f".*{tmp_path.name}"),
     ):
         with pytest.raises(ValueError, match=rf"{name}:? .*{words}"):
-            load_dataset(name, **options)
+            loaded(name, root)
 
 
 def test_a_validation_folder_beside_train_and_test_is_left_alone_and_said_so(tmp_path):
@@ -242,30 +241,22 @@ def test_the_forms_of_cifar10_are_one_set_with_one_split_decoded_once(tmp_path):
         loaded("cifar10", tmp_path / "cifar10_shards", cache=tmp_path)
 
 
-def test_equal_images_have_ids_of_their_own_also_if_one_trains_and_one_tests(tmp_path):
-    root = cifar10_binary(tmp_path)
-    home = root / "cifar-10-batches-bin"
-    first, test = home / "data_batch_1.bin", home / "test_batch.bin"
-    image = first.read_bytes()[:3073]
-    first.write_bytes(first.read_bytes() + image)
-    test.write_bytes(image + test.read_bytes()[3073:])
-    splits = load_dataset("cifar10", binning=Direct(1), root=root, cache=tmp_path / "cache")
-    ids = np.concatenate([getattr(splits, part).ids for part in PARTS]).tolist()
-    assert len(set(ids)) == 221
-    assert sum(each.endswith("-1") for each in ids) == sum(each.endswith("t") for each in ids) == 1
-
-
-def test_equal_images_with_other_labels_are_in_one_order_whatever_that_of_the_file(tmp_path):
-    hashes = []
+def test_equal_images_have_ids_of_their_own_and_one_order_whatever_that_of_the_file(tmp_path):
+    """One image of training is a test image too, and trains with two labels more."""
+    found = []
     for order in (1, -1):
-        root = cifar10_binary(tmp_path / str(order))
-        first = root / "cifar-10-batches-bin" / "data_batch_1.bin"
+        home = cifar10_binary(tmp_path / str(order)) / "cifar-10-batches-bin"
+        first, test = home / "data_batch_1.bin", home / "test_batch.bin"
         content = first.read_bytes()
         twins = [bytes([label]) + content[1:3073] for label in (4, 7)]
         first.write_bytes(content + b"".join(twins[::order]))
-        splits = loaded("cifar10", root, cache=tmp_path)
-        hashes.append(splits.protocol_hash)
-    assert hashes[0] == hashes[1]
+        test.write_bytes(content[:3073] + test.read_bytes()[3073:])
+        found.append(loaded("cifar10", home.parent, cache=tmp_path))
+    assert found[0].protocol_hash == found[1].protocol_hash
+    ids = np.concatenate([getattr(found[0], part).ids for part in PARTS]).tolist()
+    assert len(set(ids)) == 222
+    ends = [each[16:] for each in ids]
+    assert sorted(each for each in ends if each) == ["-1", "-2", "t"]
 
 
 def test_cifar100_has_its_fine_labels_and_a_hundred_names(tmp_path):
@@ -331,16 +322,10 @@ def test_a_spoilt_file_of_cifar_is_named(make, name, change, words, tmp_path):
         loaded("cifar10", tmp_path, cache=tmp_path)
 
 
+@pytest.mark.skipif(not REAL.is_dir(), reason="set ANYSTEP_DATA to a folder with cifar10")
 def test_the_real_cifar10_has_the_published_sizes_and_channel_means(tmp_path):
     pytest.importorskip("pyarrow", reason="extra images is not installed")
-    if not os.environ.get("ANYSTEP_DATA"):
-        pytest.skip("ANYSTEP_DATA names no folder with published data sets")
-    root = Path(os.environ["ANYSTEP_DATA"]) / "cifar10"
-    if not root.is_dir():
-        pytest.skip(f"{root} is not there")
-    splits = load_dataset(
-        "cifar10", binning=Direct(4), cache=os.environ.get("ANYSTEP_CACHE", tmp_path), root=root
-    )
+    splits = loaded("cifar10", REAL, cache=os.environ.get("ANYSTEP_CACHE", tmp_path))
     sizes = [np.bincount(getattr(splits, part).labels).tolist() for part in PARTS]
     assert sizes == [[4500] * 10, [500] * 10, [1000] * 10]
     sums = sum(

@@ -182,6 +182,9 @@ def test_any_table_of_gestures_is_read_or_refused(folder, text, good):
 
 
 HUGE = 10**8
+PACKET = files.aedat4_packet(ROWS)
+MANY = files.zstd_frame(files.aedat4_packet([], number=10**6), 16 * 10**6)
+ZEROS = files.zstd_frame(b"", 3 * 2**30)
 BOMBS = {
     "aedat3": files.AEDAT3_HEADER + files.aedat3_packet(ROWS[:1], number=HUGE) + b"ab",
     "npy": saved(np.save, np.zeros((10, 4), np.int64)).replace(
@@ -191,11 +194,13 @@ BOMBS = {
     "csv": b"t,x,y,p\n" + b"9" * 10**6,
     "bin": bytes([0, 240, 0, 0, 0]) * 10**6,
     "aedat2": b"#" * 10**6,
-    "aedat4": files.aedat4_bytes([files.zstd_frame(b"", 3 * 2**30)], compression=3),
-    "aedat4 packets": files.aedat4_bytes(
-        [files.zstd_frame(files.aedat4_packet([], number=10**6), 16 * 10**6)] * 30, compression=3
-    ),
+    "aedat4": files.aedat4_bytes([ZEROS], compression=3),
+    "aedat4 skip": files.aedat4_bytes([b"\x50\x2a\x4d\x18\2\0\0\0ab" + ZEROS], compression=3),
+    "aedat4 packets": files.aedat4_bytes([MANY] * 30, compression=3),
+    "aedat4 cut": files.aedat4_bytes([files.zstd_frame(PACKET, 0)[:-3]], compression=3),
+    "aedat4 before zstd 1.0": files.aedat4_bytes([b"\x27\xb5\x2f\xfd" + bytes(9)], compression=3),
     "aedat4 claim": files.aedat4_bytes([files.aedat4_packet(ROWS[:1], number=HUGE)[:10]]),
+    "aedat4 less than nothing": files.aedat4_bytes([]) + b"\0\0\0\0\xff\xff\xff\xff",
     "aedat4 header": b"#!AER-DAT4.0\r\n\xff\xff\xff\x7f0123456789",
     "raw": b"% evt 3.0\n% geometry 65535x65535\n% end\n0123456789",
     "dat": b"% Version 2\n% Width 65535\n% Height 65535\n\x0c\x08" + b"\xff" * 10,
@@ -204,7 +209,7 @@ BOMBS = {
 
 
 def bomb(name: str, path: Path) -> Path:
-    """A file that claims, or would unpack to, far more than it holds."""
+    """A damaged file, or one that claims or would unpack to far more than it holds."""
     if name != "npz":
         return files.put(path, f"{name.replace(' ', '-')}.{name.split()[0]}", BOMBS[name])
     with zipfile.ZipFile(path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -150,9 +150,9 @@ def test_an_unknown_format_suffix_or_version_is_refused_with_what_is_known(tmp_p
             read_events(path, format=name)
 
 
-@pytest.mark.parametrize("suffix", [*SUFFIXES, ".aedat"])
-def test_what_is_no_file_with_something_in_it_is_refused_by_name(suffix, tmp_path):
-    path = tmp_path / f"r{suffix}"
+@pytest.mark.parametrize("name", ["r.bin", "r.aedat", "r.es"])
+def test_what_is_no_file_with_something_in_it_is_refused_by_name(name, tmp_path):
+    path = tmp_path / name
     with pytest.raises(FileNotFoundError):
         read_events(path)
     for make, undo, words in (
@@ -161,7 +161,7 @@ def test_what_is_no_file_with_something_in_it_is_refused_by_name(suffix, tmp_pat
         (lambda: os.mkfifo(path), path.unlink, "must be a recording, it is no regular file"),
     ):
         make()
-        with pytest.raises(ValueError, match=rf"r\{suffix}: {words}"):
+        with pytest.raises(ValueError, match=f"{name}: {words}"):
             read_events(path)
         undo()
 
@@ -171,7 +171,6 @@ GOOD3 = files.AEDAT3_HEADER
 BAD = {
     "half.bin": (files.bin_bytes(ROWS)[:-1], "truncated: the event at byte 25 has 4 of its 5"),
     "only-marks.bin": (bytes([0, 240, 0, 0, 0]) * 3, "holds no events"),
-    "swapped-time.bin": (bytes([1, 1, 0, 1, 0, 2, 2, 0, 0, 2]), r"t\[1\] = 2 is earlier"),
     "no-header.aedat": (b"\0" * 16, "no AEDAT file: the first line must be"),
     "half.aedat": (files.aedat2_bytes(ROWS)[:-3], "the event at byte 70 has 5 of its 8 bytes"),
     "only-a-header.aedat": (HEADER2, "holds no events"),
@@ -184,7 +183,6 @@ BAD = {
         "at byte 105 claims 100000000 events of 8 bytes, 10 bytes are left",
     ),
     "no-packet.aedat": (GOOD3 + b"\xff" * 40, "no packet at byte 105: type -1"),
-    "negative-time.aedat": (GOOD3 + files.aedat3_packet([(-5, 1, 1, 1)]), r"t\[0\] = -5 must be"),
     "large-camera.aedat": (GOOD3 + files.aedat3_packet([(5, 200, 1, 1)]), r"200 .*Pass sensor="),
     "none-valid.aedat": (GOOD3 + files.aedat3_packet(ROWS, valid=0), "holds no events"),
     "no-zip.npz": (b"PK\3\4 and no more", "no archive of events"),
@@ -194,7 +192,6 @@ BAD = {
     "a-word.csv": (b"t,x@9,y@9,p\n1,2,3,1\n1,two,3,1\n", "could not convert .*two.* at row 1"),
     "a-fraction.csv": (b"t,x@9,y@9,p\n1.5,2,3,1\n", "no table of events"),
     "only-names.csv": (b"t,x@9,y@9,p\n", "holds no events"),
-    "outside.csv": (b"t,x@9,y@9,p\n1,2,9,1\n", r"y\[0\] = 9 must be in 0\.\.8"),
     "another.aedat4": (b"#!AER-DAT3.1\r\n", "no AEDAT file: the first line must be '#!AER-DAT4.0'"),
     "half-a-header.aedat4": (b"#!AER-DAT4.0\r\n\xff\xff\xff\xff", "damaged or cut at byte 14"),
     "no-version.raw": (b"% geometry 34x24\n\0\0\0\0", "the header does not say its version"),
@@ -219,10 +216,7 @@ ONE = {name: [1] for name in "txyp"}
     [
         ({"t": [1], "x": [1]}, "no archive of events t, x, y, p: 'y'"),
         ({**ONE, "t": [1, 2]}, "columns of one length"),
-        ({**ONE, "p": [-1]}, r"p\[0\] = -1 does not fit uint8"),
-        ({**ONE, "t": [1.5]}, r"t\[0\] = 1.5 must be a whole number"),
         ({name: [] for name in "txyp"}, "holds no events"),
-        ({**ONE, "t": ["a"]}, "t must be one column of whole numbers"),
         (dict.fromkeys("txyp", 1), "columns of one length"),
         ({**ONE, "t": np.array([None])}, "are no object of shape"),
         ({**ONE, "sensor": [1, 2, 3]}, "no archive of events"),
