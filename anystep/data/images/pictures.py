@@ -32,10 +32,6 @@ class Fit:
     resize: int = 256
     crop: int = 224
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.crop <= self.resize:
-            raise UsageError(f"images: crop must be in 1..resize ({self.resize}), got {self.crop}")
-
     def __call__(self, picture: Any) -> Any:
         """A Pillow image of crop x crop pixels."""
         width, height = picture.size
