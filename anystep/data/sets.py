@@ -96,7 +96,7 @@ def as_dataset(dataset: MapStyle) -> DataSet:
     return dataset if isinstance(dataset, DataSet) else _View(dataset)
 
 
-class _Stored(DataSet):
+class StoredSet(DataSet):
     """M samples with a label and an id each, and what `columns` names: an entry a sample."""
 
     labels: NDArray[np.int64]
@@ -125,7 +125,7 @@ class _Stored(DataSet):
         return view
 
 
-class FrameSet(_Stored):
+class FrameSet(StoredSet):
     """Frames with labels, over an array or a memory-mapped file.
 
     frames   (M, T, P, H, W)
@@ -163,7 +163,7 @@ class FrameSet(_Stored):
         return self._frames if whole else np.asarray(self._frames[self._rows])
 
 
-class RaggedSet(_Stored):
+class RaggedSet(StoredSet):
     """Recordings of different length, one after another in one array or memory-mapped file.
 
     frames    (sum of the lengths, P, H, W)
@@ -206,7 +206,7 @@ class RaggedSet(_Stored):
         return np.asarray(self._frames[first : first + length]), int(self.labels[index])
 
 
-class ImageSet(_Stored):
+class ImageSet(StoredSet):
     """Images with labels, each shown for T steps without a copy (a stride of 0 in time).
 
     images     (M, P, H, W)
@@ -294,7 +294,7 @@ class Splits:
     @classmethod
     def of(
         cls,
-        data: _Stored,
+        data: StoredSet,
         parts: Split,
         classes: tuple[str, ...],
         *,

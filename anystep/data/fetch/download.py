@@ -34,7 +34,7 @@ NETWORK = (OSError, http.client.HTTPException)
 
 
 def difference(path: Path, checksum: str) -> str:
-    """What is wrong with a file whose checksum must be "md5:<hex>" or "sha256:<hex>"; "" if nothing.
+    """What is wrong with a file that must have this checksum, md5:<hex> or sha256:<hex>, or "".
 
     MD5 finds damage, not malice; it is what most releases state.
     """

@@ -187,19 +187,18 @@ def _cifar(
     std: Sequence[float],
 ) -> Splits:
     encoding, folder = direct(cifar.name, binning), release_folder(cifar.name, root)
-    read, learn, judge = _find(cifar, folder)
-    contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (*learn, *judge)]
+    read, train, test = _find(cifar, folder)
+    contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (*train, *test)]
     key = f"{cifar.name}-{content_hash(CIFAR_VERSION, contents)}"
     store = default_cache() if cache is None else Path(cache)
-    table = cached_array(store, key, lambda: _records(read, learn, judge))
+    table = cached_array(store, key, lambda: _records(read, train, test))
     labels, ids, most = np.array(table["label"]), np.array(table["id"]), len(cifar.classes) - 1
     if labels.min() < 0 or labels.max() > most:
         raise UsageError(f"{cifar.name}: labels must be in 0..{most}, {folder} has others")
     data = PictureSet(table["image"], labels, encoding=encoding, mean=mean, std=std, ids=ids)
     split = held_out(labels, table["test"], name=f"{cifar.name}/official", ids=ids.tolist())
-    train, val, test = (data.subset(each) for each in (split.train, split.val, split.test))
-    described = split.name, split.hash, encoding.causal, encoding.describe()
-    return Splits(train, val, test, cifar.classes, *described)
+    described = encoding.describe()
+    return Splits.of(data, split, cifar.classes, causal=encoding.causal, binning=described)
 
 
 def cifar10(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +14,7 @@ from anystep._errors import UsageError
 from anystep._extras import need
 from anystep.data.frames import Direct
 from anystep.data.images.shards import ShardImages
-from anystep.data.sets import Blocks, DataSet
+from anystep.data.sets import Blocks, StoredSet
 
 # A line of 60,000 pixels in a file of 140 bytes would take 12 GB at a height of 256.
 MOST_OBLONG = 100
@@ -79,7 +78,7 @@ class ImageFiles:
         return decode(file, where, self.fit)
 
 
-class PictureSet(DataSet):
+class PictureSet(StoredSet):
     """Images with labels, normalised when they are read and shown T times without a copy.
 
         item = ((image / 255 - mean) / std shown T times (T, P, H, W) float32, label)
@@ -91,8 +90,7 @@ class PictureSet(DataSet):
     blocks      which images lie together on disk, if an epoch must read those together
     """
 
-    labels: NDArray[np.int64]
-    ids: NDArray[Any]
+    columns = ("_rows",)
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -107,17 +105,13 @@ class PictureSet(DataSet):
         ids: ArrayLike | None = None,
         blocks: Blocks | None = None,
     ) -> None:
+        super().__init__(len(pictures), labels, ids)
         self._pictures, self.encoding, self.blocks = pictures, encoding, blocks
         self._rows = np.arange(len(pictures))
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self.ids = self._rows if ids is None else np.asarray(ids)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         if len(self.mean) != len(self.std) or not all(each > 0 for each in self.std):
             rule = "std must be as many numbers > 0 as mean"
             raise UsageError(f"PictureSet: {rule}, got {list(std)} beside {list(mean)}")
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], int]:
         image = self.raw(index)
@@ -133,10 +127,8 @@ class PictureSet(DataSet):
         """The image as it is stored, (P, H, W) uint8."""
         return np.asarray(self._pictures[int(self._rows[index])])
 
-    def subset(self, indices: ArrayLike) -> PictureSet:
+    def subset(self, indices: ArrayLike) -> Self:
         """The images `indices` (B,), in that order, over the same store."""
-        rows = np.asarray(indices, dtype=np.int64)
-        view = copy.copy(self)
-        view._rows, view.labels, view.ids = self._rows[rows], self.labels[rows], self.ids[rows]
-        view.blocks = None if self.blocks is None else self.blocks.subset(rows)
+        view = super().subset(indices)
+        view.blocks = None if self.blocks is None else self.blocks.subset(indices)
         return view

@@ -20,7 +20,7 @@ _READY = {"t": np.int64, "x": np.int16, "y": np.int16, "p": np.uint8}
 
 
 class Recorded(NamedTuple):
-    """What a reader finds in a file; `sensor` is None where neither the file nor its format says."""
+    """What a reader finds; `sensor` is None where neither the file nor its format says it."""
 
     columns: Columns
     sensor: Size | None
