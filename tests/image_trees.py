@@ -20,12 +20,19 @@ def colour(label: int, number: int, test: bool) -> tuple[int, int, int]:
     return 60 * label + 30, 10 * number + 5, 200 if test else 0
 
 
-def save(path: Path, rgb: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> None:
-    """A plain image of that colour: PNG bytes whatever the name says, so that no colour is lost."""
+def picture(rgb: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> bytes:
+    """A plain image of that colour, as PNG, so that no colour is lost."""
     from PIL import Image
 
+    file = io.BytesIO()
+    Image.new("RGB", size, rgb).save(file, format="PNG")
+    return file.getvalue()
+
+
+def save(path: Path, rgb: tuple[int, int, int]) -> None:
+    """A picture in a file, PNG whatever the name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, rgb).save(path, format="PNG")
+    path.write_bytes(picture(rgb))
 
 
 def tree(
@@ -164,15 +171,6 @@ def cifar100_binary(root: Path) -> Path:
 Row = tuple[bytes | None, str | None, int | None]  # bytes of an image file, its path, its label
 WNIDS = ("n01440764", "n01443537", "n01484850")
 WORDS = ("tench, Tinca tinca", "goldfish, Carassius auratus", "great white shark")
-
-
-def picture(rgb: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> bytes:
-    """The file that `save` writes."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.new("RGB", size, rgb).save(file, format="PNG")
-    return file.getvalue()
 
 
 def write_shard(

@@ -38,9 +38,7 @@ PARTS = ("train", "val", "test")
 REAL = Path(os.environ.get("ANYSTEP_DATA", "/no/such"), "cifar10")
 
 
-def picture_set(mean=(0, 0, 0), std=(1, 1, 1)) -> PictureSet:
-    images = np.arange(4 * 3 * 2 * 2, dtype=np.uint8).reshape(4, 3, 2, 2)
-    return PictureSet(images, [0, 1, 0, 1], encoding=Direct(5), mean=mean, std=std)
+IMAGES = np.arange(4 * 3 * 2 * 2, dtype=np.uint8).reshape(4, 3, 2, 2)
 
 
 def loaded(name: str, root: Path, **options):
@@ -58,15 +56,14 @@ def colours_of(data: PictureSet) -> list[tuple[int, ...]]:
 
 
 def test_an_item_is_normalised_and_shown_at_every_step_without_a_copy():
-    frames, label = picture_set((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))[1]
+    numbers = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 2.0)}
+    data = PictureSet(IMAGES, [0, 1, 0, 1], encoding=Direct(5), **numbers)
+    frames, label = data[1]
     assert (frames.shape, frames.dtype, label, type(label)) == ((5, 3, 2, 2), np.float32, 1, int)
     assert frames.strides[0] == 0
     assert frames[4, 1, 0, 1] == pytest.approx((17 / 255 - 0.2) / 0.25, rel=1e-6)
     assert not frames.flags.writeable
-
-
-def test_a_subset_of_a_subset_keeps_labels_ids_and_pictures_together():
-    view = picture_set().subset([3, 2, 0]).subset([2, 0])
+    view = data.subset([3, 2, 0]).subset([2, 0])
     assert (len(view), view.ids.tolist(), view.labels.tolist()) == (2, [0, 3], [0, 1])
     assert view.raw(1)[0, 0, 0] == 36
 

@@ -69,16 +69,22 @@ class Cifar:
 CIFAR10 = Cifar(
     "cifar10",
     CIFAR10_CLASSES,
-    *("plain_text", "cifar-10-batches-bin", "cifar-10-batches-py"),
-    *(tuple(f"data_batch_{k}" for k in range(1, 6)), "test_batch"),
+    shards="plain_text",
+    binary="cifar-10-batches-bin",
+    python="cifar-10-batches-py",
+    train=tuple(f"data_batch_{k}" for k in range(1, 6)),
+    test="test_batch",
     label="label",
     label_bytes=1,
 )
 CIFAR100 = Cifar(
     "cifar100",
     CIFAR100_CLASSES,
-    *("cifar100", "cifar-100-binary", "cifar-100-python"),
-    *(("train",), "test"),
+    shards="cifar100",
+    binary="cifar-100-binary",
+    python="cifar-100-python",
+    train=("train",),
+    test="test",
     label="fine_label",
     label_bytes=2,
 )
