@@ -1,5 +1,4 @@
-"""The command line with a tiny made-up data set, and ways to go wrong: for tests that need a
-process of their own.
+"""A tiny made-up data set, methods that go wrong, and the command line in a process of its own.
 
 `python tests/drivers.py train RECIPE --out RUN` is `anystep train RECIPE --out RUN` with the data
 set "tiny" and the methods of `ROWS`.
@@ -61,38 +60,31 @@ def tiny_set(samples, seed, *, steps=3, width=SIZE):
 
 
 def tiny(*, binning, cache=None, workers=None, flaw=""):
-    """Four classes of 12 x 12 frames made from a seed. With a `flaw` the training samples are wrong
-    in that way.
-    """
+    """Four classes of 12 x 12 frames made from a seed, the training samples with a `flaw`."""
     train, val, test = (
         tiny_set(n, seed, steps=binning.steps) for n, seed in ((64, 1), (24, 2), (24, 3))
     )
-    flawed = {
-        "": lambda: train,
-        "labels": lambda: FrameSet(train.frames, train.labels + 7),
-        "planes": lambda: [(frames[0], label) for frames, label in train],
-        "width": lambda: tiny_set(64, 1, steps=binning.steps, width=SIZE + 2),
-        "empty": lambda: FramesOf(
-            [(Events.from_arrays([], [], [], [], (SIZE, SIZE)), 0)] * 64, binning
-        ),
-    }
-    names = tuple(f"class {label}" for label in range(CLASSES))
-    return Splits(
-        flawed[flaw](),
-        val,
-        test,
-        names,
-        "tiny/made-up",
-        "0" * 16,
-        binning.causal,
-        binning.describe(),
-    )
+    if flaw == "labels":
+        train = FrameSet(train.frames, train.labels + 7)
+    elif flaw == "planes":
+        train = [(frames[0], label) for frames, label in train]
+    elif flaw == "width":
+        train = tiny_set(64, 1, steps=binning.steps, width=SIZE + 2)
+    elif flaw == "empty":
+        train = FramesOf([(Events.from_arrays([], [], [], [], (SIZE, SIZE)), 0)] * 64, binning)
+    names, causal = tuple(f"class {label}" for label in range(CLASSES)), binning.causal
+    return Splits(train, val, test, names, "tiny/made-up", "0" * 16, causal, binning.describe())
+
+
+def tiny_network(**options):
+    """A network for the tiny frames, its weights drawn from seed 0."""
+    torch.manual_seed(0)
+    spec = {**TINY_MODEL["options"], "neuron": TINY_MODEL["neuron"], **options}
+    return create_model(TINY_MODEL["name"], num_classes=CLASSES, input_size=SIZE, **spec)
 
 
 class Dying(LossMethod):
-    """Cross-entropy; in the second half of training the second process kills itself, unless
-    `marker` says it has before.
-    """
+    """Cross-entropy; once, halfway through training, the second process kills itself."""
 
     def __init__(self, marker: str) -> None:
         super().__init__("ce")
@@ -107,9 +99,7 @@ class Dying(LossMethod):
 
 
 class Pair(LossMethod):
-    """Two phases: an ANN, then a spiking network that starts with its weights and has it as a
-    teacher.
-    """
+    """An ANN, then a spiking network that starts with its weights and learns from it."""
 
     def __init__(self) -> None:
         super().__init__("ce")
@@ -129,9 +119,7 @@ ROWS = {"dying": Dying, "pair": Pair}
 
 
 def register():
-    """Add the rows for good. The process of the tests has the fixture `tiny_rows` instead, which
-    takes them away again.
-    """
+    """Add the rows for good; the process of the tests has the fixture `tiny_rows` instead."""
     DATASETS["tiny"] = tiny
     METHODS.update(ROWS)
 
@@ -144,9 +132,7 @@ def write_recipe(folder, **changes):
 
 
 def die_in_write(number):
-    """Make the process kill itself in the middle of writing its checkpoint number `number`, counted
-    from 1.
-    """
+    """Make the process kill itself halfway through its checkpoint `number`, counted from 1."""
     whole, written = folder.write_bytes, []
 
     def half(path, content):
@@ -174,21 +160,17 @@ def command(arguments, output, number, limit):
 
 
 class Command(multiprocessing.get_context("forkserver").Process):
-    """`anystep ARGUMENTS` in a process of its own, forked from a server that has torch and
-    Lightning imported already.
+    """`anystep ARGUMENTS` in a process of its own, forked from one that has imported torch already.
 
-    `die_in_write` kills it in that checkpoint's writing; `file_limit` is the largest file that it
-    can write, in bytes.
+    `die_in_write` kills it in that checkpoint's writing; `file_limit` bounds its files, in bytes.
     """
 
     def __init__(self, *arguments, output, die_in_write=0, file_limit=0):
         multiprocessing.set_forkserver_preload(
             ["anystep.run", "lightning.fabric", "torch.utils.tensorboard"]
         )
-        super().__init__(
-            target=command,
-            args=([str(each) for each in arguments], str(output), die_in_write, file_limit),
-        )
+        given = [str(each) for each in arguments], str(output), die_in_write, file_limit
+        super().__init__(target=command, args=given)
 
     def run_to_end(self):
         """Start, wait, and return the exit code: 0, 1, 2, or minus the signal that killed it."""
@@ -198,22 +180,11 @@ class Command(multiprocessing.get_context("forkserver").Process):
 
 
 def fit_tiny(fabric, path):
-    """Three epochs on the tiny data in every process of `fabric`; the first one writes the weights
-    and the log.
-    """
-    torch.manual_seed(0)
-    model = create_model(
-        **TINY_MODEL["options"], name="vgg_snn", num_classes=CLASSES, input_size=SIZE, neuron="lif"
-    )
+    """Three epochs on the tiny data; the first process of `fabric` writes weights and log."""
+    model = tiny_network(neuron="lif")
     plan = Plan(epochs=3, batch_size=16, lr=0.01, grad_clip=1.0)
-    state = fit(
-        start(model, plan),
-        tiny_set(64, 1),
-        method=METHODS["tks"](),
-        plan=plan,
-        validation=tiny_set(24, 2),
-        fabric=fabric,
-    )
+    options = {"method": METHODS["tks"](), "plan": plan, "validation": tiny_set(24, 2)}
+    state = fit(start(model, plan), tiny_set(64, 1), fabric=fabric, **options)
     if fabric.is_global_zero:
         torch.save({"model": model.state_dict(), "history": state.history}, path)
 

@@ -1,6 +1,4 @@
-"""A data set that is learnt in an epoch or two, and the network and training that go with it: for
-tests of training.
-"""
+"""A data set that is learnt in an epoch or two, with its network and training."""
 
 from __future__ import annotations
 
@@ -55,3 +53,22 @@ def moving_light(*, binning, cache=None, workers=None):
         protocol_hash="0" * 16,
         causal=True,
     )
+
+
+def record_of(method, *, neuron=None, norm="bn", epochs=2, options=None, data=None, **more):
+    """A record of a method on moving light, with the neuron that it can train."""
+    neuron = neuron or ("qcfs_if" if method in ("hsd", "qcfs") else "lif")
+    tree = {
+        "data": {"name": "moving-light", **(data or {})},
+        "model": {"neuron": neuron, "norm": norm, "options": {"widths": WIDTHS}},
+        "method": {"name": method, "options": options or {}},
+        "train": {"epochs": epochs, "batch_size": 16, "lr": 5e-3},
+        "tensorboard": False,
+        **more,
+    }
+    return anystep.record_from(tree)
+
+
+def equal(first, second):
+    """Whether all weights of one network are those of another."""
+    return all(torch.equal(first[key], second[key]) for key in first)

@@ -1,8 +1,7 @@
-"""Slow reference versions of the losses and metrics, one loop a sum.
+"""Slow reference versions of the losses and metrics, one loop a sum, in double precision.
 
-They are written from the papers' equations, not from the package, and import nothing of it: when a
-test compares the two, two separate readings of one equation have to agree. Everything is plain
-Python in double precision; arrays come in as numpy and values go out as floats or numpy arrays.
+They are written from the papers' equations and import nothing of the package: when a test compares
+the two, two separate readings of one equation have to agree.
 """
 
 from __future__ import annotations
@@ -30,11 +29,7 @@ def log_softmax(row: Sequence[float]) -> list[float]:
 
 def argmax(row: Sequence[float]) -> int:
     """The index of the largest score; of equal ones the lowest index."""
-    best = 0
-    for index in range(1, len(row)):
-        if row[index] > row[best]:
-            best = index
-    return best
+    return list(row).index(max(row))
 
 
 def cross_entropy(target: Sequence[float], row: Sequence[float]) -> float:
@@ -54,9 +49,7 @@ def time_mean(logits: np.ndarray, n: int) -> list[float]:
 
 
 def smoothed_ce(logits: np.ndarray, labels: np.ndarray, *, epsilon: float = 0.0) -> float:
-    """mean_n CE((1 - epsilon) onehot + epsilon / C, softmax(obar_n)); epsilon = 0 is the plain CE
-    of the mean.
-    """
+    """mean_n CE((1 - epsilon) onehot + epsilon / C, softmax(obar_n)); epsilon 0: the plain CE."""
     _, samples, classes = logits.shape
     total = 0.0
     for n in range(samples):
@@ -120,9 +113,7 @@ def tks(
     pool: str = "sum_correct",
     teacher: np.ndarray | None = None,
 ) -> float:
-    """(1 - alpha) CE(obar, y) + alpha L_soft. A given `teacher` is held fixed, as a detached one
-    is.
-    """
+    """(1 - alpha) CE(obar, y) + alpha L_soft; a given `teacher` is fixed, as a detached one is."""
     if teacher is None:
         teacher = tks_teacher(logits, labels, temperature=temperature, pool=pool)
     soft = tks_soft(logits, teacher, temperature=temperature)
@@ -132,8 +123,7 @@ def tks(
 def tks_soft_gradient(
     logits: np.ndarray, labels: np.ndarray, *, temperature: float, detach: bool
 ) -> np.ndarray:
-    """dL_soft/do_t of the sum-of-correct-steps teacher, by formula, divided by N because L_soft is
-    a mean over N.
+    """dL_soft/do_t of the sum-of-correct-steps teacher, divided by N: L_soft is a mean over N.
 
     (temperature^2 / T) (p_t - q) + m_t (temperature / T) sum_s q (h_s - <h_s>_q),  h_s = -log p_s
     and only the first term when the teacher is detached.
@@ -153,19 +143,16 @@ def tks_soft_gradient(
         for t in range(steps):
             p = softmax(logits[t, n])
             for c in range(classes):
-                own = temperature**2 / steps * (p[c] - q[c])
-                gradient[t, n, c] = (
-                    own + (through[c] if right[t, n] and not detach else 0.0)
-                ) / samples
+                slope = temperature**2 / steps * (p[c] - q[c])
+                slope += through[c] if right[t, n] and not detach else 0.0
+                gradient[t, n, c] = slope / samples
     return gradient
 
 
 def central_differences(
     function: Callable[[np.ndarray], float], point: np.ndarray, *, width: float = 1e-5
 ) -> np.ndarray:
-    """The gradient of a scalar function, one entry of `point` moved at a time; error of order
-    width^2.
-    """
+    """The gradient of a scalar function, one entry of `point` moved at a time; error ~ width^2."""
     gradient = np.zeros(point.shape)
     for index in np.ndindex(point.shape):
         ahead, behind = point.copy(), point.copy()
@@ -185,9 +172,7 @@ def prefix_mean(logits: np.ndarray) -> np.ndarray:
 
 
 def accuracy_by_step(logits: np.ndarray, labels: np.ndarray, *, k: int = 1) -> np.ndarray:
-    """Top-k percent of every step. A class ranks ahead when it scores more, or the same at a lower
-    index.
-    """
+    """Top-k percent of every step; of equal scores the lower class ranks ahead."""
     steps, samples, classes = logits.shape
     percent = np.zeros(steps)
     for t in range(steps):
@@ -195,10 +180,8 @@ def accuracy_by_step(logits: np.ndarray, labels: np.ndarray, *, k: int = 1) -> n
         for n in range(samples):
             y = int(labels[n])
             row = logits[t, n]
-            ahead = sum(
-                1 for c in range(classes) if row[c] > row[y] or (row[c] == row[y] and c < y)
-            )
-            hits += ahead < k
+            ahead = [c for c in range(classes) if row[c] > row[y] or (row[c] == row[y] and c < y)]
+            hits += len(ahead) < k
         percent[t] = 100.0 * hits / samples
     return percent
 
@@ -219,9 +202,7 @@ def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
 
 
 def ece(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15) -> float:
-    """sum_b (n_b / N) |acc_b - conf_b|. A bin owns its lower edge, so a confidence of exactly 1 has
-    a bin of its own.
-    """
+    """sum_b (n_b / N) |acc_b - conf_b|; a bin owns its lower edge, so 1.0 has one of its own."""
     samples = len(confidence)
     edges = [b / bins for b in range(bins + 1)]
     total = 0.0

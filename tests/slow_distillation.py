@@ -1,9 +1,4 @@
-"""Slow reference versions of the distillation losses, one loop a sum, as `oracles.py` has them for
-the others.
-
-Written from the papers' equations, in plain Python and double precision; nothing of the package is
-imported.
-"""
+"""Slow reference versions of the distillation losses, after the rules of `oracles.py`."""
 
 from __future__ import annotations
 
@@ -75,9 +70,8 @@ def full_range(
     steps, samples, classes = logits.shape
     total = 0.0
     for n in range(samples):
-        own = (
-            own_teacher(logits, labels, n, only_right=only_right) if teacher is None else teacher[n]
-        )
+        own = own_teacher(logits, labels, n, only_right=only_right)
+        own = own if teacher is None else teacher[n]
         for t in range(steps):
             total += cross_entropy(one_hot(labels[n], classes), logits[t, n])
             total += beta * temperature**2 * kl(own, logits[t, n], temperature)
@@ -87,10 +81,8 @@ def full_range(
 def strong_and_weak(logits: np.ndarray) -> tuple[int, int]:
     """The steps of the largest and the smallest mean confidence, the earliest of equals."""
     steps, samples, _ = logits.shape
-    confidence = [
-        math.fsum(max(softmax(logits[t, n])) for n in range(samples)) / samples
-        for t in range(steps)
-    ]
+    sure = [[max(softmax(logits[t, n])) for n in range(samples)] for t in range(steps)]
+    confidence = [math.fsum(row) / samples for row in sure]
     return argmax(confidence), argmax([-value for value in confidence])
 
 
@@ -116,9 +108,7 @@ def strong_weak(
 
 
 def tks_soft(logits: np.ndarray, teacher: np.ndarray, *, temperature: float) -> float:
-    """The soft part of TKS with a divergence in place of the cross-entropy; `teacher` (N, C) are
-    probabilities.
-    """
+    """The soft part of TKS as a KL divergence; `teacher` (N, C) are probabilities."""
     steps, samples, classes = logits.shape
     total = 0.0
     for t in range(steps):

@@ -9,9 +9,7 @@ SMALL_SIZES = [(1, 3, 2), (2, 1, 10), (4, 3, 2), (4, 2, 5)]
 
 
 def random_case(size, *, seed=0):
-    """Logits (T, N, C) and labels; about half of the steps favour the label, so that most samples
-    have both kinds.
-    """
+    """Logits (T, N, C) and labels, which about half of the steps favour."""
     steps, samples, classes = size
     generator = torch.Generator().manual_seed(1000 * seed + 100 * steps + 10 * samples + classes)
     logits = 1.5 * torch.randn(size, generator=generator, dtype=torch.float64)

@@ -1,8 +1,6 @@
-"""Distillation from another network: functions of step logits `(T, N, C)` and a teacher's logits
-`(N, C)`.
+"""Distillation: functions of step logits `(T, N, C)` and another network's logits `(N, C)`.
 
-To add one: a function here and a row in `DISTILLATIONS`. Its contract suite then tests it, and the
-methods kd, skd and hsd can use it.
+To add one: a function here and a row in `DISTILLATIONS`; its contract suite then tests it.
 """
 
 from __future__ import annotations

@@ -43,9 +43,7 @@ def _warn_of_extremes(rates: dict[str, float]) -> None:
 
 @dataclass
 class TrainState:
-    """All that training changes: the weights, the optimiser, and how far it is. `history` has one
-    row an epoch.
-    """
+    """All that training changes; `history` has one row an epoch."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -57,23 +55,23 @@ class TrainState:
 
 @dataclass(kw_only=True)
 class Trainer:
-    """What all epochs of a phase share; `model` and `optimizer` are those of `state` as `fabric`
-    has wrapped them.
-    """
+    """What all epochs of a phase share."""
 
     fabric: Any
     state: TrainState
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
     method: Method
     plan: Plan
     seed: int
     augment: Augment | None
 
+    def __post_init__(self) -> None:
+        # as the fabric wraps them; those of the state stay plain
+        self.model, self.optimizer = self.fabric.setup(self.state.model, self.state.optimizer)
+        if self.state.teacher is not None:
+            self.state.teacher.to(self.fabric.device)
+
     def epoch(self, data: DataSet, *, progress: float) -> Metrics:
-        """The next epoch of the phase: one pass over the data. The global random generators are
-        left as they were.
-        """
+        """The next epoch: one pass over the data. Global random generators stay as they were."""
         self.model.train()
         number = self.state.epoch
         order = epoch_order(
@@ -89,7 +87,7 @@ class Trainer:
         self._tell("on_epoch_start", title=title, updates=len(order))
         try:
             with torch.random.fork_rng(devices=devices):
-                torch.manual_seed(self._seed("epoch", number))
+                torch.manual_seed(self._chance("epoch", number).initial_seed())
                 totals, correct, rates = self._pass(data, order, progress)
         finally:
             self._tell("on_epoch_end")  # whatever happened: a bar must give the terminal back
@@ -98,8 +96,9 @@ class Trainer:
             _warn_of_extremes(rates.mean())
         return summary
 
-    def _seed(self, purpose: str, *what: int) -> int:
-        return derive_seed(self.seed, purpose, self.state.phase.name, *what)
+    def _chance(self, purpose: str, *what: int) -> torch.Generator:
+        seed = derive_seed(self.seed, purpose, self.state.phase.name, *what)
+        return torch.Generator().manual_seed(seed)
 
     def _tell(self, event: str, **what: Any) -> None:
         """Call Fabric's callbacks, in the first process only: there is one terminal."""
@@ -120,12 +119,9 @@ class Trainer:
             _check_labels(labels, self.state.model)
             x, labels = to_device(x, self.fabric.device), labels.to(self.fabric.device)
             if self.augment is not None:
-                generator = torch.Generator().manual_seed(
-                    self._seed("augment", number, index, rank)
-                )
-                x, labels = self.augment(x, labels, generator)
-            generator = torch.Generator().manual_seed(self._seed("views", number, index))
-            views = self.method.views(x[: self.plan.steps], self.state.phase, generator)
+                x, labels = self.augment(x, labels, self._chance("augment", number, index, rank))
+            chance = self._chance("views", number, index)
+            views = self.method.views(x[: self.plan.steps], self.state.phase, chance)
             last = index == len(order) - 1
             with firing_rates(self.state.model) if last else nullcontext(FiringRates()) as rates:
                 parts, logits = self._update(views, labels, progress)

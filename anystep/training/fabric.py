@@ -28,10 +28,8 @@ def make_fabric(
     """A Lightning Fabric (extra `train`).
 
     `accelerator` "auto" takes a CUDA GPU if there is one. `precision` "auto" is bf16-mixed on a GPU
-    that computes in it and 32-true elsewhere: bfloat16 is slower than float32 on most CPUs.
-
-    `fit` calls `on_epoch_start(title=, updates=)`, `on_update_end()` and `on_epoch_end()` of the
-    `callbacks`.
+    that computes in it and 32-true elsewhere: bfloat16 is slower than float32 on most CPUs. `fit`
+    calls the callbacks' `on_epoch_start(title=, updates=)`, `on_update_end()` and `on_epoch_end()`.
     """
     fabric = need("lightning.fabric", extra="train", purpose="training")
     if accelerator == "auto":

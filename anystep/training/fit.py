@@ -37,17 +37,12 @@ from anystep.training.schedule import Plan
 
 
 def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """Weight decay spares biases and tensors of one dimension or none (norms, learnt time
-    constants), as timm does, unless the plan says `decay_all`.
-    """
-    parameters = list(model.parameters())
-    spared = [] if plan.decay_all else [each for each in parameters if each.dim() <= 1]
-    decayed = parameters if plan.decay_all else [each for each in parameters if each.dim() > 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": plan.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    """Weight decay spares biases, norms and learnt time constants, as timm does: dim() <= 1."""
+    decayed: dict[str, Any] = {"params": [], "weight_decay": plan.weight_decay}
+    spared: dict[str, Any] = {"params": [], "weight_decay": 0.0}
+    for each in model.parameters():
+        (decayed if plan.decay_all or each.dim() > 1 else spared)["params"].append(each)
+    groups = [group for group in (decayed, spared) if group["params"]]
     if plan.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=plan.lr, momentum=plan.momentum)
     return (torch.optim.Adam if plan.optimizer == "adam" else torch.optim.AdamW)(groups, lr=plan.lr)
@@ -77,11 +72,9 @@ def start(
 def _check_data(data: DataSet, plan: Plan, *, processes: int) -> None:
     """Refuse recordings that no batch can be made of, and batches that `processes` cannot share."""
     if len(data) < plan.batch_size:
-        found = f"the training set has {len(data)} samples"
-        raise UsageError(f"{found}, fewer than one batch of {plan.batch_size}")
+        raise UsageError(f"{len(data)} samples are fewer than one batch of {plan.batch_size}")
     if plan.batch_size % processes:
-        what = f"batch_size {plan.batch_size}"
-        raise UsageError(f"{what} cannot be shared equally by {processes} processes")
+        raise UsageError(f"{processes} processes cannot share a batch of {plan.batch_size} equally")
     if plan.balanced and data.labels is None:
         raise UsageError("train.balanced needs a data set that has its labels as .labels")
     if data.lengths is not None and len(set(data.lengths)) > 1:
@@ -143,8 +136,7 @@ def fit(
     fabric: Any = None,
     on_epoch: Callable[[TrainState, Metrics], None] | None = None,
 ) -> TrainState:
-    """Train `state` from the epoch it is at to the end of its phase, on items `((T, P, H, W),
-    label)`.
+    """Train `state` from where it is to the end of its phase, on items `((T, P, H, W), label)`.
 
     `augment(x (T, N, P, H, W), y (N,), generator) -> (x, y)` changes every training batch; labels
     may come back as shares (N, C) where the loss takes them. After each epoch
@@ -155,24 +147,13 @@ def fit(
     goes on to bit-identical weights; the global random generators are left as they were.
 
     Errors: fewer samples than a batch; a batch that the processes cannot share equally; recordings
-    of different length; labels or frames that the network cannot take; a loss that is no longer
-    finite.
+    of different length; labels or frames that the network cannot take; a loss that is not finite.
     """
     fabric, data = fabric or make_fabric(), as_dataset(dataset)
     epochs, plan = phase_epochs(state.phase, plan), phase_plan(state.phase, plan)
     _check_data(data, plan, processes=fabric.world_size)
-    model, optimizer = fabric.setup(state.model, state.optimizer)
-    if state.teacher is not None:
-        state.teacher.to(fabric.device)
     trainer = Trainer(
-        fabric=fabric,
-        state=state,
-        model=model,
-        optimizer=optimizer,
-        method=method,
-        plan=plan,
-        seed=seed,
-        augment=augment,
+        fabric=fabric, state=state, method=method, plan=plan, seed=seed, augment=augment
     )
     while state.epoch < epochs:
         metrics = _epoch(trainer, data, epochs, validation)
@@ -193,12 +174,10 @@ def fit_phases(
     networks: Mapping[str, nn.Module] | None = None,
     **options: Any,
 ) -> dict[str, nn.Module]:
-    """`fit` for every phase of a method, in order: the trained networks by the names of their
-    phases. The last one is the result.
+    """`fit` for every phase of a method: the networks by their phases; the last is the result.
 
     `make(phase)` gives the new network of a phase, with the neuron that `phase.neuron` names (None:
-    your own choice). `networks`: those made elsewhere, like {"run": teacher}. `options` are those
-    of `fit`.
+    your own choice). `networks`: those made elsewhere, like {"run": teacher}. `options`: of `fit`.
     """
     made = dict(networks or {})
     check_shares(method, plan)

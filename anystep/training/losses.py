@@ -1,8 +1,7 @@
 """Losses: pure functions of step logits `(T, N, C)` and labels `(N,)`, each saying how it divides.
 
-To add one: a function here and a row in `LOSSES`. The contract suite then tests it, and
-`--method.name` trains with it. Where labels may be shares `(N, C)`, as mixed samples have them, the
-docstring says so. What learns from another network is in `distillation`.
+To add one: a function here and a row in `LOSSES`; the contract suite then tests it. Labels may be
+shares `(N, C)`, as mixed samples have them, where a docstring says so.
 """
 
 from __future__ import annotations
@@ -18,12 +17,7 @@ from torch import Tensor
 
 from anystep._errors import UsageError
 from anystep._lookup import choose
-from anystep.training.distillation import (
-    check_logits,
-    check_teacher,
-    check_temperature,
-    kl_terms,
-)
+from anystep.training.distillation import check_logits, check_teacher, check_temperature, kl_terms
 
 Arguments = ParamSpec("Arguments")
 Parts = dict[str, Tensor]  # the named, weighted parts of a loss; their sum is differentiated
@@ -41,15 +35,12 @@ def _sum_of(name: str, parts: Callable[Arguments, Parts]) -> Callable[Arguments,
 
 
 def check_step_logits(logits: Tensor, labels: Tensor, *, soft: bool = False) -> None:
-    """Refuse wrong shapes and, where looking is free (labels on the CPU), labels out of range.
-    `soft`: labels may also be shares (N, C).
-    """
+    """Refuse wrong shapes and, on the CPU, labels out of range. `soft`: shares (N, C) will do."""
     check_logits(logits)
     if labels.is_floating_point() and labels.shape == logits.shape[1:]:
         if soft:
             return
-        what = "this loss needs a class for each sample"
-        raise UsageError(f"{what}; these labels are shares (N, C), as mixed samples have")
+        raise UsageError("this loss needs a class for each sample; these labels are shares (N, C)")
     if labels.shape != logits.shape[1:2]:
         wanted = f"({logits.shape[1]},) for logits {tuple(logits.shape)}"
         raise ValueError(f"labels must be {wanted}, got {tuple(labels.shape)}")

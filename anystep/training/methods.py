@@ -18,14 +18,7 @@ from torch import Tensor
 from anystep._errors import UsageError
 from anystep._lookup import check_arguments, choose
 from anystep.training.distillation import DISTILLATIONS, skd
-from anystep.training.losses import (
-    LOSSES,
-    PARTS,
-    Parts,
-    check_weight,
-    full_range_parts,
-    tks_parts,
-)
+from anystep.training.losses import LOSSES, PARTS, Parts, check_weight, full_range_parts, tks_parts
 from anystep.training.phases import OTHER_RUN, Method, Phase
 
 StepLogits = Mapping[str, Tensor]  # (T, N, C) of "student" and, where there is one, of "teacher"
@@ -106,9 +99,7 @@ def _refuse_idle(method: Any, name: str, keys: Sequence[str], why: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Taught(Method):
-    """A student with a teacher: "twin", the ReLU twin, trained first for `twin_share` of the
-    epochs; "run", the network of the run that the record's `teacher` names; or no other network.
-    """
+    """A student whose `teacher` is its ReLU twin, the network of another run, or no other one."""
 
     teacher: str = "twin"
     twin_share: float = 0.5
@@ -226,14 +217,33 @@ def _span(name: str, frames: Sequence[int | None]) -> slice:
     return slice(first, stop)
 
 
-def _qcfs(method: HSD | QCFSConversion) -> dict[str, Any]:
-    """The neuron of the ANN that becomes an SNN."""
-    options = {"levels": method.levels, "clip_init": method.clip_init, "gradient": method.gradient}
-    return {"name": "qcfs", **options}
+@dataclass(frozen=True, kw_only=True)
+class QCFSConversion(Method):
+    """An ANN with QCFS activations learns the labels and becomes an SNN as it is: nothing is
+    fine-tuned. Bu et al. 2022.
+
+    The record's neuron must be "qcfs_if". With as many steps as `levels` a layer's firing rate is
+    its activation.
+    """
+
+    neurons = ("qcfs_if",)
+    levels: int = 4
+    clip_init: float = 8.0
+    gradient: str = "clip_first"
+
+    def _ann(self, **options: Any) -> Phase:
+        activation = {"levels": self.levels, "clip_init": self.clip_init, "gradient": self.gradient}
+        return Phase(name="ann", neuron={"name": "qcfs", **activation}, **options)
+
+    def phases(self) -> tuple[Phase, ...]:
+        return self._ann(), Phase(name="snn", start_from="ann", share=0.0)
+
+    def loss(self, outputs: StepLogits, labels: Tensor, progress: float) -> Parts:
+        return {"ce": LOSSES["ce"](outputs["student"], labels)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class HSD(Method):
+class HSD(QCFSConversion):
     """Hybrid step-wise distillation: an ANN learns on one part of the frames, becomes an SNN, and
     teaches it on the other part.
 
@@ -256,14 +266,11 @@ class HSD(Method):
     mode; here the teacher is a frozen copy.
     """
 
-    neurons = ("qcfs_if",)
     distill: str = "skd"
     temperature: float = 10.0
     weight: float = 1.0
     reduction: str = "mean"
     label_loss: str = "ce"
-    levels: int = 4
-    clip_init: float = 8.0
     gradient: str = "floor_first"
     ann_frames: Sequence[int | None] = (0, 5)
     snn_frames: Sequence[int | None] = (5, None)
@@ -290,7 +297,7 @@ class HSD(Method):
     def phases(self) -> tuple[Phase, ...]:
         own = _span("ann_frames", self.ann_frames)
         shown = own if self.teacher_frames is None else _span("teacher_frames", self.teacher_frames)
-        ann = Phase(name="ann", neuron=_qcfs(self), share=self.ann_share, frames=own, plan=self.ann)
+        ann = self._ann(share=self.ann_share, frames=own, plan=self.ann)
         here = self.twin == "phase"
         source = ann.name if here else OTHER_RUN
         snn = Phase(
@@ -308,34 +315,8 @@ class HSD(Method):
         return _distilled(outputs, labels, outputs.get("teacher"), self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class QCFSConversion(Method):
-    """An ANN with QCFS activations learns the labels and becomes an SNN as it is: nothing is
-    fine-tuned. Bu et al. 2022.
-
-    The record's neuron must be "qcfs_if". With as many steps as `levels` a layer's firing rate is
-    its activation.
-    """
-
-    neurons = ("qcfs_if",)
-    levels: int = 4
-    clip_init: float = 8.0
-    gradient: str = "clip_first"
-
-    def phases(self) -> tuple[Phase, ...]:
-        ann = Phase(name="ann", neuron=_qcfs(self))
-        return ann, Phase(name="snn", start_from="ann", share=0.0)
-
-    def loss(self, outputs: StepLogits, labels: Tensor, progress: float) -> Parts:
-        return {"ce": LOSSES["ce"](outputs["student"], labels)}
-
-
-def _loss_methods() -> dict[str, Callable[..., Method]]:
-    return {name: partial(LossMethod, name) for name in LOSSES}
-
-
 METHODS: dict[str, Callable[..., Method]] = {
-    **_loss_methods(),
+    **{name: partial(LossMethod, name) for name in LOSSES},
     "tks": TKS,
     "full_range": FullRange,
     "kd": partial(Distillation, distill="kd"),
@@ -349,11 +330,10 @@ def create_method(name: str, /, **options: Any) -> Method:
     """A method of `METHODS` by name, or a loss of `LOSSES` whose row is newer than `METHODS`.
 
     Unknown names and arguments are refused with the nearest one.
-
-    >>> create_method("qcfs", levels=8)
-    QCFSConversion(levels=8, clip_init=8.0, gradient='clip_first')
     """
-    kind = choose({**_loss_methods(), **METHODS}, name, "method")
+    if name in LOSSES and name not in METHODS:
+        return LossMethod(name, **options)
+    kind = choose(METHODS, name, "method")
     if getattr(kind, "func", kind) is not LossMethod:  # which checks its own
         check_arguments(kind, options, f"method {name}", complete=True)
     return kind(**options)

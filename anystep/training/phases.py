@@ -15,7 +15,6 @@ from anystep.training.losses import Parts
 from anystep.training.schedule import Plan
 
 OTHER_RUN = "run"  # a network that no phase of this run makes: that of the record's `teacher`
-WHOLE_RUN = ("epochs", "steps", "workers")  # keys of a plan that no phase has for itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +59,7 @@ class Method:
     def views(self, x: Tensor, phase: Phase, generator: torch.Generator) -> dict[str, Tensor]:
         """What "student" and, if the phase has one, "teacher" see of a batch `x (T, N, P, H, W)`.
 
-        All chance comes from `generator`: it is seeded from the run, the epoch and the batch, alike
-        in all processes.
+        All chance comes from `generator`, whose seed is that of the batch in all processes.
         """
         views = {"student": x[phase.frames]}
         if phase.teacher is not None:
@@ -78,9 +76,7 @@ class Method:
 
 
 def phase_epochs(phase: Phase, plan: Plan) -> int:
-    """How many of the plan's epochs a phase has: its share, rounded, but at least one. A share of 0
-    has none.
-    """
+    """A phase's share of the plan's epochs, rounded, but at least one; a share of 0 has none."""
     return max(1, round(phase.share * plan.epochs)) if phase.share else 0
 
 
@@ -95,14 +91,13 @@ def check_shares(method: Method, plan: Plan) -> None:
 def phase_plan(phase: Phase, plan: Plan) -> Plan:
     """The plan of a phase. Error: it changes a key that no plan has, or one of the whole run."""
     where = f"the plan of phase {phase.name!r}"
-    check_keys(phase.plan, [key for key in vars(plan) if key not in WHOLE_RUN], "key", where)
+    own = vars(plan).keys() - {"epochs", "steps", "workers"}  # these are of the whole run
+    check_keys(phase.plan, sorted(own), "key", where)
     check_arguments(Plan, phase.plan, where)
     return replace(plan, **phase.plan)
 
 
 def frames_seen(phase: Phase, plan: Plan) -> slice:
-    """The steps of a recording that the student of a phase is trained on: of the first `plan.steps`
-    those in `phase.frames`.
-    """
+    """The steps that the student trains on: of the first `plan.steps` those in `phase.frames`."""
     first, stop, steps = phase.frames.start, phase.frames.stop, plan.steps
     return slice(first, stop if steps is None else min(steps, steps if stop is None else stop))

@@ -1,6 +1,4 @@
-"""HSD, KD and QCFS conversion as methods: what each phase learns from, by hand, and from a recipe
-to its scores.
-"""
+"""HSD, KD and QCFS conversion: what each phase learns from, and from a record to its scores."""
 
 from __future__ import annotations
 
@@ -10,41 +8,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from moving_light import WIDTHS, moving_light
+from moving_light import WIDTHS, equal, moving_light, record_of
+from step_logits import random_case
 from torch.nn import KLDivLoss
 from torch.nn import functional as F
 
 import anystep
 from anystep.data.datasets import DATASETS
 from anystep.training import phases
+from anystep.training.distillation import skd
 from anystep.training.methods import create_method
 from anystep.training.phases import OTHER_RUN
 
-CLASSES = 4
-
-
-def outputs(*, steps=5, samples=6, teacher_steps=5):
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(steps, samples, CLASSES, generator=generator, dtype=torch.float64)
-    taught = 2 * torch.randn(
-        teacher_steps, samples, CLASSES, generator=generator, dtype=torch.float64
-    )
-    return {"student": logits, "teacher": taught}, torch.randint(
-        CLASSES, (samples,), generator=generator
-    )
-
-
-def record_of(method, *, neuron="qcfs_if", epochs=2, **more):
-    options = more.pop("options", {})
-    tree = {
-        "data": {"name": "moving-light"},
-        "model": {"neuron": neuron, "options": {"widths": WIDTHS}},
-        "method": {"name": method, "options": options},
-        "train": {"epochs": epochs, "batch_size": 16, "lr": 5e-3},
-        "tensorboard": False,
-        **more,
-    }
-    return anystep.record_from(tree)
+SAID, LABELS = random_case((5, 6, 4))
+TAUGHT, _ = random_case((5, 6, 4), seed=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,16 +48,11 @@ def both(light, tmp_path_factory):
 
 
 def student_of(folder):
-    options = {"teacher": OTHER_RUN}
-    return record_of("skd", neuron="lif", options=options, teacher=str(folder))
+    return record_of("skd", options={"teacher": OTHER_RUN}, teacher=str(folder))
 
 
 def networks_of(folder):
     return torch.load(folder / "checkpoints" / "last.pt")["networks"]
-
-
-def equal(first, second):
-    return all(torch.equal(first[key], second[key]) for key in first)
 
 
 def rows_of(folder):
@@ -90,47 +62,33 @@ def rows_of(folder):
 # The losses
 
 
-@pytest.mark.parametrize(("reduction", "factor"), [("mean", 1.0), ("batchmean", float(CLASSES))])
+@pytest.mark.parametrize(("reduction", "factor"), [("mean", 1.0), ("batchmean", 4.0)])
 def test_the_soft_part_of_hsd_is_the_kl_of_the_authors_code_at_every_step(reduction, factor):
-    said, labels = outputs()
-    parts = create_method("hsd", reduction=reduction).loss(said, labels, 0.0)
+    said = {"student": SAID, "teacher": TAUGHT}
+    parts = create_method("hsd", reduction=reduction).loss(said, LABELS, 0.0)
     assert list(parts) == ["ce", "skd"]
-    target = F.softmax(said["teacher"].mean(0) / 10, dim=-1)
+    target = F.softmax(TAUGHT.mean(0) / 10, dim=-1)
     as_published = KLDivLoss()  # its default, 'mean', divides by N and C
     with pytest.warns(UserWarning, match="batchmean"):
-        kl = torch.stack(
-            [as_published(F.log_softmax(step / 10, dim=-1), target) for step in said["student"]]
-        ).mean()
-    torch.testing.assert_close(parts["skd"], factor * 100 * kl)
-    torch.testing.assert_close(parts["ce"], F.cross_entropy(said["student"].mean(0), labels))
+        kl = [as_published(F.log_softmax(step / 10, dim=-1), target) for step in SAID]
+    torch.testing.assert_close(parts["skd"], factor * 100 * torch.stack(kl).mean())
+    torch.testing.assert_close(parts["ce"], F.cross_entropy(SAID.mean(0), LABELS))
 
 
 def test_without_distillation_there_is_no_teacher_to_run():
-    _, snn = create_method("hsd", distill="none").phases()
-    assert snn.teacher is None
-    said, labels = outputs()
-    assert list(
-        create_method("hsd", distill="none").loss({"student": said["student"]}, labels, 0.0)
-    ) == ["ce"]
+    method = create_method("hsd", distill="none")
+    assert method.phases()[1].teacher is None
+    assert list(method.loss({"student": SAID}, LABELS, 0.0)) == ["ce"]
 
 
 def test_a_student_that_teaches_itself_gets_its_own_time_mean_as_a_constant():
-    said, labels = outputs()
-    student = said["student"].requires_grad_(True)
-    part = create_method("skd", teacher="self", temperature=2.0).loss(
-        {"student": student}, labels, 0.0
-    )["skd"]
-    teacher = F.softmax(student.detach().mean(0) / 2, dim=-1)
-    expected = (
-        4
-        * F.kl_div(F.log_softmax(student / 2, dim=-1), teacher.expand_as(student), reduction="sum")
-        / 30
-    )
+    student = SAID.clone().requires_grad_(True)
+    method = create_method("skd", teacher="self", temperature=2.0)
+    part = method.loss({"student": student}, LABELS, 0.0)["skd"]
+    expected = skd(student, SAID.mean(0), temperature=2.0, reduction="batchmean")
     torch.testing.assert_close(part, expected)
-    (mine,), (slow,) = (
-        torch.autograd.grad(each, student, retain_graph=True) for each in (part, expected)
-    )
-    torch.testing.assert_close(mine, slow)
+    slopes = [torch.autograd.grad(each, student)[0] for each in (part, expected)]
+    torch.testing.assert_close(*slopes)
 
 
 # Which frames go where
@@ -138,11 +96,8 @@ def test_a_student_that_teaches_itself_gets_its_own_time_mean_as_a_constant():
 
 def test_each_half_goes_where_the_options_say():
     ann, snn = create_method("hsd", ann_frames=[5, None], snn_frames=[0, 3]).phases()
-    assert (ann.frames, snn.frames, snn.teacher_frames) == (
-        slice(5, None),
-        slice(0, 3),
-        slice(5, None),
-    )
+    assert (ann.frames, snn.frames) == (slice(5, None), slice(0, 3))
+    assert snn.teacher_frames == ann.frames
     method = create_method("hsd", teacher_frames=[5, 8])
     views = method.views(torch.arange(10), method.phases()[1], torch.Generator())
     assert views["student"].tolist() == [5, 6, 7, 8, 9]
@@ -206,8 +161,7 @@ def test_conversion_alone_gives_the_weights_of_the_ann_to_an_snn_and_trains_noth
 
 
 def test_the_ann_of_an_earlier_run_becomes_the_snn(tmp_path):
-    data = {"name": "moving-light", "frames": [0, 5]}
-    ann = record_of("ce", neuron={"name": "qcfs"}, epochs=1, data=data)
+    ann = record_of("ce", neuron="qcfs", epochs=1, data={"frames": [0, 5]})
     anystep.run_record(ann, tmp_path / "ann")
     snn = record_of("hsd", options={"twin": OTHER_RUN}, epochs=1, teacher=str(tmp_path / "ann"))
     scores = anystep.run_record(snn, tmp_path / "snn")
@@ -230,19 +184,16 @@ def test_the_network_of_each_phase_is_kept_and_can_teach_another_run(both, tmp_p
     assert equal(own, first)
 
 
-def test_a_twin_teaches_a_network_that_does_not_start_from_it(tmp_path):
-    anystep.run_record(record_of("kd", neuron="lif"), tmp_path / "run")
-    rows = [(row["phase"], sorted(row["parts"])) for row in rows_of(tmp_path / "run")]
-    assert rows == [("twin", ["ce"]), ("snn", ["ce", "kd"])]
-    saved = networks_of(tmp_path / "run")
-    assert not torch.equal(saved["twin"]["classifier.weight"], saved["snn"]["classifier.weight"])
-
-
-def test_the_twin_of_full_range_learns_the_labels_alone(tmp_path):
-    record = record_of("full_range", neuron="lif", options={"teacher": "twin"})
+@pytest.mark.parametrize(
+    ("name", "taught"), [("kd", ["ce", "kd"]), ("full_range", ["self", "step_ce", "teacher"])]
+)
+def test_a_twin_that_learnt_the_labels_teaches_a_network_of_other_weights(name, taught, tmp_path):
+    record = record_of(name, options={"teacher": "twin"})
     anystep.run_record(record, tmp_path / "run")
     rows = [(row["phase"], sorted(row["parts"])) for row in rows_of(tmp_path / "run")]
-    assert rows == [("twin", ["ce"]), ("snn", ["self", "step_ce", "teacher"])]
+    assert rows == [("twin", ["ce"]), ("snn", taught)]
+    saved = networks_of(tmp_path / "run")
+    assert not torch.equal(saved["twin"]["classifier.weight"], saved["snn"]["classifier.weight"])
 
 
 def test_a_finished_run_needs_its_teacher_no_more(teacher, tmp_path):
@@ -256,7 +207,7 @@ def test_a_finished_run_needs_its_teacher_no_more(teacher, tmp_path):
 
 
 def test_a_whole_network_in_sixteen_bits_learns_from_a_teacher(tmp_path):
-    record = record_of("skd", neuron="lif", engine={"precision": "bf16-true"})
+    record = record_of("skd", engine={"precision": "bf16-true"})
     with pytest.warns(anystep.AnystepWarning, match="slower"):
         anystep.run_record(record, tmp_path / "run")
     assert len(rows_of(tmp_path / "run")) == 2
@@ -265,16 +216,14 @@ def test_a_whole_network_in_sixteen_bits_learns_from_a_teacher(tmp_path):
 # Teachers that are refused
 
 
-def test_a_network_without_clips_cannot_become_an_snn(teacher, tmp_path):
-    record = record_of("hsd", options={"twin": OTHER_RUN}, teacher=str(teacher))
-    with pytest.raises(ValueError, match="has no clips that could become thresholds"):
-        anystep.run_record(record, tmp_path / "snn")
-
-
-def test_an_snn_does_not_pass_for_the_ann_that_it_came_from(both, tmp_path):
-    record = record_of("hsd", options={"twin": OTHER_RUN}, teacher=str(both))
-    with pytest.raises(ValueError, match=r"is an SNN already; the ANN .*ann.safetensors"):
-        anystep.run_record(record, tmp_path / "snn")
+def test_a_network_without_clips_and_an_snn_cannot_become_the_snn(teacher, both, tmp_path):
+    for folder, word in (
+        (teacher, "has no clips that could become thresholds"),
+        (both, r"is an SNN already; the ANN .*ann.safetensors"),
+    ):
+        record = record_of("hsd", options={"twin": OTHER_RUN}, teacher=str(folder))
+        with pytest.raises(ValueError, match=word):
+            anystep.run_record(record, tmp_path / "snn")
 
 
 def test_a_teacher_that_learnt_from_another_split_of_the_same_data_is_refused(
@@ -327,19 +276,15 @@ def test_a_network_trained_on_few_steps_is_judged_on_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(phases.Method, "views", views)
     train = {"epochs": 1, "batch_size": 16, "steps": 2}
-    scores = anystep.run_record(record_of("ce", neuron="lif", train=train), tmp_path / "run")
+    scores = anystep.run_record(record_of("ce", train=train), tmp_path / "run")
     assert set(seen) == {2}
     assert scores["steps"] == 10
 
 
-def test_a_run_that_is_tuned_is_judged_on_the_validation_split(tmp_path):
-    scores = anystep.run_record(record_of("ce", neuron="lif", judge="val"), tmp_path / "run")
-    assert (scores["split"], scores["samples"]) == ("val", 16)
-    assert anystep.evaluate_run(tmp_path / "run") == scores
-
-
-def test_only_the_frames_that_the_record_names_are_there(tmp_path):
-    data = {"name": "moving-light", "frames": [5, 8]}
-    scores = anystep.run_record(record_of("ce", neuron="lif", data=data), tmp_path / "run")
+def test_only_the_frames_and_the_split_that_the_record_names_are_judged(tmp_path):
+    record = record_of("ce", data={"frames": [5, 8]}, judge="val")
+    scores = anystep.run_record(record, tmp_path / "run")
     assert scores["frames"] == [5, 6, 7]
     assert scores["prefix"].endswith(", from frame 6")
+    assert (scores["split"], scores["samples"]) == ("val", 16)
+    assert anystep.evaluate_run(tmp_path / "run") == scores

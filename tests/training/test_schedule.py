@@ -1,9 +1,8 @@
-"""The learning rate of every epoch, and what a plan refuses."""
+"""The learning rate of every epoch."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError
 
 import pytest
 
@@ -28,26 +27,11 @@ def test_after_the_warm_up_the_cosine_is_read_at_the_epoch_itself():
 
 
 def test_without_warm_up_the_first_epoch_has_the_full_rate():
-    plan = Plan(epochs=4, lr=0.01)
-    assert [plan.lr_at(epoch) for epoch in range(4)] == pytest.approx(
-        [0.01, 0.005 + 0.005 / math.sqrt(2), 0.005, 0.005 - 0.005 / math.sqrt(2)]
-    )
+    rates = [Plan(epochs=4, lr=0.01).lr_at(epoch) for epoch in range(4)]
+    assert rates == pytest.approx([0.01, 0.005 + 0.005 / 2**0.5, 0.005, 0.005 - 0.005 / 2**0.5])
 
 
 def test_a_phase_that_is_shorter_than_the_plan_has_a_cosine_of_its_own():
     plan = Plan(epochs=100, lr=0.01)
     assert plan.lr_at(2, 4) == pytest.approx(0.005)
     assert plan.lr_at(2, 4) == Plan(epochs=4, lr=0.01).lr_at(2)
-
-
-def test_a_rate_above_its_floor_stays_above_it():
-    plan = Plan(epochs=10, lr=0.01, min_lr=0.002)
-    assert all(0.002 < plan.lr_at(epoch) <= 0.01 for epoch in range(10))
-
-
-def test_a_plan_is_frozen_and_equal_plans_are_equal_budgets():
-    plan = Plan(epochs=3)
-    with pytest.raises(FrozenInstanceError):
-        plan.epochs = 4
-    assert plan == Plan(epochs=3)
-    assert plan != Plan(epochs=4)
