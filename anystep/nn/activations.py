@@ -15,7 +15,7 @@ from anystep._lookup import choose
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class ReLU(nn.Module):
-    """The usual activation. `shape` is what a neuron in its place would need."""
+    """max(x, 0). `shape` is what a neuron in its place would need."""
 
     shape: tuple[int, ...] | None = None
 
@@ -63,8 +63,7 @@ GRADIENTS = ("floor_first", "clip_first")
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class QCFS(nn.Module):
-    r"""Quantisation, clip, floor, shift: its values are the firing rates of `ClippedIF` in `levels`
-    steps.
+    r"""Quantisation, clip, floor, shift: the firing rates of `ClippedIF` in `levels` steps.
 
         f(x) = clip min(max(floor(levels x / clip + 1/2) / levels, 0), 1)
 
@@ -80,8 +79,6 @@ class QCFS(nn.Module):
     Nothing keeps `clip` above 0: a check would make a GPU wait at every layer of every step, and a
     clamp would hide what went wrong. `ClippedIF` refuses to load a clip that is not above 0.
     Bu et al. 2022 (QCFS); HSD, arXiv 2409.12507.
-
-    Errors: `levels` below 1; `clip_init` not above 0 and finite; an unknown `gradient`.
     """
 
     levels: int = 4

@@ -1,7 +1,4 @@
-"""A network made ready for inference.
-
-Norms are folded into the weights before them, what a spike is worth into the weights after it.
-"""
+"""For inference: norms folded into the weights before them, a spike's worth into those after it."""
 
 from __future__ import annotations
 
@@ -67,14 +64,11 @@ def fold_scales_(model: StepModel) -> list[str]:
     differently. Without the fold a batch norm in training mode would cancel the lost factor, but
     for its eps; carried running statistics and the last linear layer would not.
 
-    Safe to call twice: the buffer `folded` of the neuron, saved with the weights, says that they
-    hold its clip, and they are left alone. So is what follows other neurons, and a `ClippedIF` with
-    `scale="output"`, whose output holds the clip itself. Returns the names of the neurons whose
-    clips were folded now.
+    Safe to call twice: the neuron's buffer `folded`, saved with the weights, says that they hold
+    its clip. Returns the names of the neurons whose clips were folded now.
 
-    Errors, before anything is changed: a model that does not say what follows its neurons
-    (`StepModel.weighted_after`) or leaves one of them out; a layer that sees the spikes of two; a
-    clip that is not above 0.
+    Errors, before anything is changed: a model whose `weighted_after` leaves a neuron out; a layer
+    that sees the spikes of two; a clip that is not above 0.
     """
     names = [name for name, each in _clipped(model) if each.scale == "folded" and not each.folded]
     _fold_scales(model, names)
@@ -86,9 +80,7 @@ class Folded(nn.Identity):
 
     def train(self, mode: bool = True) -> Self:
         if mode:
-            raise ValueError(
-                "a fused network cannot be trained, its norms are gone: train the original"
-            )
+            raise ValueError("a fused network cannot be trained, its norms are gone")
         return super().train(mode)
 
 
@@ -118,11 +110,7 @@ def _why_not(name: str, norm: nn.Module, conv: nn.Module | None = None) -> str |
 
 
 def why_not_fusable(model: StepModel) -> str | None:
-    """Why `fuse_model` would refuse `model` in eval mode, or None.
-
-    A pair that is not one convolution, a norm of its own at every step, a norm without running
-    statistics. What only a comparison shows (`verify`) it cannot know.
-    """
+    """Why `fuse_model` would refuse `model` in eval mode, or None; it compares nothing."""
     pairs = {block.get_submodule("norm"): (name, block) for name, block in _pairs(model)}
     reasons = [
         _why_not(f"{name}.norm", norm, block.get_submodule("conv"))
@@ -153,38 +141,33 @@ def _difference(model: StepModel, fused: StepModel) -> float:
 
 
 def fuse_model(model: Model, *, verify: bool = True, tolerance: float = 1e-4) -> Model:
-    r"""A copy of `model` for inference in which each convolution and the batch norm after it are
-    one convolution.
+    r"""A copy of `model` for inference: each convolution and the batch norm after it become one.
 
         W' = W gamma / sqrt(var + eps)
         b' = (b - mean) gamma / sqrt(var + eps) + beta        (a value a channel)
 
     A pair is a module whose children `conv` and `norm` are applied one after the other, as in
-    `ConvNormNeuron`; a model that is written so is fused without a word in here. A batch norm
-    beside no convolution, as in a shortcut that is a norm alone, stays: in eval mode it is an
-    affine map. Where the model says which weights see whose spikes (`StepModel.weighted_after`), a
-    `ClippedIF` with `scale="output"` becomes one with `scale="folded"`; where it does not, spikes
-    keep their worth.
+    `ConvNormNeuron`. A batch norm beside no convolution stays: in eval mode it is an affine map.
+    Where the model says which weights see whose spikes (`StepModel.weighted_after`), a `ClippedIF`
+    with `scale="output"` becomes one with `scale="folded"`; where it does not, spikes keep their
+    worth.
 
-    The copy has the same state, the same calls and the same keys, apart from the folded norms',
-    which are gone, and `conv.bias`. Its weights are folded in float64, rounded once, and ask for no
-    gradient; it stays in eval mode, `train()` is refused by a folded norm. The original is not
-    touched.
+    The copy has the same state, calls and keys, but for those of the norms, and `conv.bias`. Its
+    weights are folded in float64, rounded once, and ask for no gradient; `train()` is refused.
 
     Original and copy are compared in float64, on random frames over 3 steps from random membranes,
     so that every layer fires and no spike hangs on the last bit of a float32. `fusion_difference`
     of the copy is the largest difference of a step logit or membrane, None if `verify` is False.
 
     Errors: a model in training mode; what `why_not_fusable` says; a clip that is not above 0;
-    `RuntimeError` for a difference above `tolerance`, when a block does more than its convolution
-    and its norm.
+    `RuntimeError` for a difference above `tolerance`.
     """
     if not tolerance > 0:
         raise UsageError(f"fuse_model: tolerance must be > 0, got {tolerance}")
     for name, module in model.named_modules():
         if module.training:
-            own = name or type(model).__name__
-            raise ValueError(f"fuse_model: {own!r} is in training mode: call model.eval() first")
+            name = name or type(model).__name__
+            raise ValueError(f"fuse_model: {name!r} is in training mode: call model.eval() first")
     if (reason := why_not_fusable(model)) is not None:
         raise ValueError(f"fuse_model: {reason}")
     weight = next(model.parameters())
@@ -199,9 +182,8 @@ def fuse_model(model: Model, *, verify: bool = True, tolerance: float = 1e-4) ->
     difference = _difference(exact, fused) if verify else None
     if difference is not None and not difference <= tolerance:
         raise RuntimeError(
-            f"fuse_model: the fused network differs from the original by {difference:.3g}, "
-            f"more than tolerance={tolerance}: a module with .conv and .norm must apply the one "
-            "and then the other, and nothing in between"
+            f"fuse_model: differs from the original by {difference:.3g}, more than {tolerance=}: "
+            "a module with .conv and .norm must apply the one and then the other, nothing between"
         )
     cast(Any, fused).fusion_difference = difference
     return fused.to(weight.device, weight.dtype)

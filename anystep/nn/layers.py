@@ -21,17 +21,15 @@ State = tuple[Tensor, ...]
 
 
 def is_static(x: Tensor) -> bool:
-    """Whether all steps of `x (T, ...)` are one and the same memory, as `direct_encoding` makes it.
+    """Whether all steps of `x (T, ...)` are one memory, as `direct_encoding` makes it.
 
-    That is a stride of 0 in time. A leaf that asks for a gradient is not: each step has its own.
+    A leaf that asks for a gradient is not static: each of its steps has its own.
     """
     return x.stride(0) == 0 and x.shape[0] > 1 and not (x.requires_grad and x.is_leaf)
 
 
 class _Once(torch.autograd.Function):
-    """The step that all steps of a static tensor are. The gradient is shared equally among the
-    steps, without a copy; that of `x[0]` would be T steps of memory, all but one zero.
-    """
+    """`x[0]` of a static tensor, its gradient shared equally among the steps without a copy."""
 
     generate_vmap_rule = True
 
@@ -49,9 +47,7 @@ class _Once(torch.autograd.Function):
 
 
 class _Repeat(torch.autograd.Function):
-    """`x` at every step, without a copy. The gradient is laid out like a step of the incoming one:
-    that of `expand` is always contiguous, also where the layers work in channels_last.
-    """
+    """`expand`, but its gradient is laid out like a step of the incoming one (channels_last)."""
 
     generate_vmap_rule = True
 
@@ -75,9 +71,9 @@ class _Repeat(torch.autograd.Function):
 def fold(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Run a `module` that knows no time on every step of `x (T, N, ...)`, as one batch of T N.
 
-    A static `x` (see `is_static`) is run once, as a batch of N, and its result is static too: the
-    first convolution of an image that is shown for T steps costs what it costs at T = 1. A module
-    that draws at random draws once for all steps then.
+    A static `x` is run once, as a batch of N, and its result is static too: the first convolution
+    of an image shown for T steps costs what it costs at T = 1. A module that draws at random draws
+    once for all steps then.
     """
     if is_static(x):
         return _Repeat.apply(module(_Once.apply(x)), x.shape[0])
@@ -102,11 +98,10 @@ def stateful_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 class Carry:
-    """A model's state on its way through one `advance`: hands each layer its own part and collects
-    what comes back.
+    """A model's state in one `advance`: hands each layer its part and collects what comes back.
 
-    Topology code calls `carry(layer, x)` for every neuron and norm and never sees a membrane. A
-    layer used out of the order in which it was made is a bug in the model, and raises.
+    Topology code calls `carry(layer, x)` for every neuron and norm. A layer used out of the order
+    in which it was made is a bug in the model, and raises.
     """
 
     def __init__(self, layers: Sequence[tuple[str, nn.Module]], state: State) -> None:
@@ -148,9 +143,7 @@ class Carry:
 
 
 class _BuffersOf:
-    """A context, for any number of times, in which a block's buffers are copies of what they were
-    when this was made. What is written to them is lost at the end.
-    """
+    """A context in which a block's buffers are copies of what they were when this was made."""
 
     def __init__(self, block: nn.Module) -> None:
         self._kept = [
@@ -173,22 +166,18 @@ class _BuffersOf:
 def recomputed(block: nn.Module, x: Tensor, carry: Carry) -> Tensor:
     """`block(x, carry)` with activation checkpointing: less memory, more time, the same bits.
 
-    Only `x` and the states before it are kept for backward, and there the block runs a second time.
-    Value, gradients, states and buffers are the same to the last bit: the second run sees the
-    random numbers, the autocast and the buffers of the first, and leaves the buffers alone, so that
-    running statistics move once. Its hooks see both runs.
+    Only `x` and the states before it are kept for backward, and there the block runs a second time,
+    with the random numbers, the autocast and the buffers of the first, so that running statistics
+    move once. Its hooks see both runs.
 
-    Blocks are recomputed, and never stretches of time: batch statistics are over all T steps, so a
-    stretch of them alone would have others. Chen et al. 2016 (Training Deep Nets with Sublinear
-    Memory Cost), with a block as their segment.
+    Blocks are recomputed, never stretches of time: batch statistics are over all T steps. Chen et
+    al. 2016 (Training Deep Nets with Sublinear Memory Cost), with a block as their segment.
 
     `torch.compile` leaves it out of its graphs, an error with `fullgraph=True`: it has a way of its
     own to keep less (`torch._functorch.config.activation_memory_budget`).
     """
     if torch.compiler.is_compiling():
-        raise RuntimeError(
-            "recompute=True cannot be compiled: torch.compile chooses itself what it keeps"
-        )
+        raise RuntimeError("recompute=True cannot be compiled: the compiler has a way of its own")
     layers, before = carry.lend(block)
     buffers = _BuffersOf(block)
 

@@ -1,9 +1,8 @@
 """Spiking neurons: the maths as step functions, sequences as a scan, state passed in and out.
 
 A neuron maps `x (T, N, ...)` and a membrane `v (N, ...)` to spikes `(T, N, ...)` and the membrane
-after the last step. A spike is 1, unless the neuron says otherwise (`spike_height`). Charge, fire
-and reset are written once, here; `anystep.nn.kernels` holds fused twins of `scan` with the same
-signature.
+after the last step. Charge, fire and reset are written once, here; `anystep.nn.kernels` holds fused
+twins of `scan` with the same signature.
 
 Convention: the leak goes towards 0 and `decay = 1 - 1/tau`. SpikingJelly leaks towards `v_reset`
 instead; the two agree for a hard reset to 0 and for a soft reset.
@@ -91,9 +90,7 @@ HAS_TRITON = find_spec("triton") is not None
 def scan_for(backend: str, x: Tensor, decay: Coefficient, gain: Coefficient, rule: Rule) -> Scan:
     """The scan that `backend` names. A named backend runs or raises; only `"auto"` may choose:
 
-    - numba for tensors on the CPU, Triton for tensors on a CUDA device where it is installed, if
-      their `refusal` says that they can run: plain tensors of one of their dtypes, a surrogate of
-      the table;
+    - numba on the CPU, Triton on a CUDA device where it is installed, if their `refusal` lets them;
     - the reference for all else, and always under `torch.export` and `torch.jit.trace`, so that
       what is exported holds plain operations that ONNX and other runtimes know.
 
@@ -118,9 +115,8 @@ class Neuron(nn.Module):
     """What all neurons share: a firing rule, an initial membrane, a scan.
 
     `forward(x (T, N, ...), v (N, ...) | None) -> (spikes (T, N, ...), v (N, ...))`; `v=None` starts
-    at `v_init`. A call leaves nothing behind. `rest(n)` is the state of n samples at rest; it needs
-    the `shape` of one sample's membrane. The arguments are those of `Rule`; `backend` is one of
-    `BACKENDS` or "auto".
+    at `v_init`. `rest(n)` needs the `shape` of one sample's membrane. The arguments are those of
+    `Rule`; `backend` is one of `BACKENDS` or "auto".
     """
 
     v_threshold: float = 0.5
@@ -238,9 +234,7 @@ class PLIF(Neuron):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.tau > 1 and math.isfinite(self.tau)):
-            raise UsageError(
-                f"PLIF: tau is in time steps and must be > 1 to be learnable, got {self.tau}"
-            )
+            raise UsageError(f"PLIF: tau is in time steps and must be > 1, got {self.tau}")
         self.w = nn.Parameter(torch.tensor(-math.log(self.tau - 1)))
 
     def coefficients(self) -> tuple[Coefficient, Coefficient]:
@@ -265,17 +259,16 @@ class ClippedIF(Neuron):
     `clip` is a buffer, not trained, and loads from the twin's `clip` by its key. `scale` says where
     the factor clip of a spike is:
 
-    - `"output"`: a spike is worth clip, the output is clip s, as in Bu et al. 2022;
+    - `"output"`: the output is clip s, as in Bu et al. 2022;
     - `"folded"`: the output is s, and the weights of the next layer hold the clip, see
-      `fuse.fold_scales_`. The buffer `folded` says whether they do; weights of a twin, which know
-      of no such thing, set it to False.
+      `fuse.fold_scales_`. The buffer `folded` says whether they do; those of a twin do not.
 
     Defaults are HSD's: `>`, surrogate ds/dx = triangle((v - clip) / clip) / clip, a reset that is
     not detached. Bu et al. fire at the threshold, and their triangle has raw width 1 and is
     multiplied by clip.
 
-    Errors: `clip_init` not above 0 and finite, an unknown `scale`; when weights are loaded, a clip
-    that is not above 0, or weights that hold the clip where `scale="output"` would apply it again.
+    Errors, when weights are loaded: a clip that is not above 0, or weights that hold the clip where
+    `scale="output"` would apply it again.
     """
 
     v_threshold: float = 1.0
@@ -309,10 +302,7 @@ class ClippedIF(Neuron):
         clip = state_dict.get(f"{prefix}clip")
         if clip is not None:
             if not bool(clip > 0):
-                raise UsageError(
-                    f"ClippedIF: {prefix}clip must be > 0, got {float(clip)}: "
-                    "its QCFS twin is not well trained"
-                )
+                raise UsageError(f"ClippedIF: {prefix}clip must be > 0, got {float(clip)}")
             folded = state_dict.setdefault(f"{prefix}folded", torch.tensor(False))
             if bool(folded) and self.scale == "output":
                 raise UsageError(
@@ -326,8 +316,7 @@ NEURONS: dict[str, type[Neuron]] = {"if": IF, "lif": LIF, "plif": PLIF, "qcfs_if
 
 
 def neuron_factory(name: str, **options: Any) -> Callable[..., nn.Module]:
-    """`factory(shape=...)` makes one layer's neuron or activation; unknown names and options are
-    refused by name.
+    """`factory(shape=...)` makes one layer's neuron or activation.
 
     >>> neuron_factory("lif", tau=2.0)(shape=(4, 3, 3)).rest(1).shape
     torch.Size([1, 4, 3, 3])

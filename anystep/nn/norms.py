@@ -35,10 +35,6 @@ class _SumOverProcesses(torch.autograd.Function):
         return _SumOverProcesses.apply(gradients[0].contiguous())
 
 
-def _sum_over_processes(x: Tensor) -> Tensor:
-    return _SumOverProcesses.apply(x)
-
-
 def _one_by_one(normalise: Callable[[Tensor], Tensor], samples: int, x: Tensor) -> Tensor:
     """`normalise` each step alone. `cat` keeps the memory format, where `stack` would not."""
     return torch.cat([normalise(step) for step in x.split(samples)])
@@ -49,9 +45,8 @@ class BatchNorm(nn.BatchNorm2d):
 
     What BrainCog does with `layer_by_layer`, TET and HSD. With `per_step` every step has its own
     statistics in training, over N, H and W, and moves the running ones: T updates a batch, in the
-    order of the steps. That is BrainCog without `layer_by_layer`. In eval mode the two are the same
-    affine map. In multi-process training the statistics are those of the global batch (equal shares
-    a process), so that the number of processes does not change the result.
+    order of the steps (BrainCog without `layer_by_layer`). In eval mode the two are one affine map.
+    With several processes the statistics are those of the global batch (equal shares a process).
     """
 
     def __init__(
@@ -95,9 +90,9 @@ class BatchNorm(nn.BatchNorm2d):
         """`_repeated`, spread over processes."""
         count = x.numel() // x.shape[1] * dist.get_world_size()
         axes = (0, 2, 3)
-        mean = _sum_over_processes(x.sum(axes)) / count
+        mean = _SumOverProcesses.apply(x.sum(axes)) / count
         centred = x - mean[:, None, None]
-        variance = _sum_over_processes(centred.square().sum(axes)) / count
+        variance = _SumOverProcesses.apply(centred.square().sum(axes)) / count
         self._keep(mean, variance, count * copies, updates)
         scale = self.weight * (variance + self.eps).rsqrt()
         return centred * scale[:, None, None] + self.bias[:, None, None]
@@ -132,8 +127,6 @@ class TDBatchNorm(BatchNorm):
     then divides `y` by tau = 2, so its membrane gains half of what the rule says. The same neuron
     in the units u = 2v has the threshold 1 and `decay_input=False`; its `y` is the same, so gamma
     is 0.5 there too, and not 1. The default 0.5 reproduces BrainCog and TKS in both forms.
-
-    Errors: `v_threshold` or `alpha` not above 0.
     """
 
     def __init__(
@@ -164,16 +157,13 @@ class TEBatchNorm(BatchNorm):
         y_tc = p_t (gamma_c (x_tc - mean_c) / sqrt(var_c + eps) + beta_c)
         mean and var over T, N, H, W;  p = 1 at first
 
-    Duan et al. 2022. `p (steps,)` is one number a step for all channels, and there is none for a
-    later step: that is refused.
+    Duan et al. 2022. `p (steps,)` is one number a step for all channels; later steps are refused.
 
     Stateful: `forward(x (T, N, C, H, W), state (N,)) -> (y, state)`. The state is the number of
-    steps that each sample has seen, whole numbers; rows may be at different steps. To refuse a step
-    too many by name, a call that goes on from a state looks at it, for which a GPU has to be waited
-    for; a call from rest (`shared_rest`) waits for nothing. What is compiled or exported does not
-    look: there a step too many is an index error of the runtime.
-
-    Errors: `steps` below 1; a state of another batch or dtype; more steps than there are scales.
+    steps that each sample has seen; rows may be at different steps. To refuse a step too many by
+    name, a call that goes on from a state looks at it, for which a GPU has to be waited for; a call
+    from rest (`shared_rest`) waits for nothing. What is compiled or exported does not look: there a
+    step too many is an index error of the runtime.
     """
 
     def __init__(
@@ -228,9 +218,8 @@ class TEBatchNorm(BatchNorm):
             raise ValueError(f"TEBatchNorm: the state counts steps and must be >= 0, got {least}")
         if most + steps > len(self.p):
             raise UsageError(
-                f"TEBatchNorm: made for {len(self.p)} steps, each with a scale of its own, got "
-                f"{steps} after {most}: start the sample again from rest, or train with "
-                f"norm.steps={most + steps}"
+                f"TEBatchNorm: made for {len(self.p)} steps, got {steps} after {most}: start the "
+                f"sample again from rest, or train with norm.steps={most + steps}"
             )
 
     def extra_repr(self) -> str:

@@ -1,8 +1,7 @@
 """A spike forward, a surrogate slope backward.
 
-The spike s = 1[u > 0] of an overshoot u = v - threshold has no useful derivative. Every surrogate
-here is a frozen dataclass that says what stands in its place: `slope(u)`, written once, used by the
-reference and matched by the kernels.
+The spike s = 1[u > 0] of an overshoot u = v - threshold has no useful derivative. A surrogate says
+what stands in its place: `slope(u)`, used by the reference and matched by the kernels.
 """
 
 from __future__ import annotations

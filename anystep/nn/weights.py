@@ -16,10 +16,7 @@ from anystep.nn.models.base import StepModel
 
 
 def save_model(path: Path | str, model: nn.Module, *, made_by: Mapping[str, Any]) -> None:
-    """Write the weights and, as metadata, the arguments of `create_model` that make the network.
-
-    Error: `OSError` with the path, for a full disk say.
-    """
+    """Write the weights and, as metadata, the arguments of `create_model` that make the network."""
     from safetensors.torch import save
 
     tensors = {
@@ -29,10 +26,7 @@ def save_model(path: Path | str, model: nn.Module, *, made_by: Mapping[str, Any]
 
 
 def read_model(file: Path) -> StepModel:
-    """The network of a file of weights, in eval mode on the CPU.
-
-    Errors: a truncated or foreign file, by its path.
-    """
+    """The network of a file of weights, in eval mode on the CPU."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -42,9 +36,7 @@ def read_model(file: Path) -> StepModel:
     except SafetensorError as error:
         raise UsageError(f"{file} is truncated or not safetensors ({error})") from error
     if made_by is None:
-        raise UsageError(
-            f"{file} does not say how its network is made: it was not written by anystep"
-        )
+        raise UsageError(f"{file} does not say how its network is made: anystep did not write it")
     model = create_model(**made_by)
     model.load_state_dict(tensors)
     return model.eval()
@@ -58,13 +50,8 @@ def copy_weights(source: Mapping[str, Tensor], model: nn.Module) -> None:
     """
     own = model.state_dict()
     if any(key.endswith(".clip") and key not in source for key in own):
-        raise UsageError(
-            "the network to start from has no clips that could become thresholds: "
-            "train it with neuron qcfs"
-        )
+        raise UsageError("the network has no clips that could become thresholds: use neuron qcfs")
     for key in own.keys() ^ source.keys():
         if not {"neuron", "norm"} & set(key.split(".")):
-            raise UsageError(
-                f"the networks differ in {key!r}, which is neither a neuron's nor a norm's"
-            )
+            raise UsageError(f"the networks differ in {key!r}, no key of a neuron or a norm")
     model.load_state_dict({key: value for key, value in source.items() if key in own}, strict=False)

@@ -72,7 +72,5 @@ def test_weights_are_copied_between_networks_that_differ_in_neuron_or_norm_only(
 
 def test_weights_of_another_topology_are_refused_by_key(model):
     deeper = create_model(**{**MADE_BY, "widths": [[4, 4], [8]]})
-    with pytest.raises(
-        ValueError, match=r"the networks differ in 'stages\.0\.1\.conv\.weight', which is neither"
-    ):
+    with pytest.raises(ValueError, match=r"the networks differ in 'stages\.0\.1\.conv\.weight'"):
         copy_weights(model.state_dict(), deeper)

@@ -15,9 +15,8 @@ from anystep.nn.surrogate import Surrogate
 class Rule:
     """How a membrane fires and resets: all that a scan needs to know besides its tensors.
 
-    It fires when v > v_threshold (v >= v_threshold with `fire_at_threshold`). A hard reset sets the
-    membrane to `v_reset`; a soft one (`v_reset=None`) subtracts the threshold. `detach_reset` keeps
-    the reset out of the gradient.
+    It fires when v > v_threshold (>= with `fire_at_threshold`). A hard reset sets the membrane to
+    `v_reset`; a soft one (None) subtracts the threshold. `detach_reset`: not in the gradient.
     """
 
     surrogate: Surrogate

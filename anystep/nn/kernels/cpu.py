@@ -2,18 +2,15 @@
 
 For float32 and float64. Forward reads x and writes spikes. Backward reads x and the spikes'
 gradient, recomputes the membrane and writes the gradient of x: 20 bytes a float32 element in all;
-only x and the first membrane are kept in between. The machine code is cached next to this file, or
-in the user's cache folder if that is read-only, and compiled once a process where neither can be
-written.
+only x and the first membrane are kept in between. The machine code is cached next to this file, in
+the user's cache folder if that is read-only, or in memory.
 
 A tensor `(T, N, ...)` is seen as T rows of M elements. Rows are cut into blocks that stay in cache
-over all T steps; the grid of blocks depends on the shape alone, so the number of threads does not
-change a bit of the result. `team` says which threads those are: to be run by them, a kernel is a C
-function of one pointer, to its `Task`.
+over all T steps; the grid of blocks depends on the shape alone, so the number of threads (see
+`team`) does not change a bit of the result. A kernel is a C function of one pointer, to its `Task`.
 
-A membrane whose elements are all one and the same memory (strides of 0) is read once: a network at
-rest costs no traffic. At (10, 16, 64, 48, 48) fresh memory costs more than the arithmetic:
-`THP_MEM_ALLOC_ENABLE=1` (torch's huge pages) helps.
+A membrane whose elements are all one memory (strides of 0) is read once. At (10, 16, 64, 48, 48)
+fresh memory costs more than the arithmetic: `THP_MEM_ALLOC_ENABLE=1` (torch's huge pages) helps.
 """
 
 from __future__ import annotations

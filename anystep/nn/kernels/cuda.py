@@ -7,10 +7,7 @@ of float16 and bfloat16 is float32: the membrane is rounded once, where it leave
 Only x and the first membrane are kept. Backward first runs the recursion again and writes the
 membranes of its own block to scratch, then walks back over them. The scratch is the memory of the
 gradient of x, whose step t is written after the membrane of step t was read (for the two half
-precisions, float32 memory of its own). So any T works, nothing is unrolled or compiled anew for
-another T, and the membranes of the programs in flight are few enough to stay in the second cache.
-Registers instead would save that traffic for a small T only, at the price of a compilation for each
-T.
+precisions, float32 memory of its own). So nothing is unrolled or compiled anew for another T.
 
 decay and gain are compiled in where they are numbers and read through a pointer where they are
 tensors: nothing here waits for the device. Their gradients are summed in float64, by program and

@@ -5,11 +5,9 @@ A backend is a module of this package with
     forward(x, v, decay, gain, rule) -> spikes, last
     backward(x, v, d_spikes | None, d_last | None, decay, gain, rule, learnt) -> dx, dv, sums (2,)
 
-where `sums` holds the gradients of decay and gain if they are `learnt`. Only x, v and coefficients
-that are tensors are kept between the two. Eager calls go through an `autograd.Function`, because
-`torch.func.grad` does not work through a custom op; `torch.compile` and `torch.export` see
-`anystep::scan` and, in its backward, `anystep::scan_backward`, whose shapes and strides are known
-without running.
+where `sums` holds the gradients of decay and gain if they are `learnt`. Eager calls go through an
+`autograd.Function`, because `torch.func.grad` does not work through a custom op; `torch.compile`
+and `torch.export` see the ops `anystep::scan` and `anystep::scan_backward`.
 """
 
 from __future__ import annotations
@@ -128,14 +126,11 @@ def _keep_backend(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 
 def _refuse_second(ctx: Any, *gradients: Tensor) -> None:
-    raise RuntimeError(
-        f"backend {ctx.backend!r} has no second derivative: "
-        "make the neuron with backend='reference'"
-    )
+    raise RuntimeError(f"backend {ctx.backend!r} has no second derivative: take 'reference'")
 
 
 class _Back(torch.autograd.Function):
-    """`_Scan`'s backward, a Function too, so that `torch.func.grad` works; it has no backward."""
+    """`_Scan`'s backward, a Function too, so that `torch.func.grad` works."""
 
     forward = staticmethod(_backward)
     setup_context = staticmethod(_keep_backend)
@@ -235,10 +230,7 @@ class Reach:
     def scan(
         self, x: Tensor, v: Tensor, decay: Coefficient, gain: Coefficient, rule: Rule
     ) -> tuple[Tensor, Tensor]:
-        """The scan of `anystep.nn.neurons` by this backend.
-
-        Errors: what `refusal` says; no step; a v unlike a step of x.
-        """
+        """The scan of `anystep.nn.neurons` by this backend. Errors: what `refusal` says."""
         if (reason := self.refusal(x, decay, gain, rule)) is not None:
             raise UsageError(reason)
         backend, step = f"backend {self.backend!r}", tuple(x.shape[1:])

@@ -1,8 +1,7 @@
 """How the steps of a sequence lie in memory.
 
-A fused scan sees `(T, N, ...)` as T rows of M elements, in place if it can: a step whose elements
-lie without a gap, in any order (channels_last is one), is a row. All tensors of a scan get the
-order of x, so that element i of a row is the same neuron in each of them.
+A step whose elements lie without a gap, in any order (channels_last is one), is a row of M elements
+to a fused scan. All its tensors get the order of x, so that element i is the same neuron in each.
 """
 
 from __future__ import annotations
@@ -56,8 +55,7 @@ def is_uniform(x: Tensor) -> bool:
 def rows(x: Tensor, strides: Strides) -> tuple[Tensor, int]:
     """`x (T, ...)`, not empty, as a flat tensor, and the distance of two steps in it.
 
-    The distance is 0 if all steps are the same memory. A view where each step lies in memory as
-    `strides` say, else a view of a copy.
+    The distance is 0 if all steps are the same memory. A copy where `strides` are not those of x.
     """
     x = in_order(x, strides)
     row = x.stride(0)

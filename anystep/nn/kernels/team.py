@@ -1,15 +1,14 @@
 """Who runs a compiled kernel: this thread alone, torch's own OpenMP threads, or a thread pool.
 
-After a convolution torch's threads spin for some milliseconds, waiting for more work. A pool beside
-them has to fight them for the cores; a kernel that is more work to them starts at once. So:
+After a convolution torch's threads spin for some milliseconds, waiting for more work, and a pool
+has to fight them for the cores. So:
 
 - torch's threads: on Linux, where torch's OpenMP has GNU's entry point (that of its wheels has);
 - the pool: on macOS and Windows, with any other torch, and in a process that was forked, as a data
   loader's workers are. OpenMP's threads do not survive a fork, and libgomp then waits for them for
   ever.
 
-Any number of threads may run a kernel: each claims shares of the work until none is left. So a team
-that is smaller than asked for, or a thread that comes late, changes nothing but the time. Two
+Any number of threads may run a kernel: each claims shares of the work until none is left. Two
 Python threads may call at once: libgomp gives each a team.
 """
 

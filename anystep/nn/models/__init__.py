@@ -45,18 +45,13 @@ def create_model(
     norm: str | Mapping[str, Any] = "bn",
     **options: Any,
 ) -> StepModel:
-    """A new network: `name` from `MODELS`, `neuron` from `NEURONS` or `ACTIVATIONS` (the ANN twin),
-    `norm` from `NORMS`.
+    """A new network from `MODELS`, `NEURONS` or `ACTIVATIONS` (the ANN twin), and `NORMS`.
 
     `neuron` and `norm` are a name, or a mapping with a name and its arguments. Further options are
-    the model's own; unknown names and arguments are refused with the nearest one. Weights are drawn
-    from torch's global generator: seed it first. They are laid out channels_last, which
-    convolutions, norms and fused neurons then keep: the faster layout on CPU and GPU.
+    the model's own. Weights are drawn from torch's global generator: seed it first. They are laid
+    out channels_last, the faster layout on CPU and GPU, which the layers then keep.
 
-    >>> lif = {"name": "lif", "tau": 2.0}
-    >>> model = create_model(
-    ...     "vgg_snn", num_classes=10, input_size=8, neuron=lif, widths=[[4], [8]]
-    ... )
+    >>> model = create_model("vgg_snn", num_classes=10, input_size=8, widths=[[4], [8]])
     >>> sum(p.numel() for p in model.parameters())
     714
     """

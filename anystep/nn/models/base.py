@@ -14,8 +14,7 @@ from anystep.nn.layers import Carry, State, recomputed, stateful_modules
 class StepModel(nn.Module):
     """A network over time. Subclasses write their topology once, in `network(frames, carry)`.
 
-    - `model(frames (T, N, P, H, W)) -> step logits (T, N, C)` starts at rest and leaves nothing
-      behind.
+    - `model(frames (T, N, P, H, W)) -> step logits (T, N, C)` starts at rest.
     - `model.rest(n) -> state` of n samples at rest: a tuple of tensors, one row a sample. Rows may
       be reset, dropped or moved with plain indexing, so that many streams share a batch.
     - `model.advance(frames (t, N, P, H, W), state) -> (logits (t, N, C), state)` goes on from a
@@ -24,8 +23,7 @@ class StepModel(nn.Module):
     Laws in eval mode: `model(x)[:t] == model(x[:t])`, and advancing chunk by chunk equals the whole
     sequence. `classifier` is the last linear layer; what enters it are the penultimate features.
 
-    `recompute = True` is activation checkpointing: of a block only its input is kept for backward,
-    and the block runs again there. Training takes less memory and more time, to the same bits.
+    `recompute = True` is activation checkpointing: see `layers.recomputed`.
     """
 
     causal = True
@@ -46,10 +44,7 @@ class StepModel(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no network(frames, carry)")
 
     def through(self, block: nn.Module, x: Tensor, carry: Carry) -> Tensor:
-        """`block(x, carry)`: how a topology calls a block of several layers.
-
-        With `recompute`, while training, its inner tensors are not kept: see `layers.recomputed`.
-        """
+        """`block(x, carry)`: how a topology calls a block of several layers."""
         if self.recompute and self.training and torch.is_grad_enabled():
             return recomputed(block, x, carry)
         return block(x, carry)
@@ -57,24 +52,25 @@ class StepModel(nn.Module):
     def weighted_after(self) -> list[tuple[str, str]]:
         """(neuron, layer) by module name: the layers whose weights see one neuron's spikes alone.
 
-        Between the two may only be what a positive factor passes through, like pooling: what a
-        spike is worth can then be multiplied into the layer's weights. Error: a model whose spikes
-        are added to another branch's, or that does not say.
+        Between the two may only be what a positive factor passes through, like pooling. Error: a
+        model whose spikes are added to another branch's, or that does not say.
         """
         raise UsageError(
-            f"{type(self).__name__} does not say which weights alone see a neuron's spikes, "
-            "so no scale can be folded into them: keep scale='output'"
+            f"{type(self).__name__} does not say which weights alone see a neuron's spikes: "
+            "keep scale='output'"
         )
 
-    def rest(self, n: int) -> State:
-        """The state of `n` samples before their first frame."""
-        return self._rest(n)
+    def rest(self, n: int, *, shared: bool = False) -> State:
+        """The state of `n` samples before their first frame. Nobody may write to a `shared` one."""
+        weight = next(self.parameters())
+        layers = [cast(Any, layer) for _, layer in stateful_modules(self)]
+        rests = [
+            getattr(each, "shared_rest", each.rest) if shared else each.rest for each in layers
+        ]
+        return tuple(rest(n, dtype=weight.dtype, device=weight.device) for rest in rests)
 
     def advance(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
-        """Go on from `state` by the steps in `frames (t, N, P, H, W)`: (step logits, state).
-
-        Errors: frames of another shape or dtype; a state of another model or batch.
-        """
+        """Go on from `state` by the steps in `frames (t, N, P, H, W)`: (step logits, state)."""
         layers = list(stateful_modules(self))
         self._check(frames, state, layers)
         carry = Carry(layers, state)
@@ -82,15 +78,7 @@ class StepModel(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         n = frames.shape[1] if frames.dim() > 1 else 0
-        return self.advance(frames, self._rest(n, shared=True))[0]  # no one sees it who may write
-
-    def _rest(self, n: int, *, shared: bool = False) -> State:
-        weight = next(self.parameters())
-        layers = [cast(Any, layer) for _, layer in stateful_modules(self)]
-        rests = [
-            getattr(each, "shared_rest", each.rest) if shared else each.rest for each in layers
-        ]
-        return tuple(rest(n, dtype=weight.dtype, device=weight.device) for rest in rests)
+        return self.advance(frames, self.rest(n, shared=True))[0]
 
     def _check(self, frames: Tensor, state: State, layers: list[tuple[str, nn.Module]]) -> None:
         name, dtype = type(self).__name__, next(self.parameters()).dtype

@@ -14,11 +14,7 @@ from anystep.nn.layers import Carry, fold
 
 @dataclass(frozen=True)
 class Layers:
-    """What a network's neurons and norms are: each makes one layer of it.
-
-    `neuron(shape=(D, H, W))`, and `norm(channels, before_addition=...)`, which may start smaller
-    where its output is added to another branch.
-    """
+    """How layers are made: `neuron(shape=(D, H, W))`, `norm(channels, before_addition=...)`."""
 
     neuron: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
@@ -93,10 +89,7 @@ def check_stages(model: str, stages: Sequence[Sequence[int]]) -> None:
     pairs = [stage for stage in stages if isinstance(stage, Sequence) and len(stage) == 2]
     whole = all(type(number) is int and number >= 1 for pair in pairs for number in pair)
     if not stages or len(pairs) != len(stages) or not whole:
-        raise UsageError(
-            f"{model}: stages must be one [channels, blocks] a stage, "
-            f"like [[128, 3], [256, 3]], got {stages}"
-        )
+        raise UsageError(f"{model}: stages must be [channels, blocks] of each stage, got {stages}")
 
 
 def residual_stages(
@@ -104,9 +97,8 @@ def residual_stages(
 ) -> nn.ModuleList:
     """All blocks of all stages, from frames of `channels` and side `size`.
 
-    The first block of each stage but the first has stride 2 (odd sides round up). A block is
-    `block(inputs, width, size, stride)`, with the side of its input; it says the channels and the
-    side of its result as `outputs` and `size`.
+    The first block of each stage but the first has stride 2. `block(inputs, width, size, stride)`
+    takes the side of its input, and says the channels and the side of its result.
     """
     blocks: list[nn.Module] = []
     for number, (width, count) in enumerate(stages):

@@ -62,16 +62,14 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet19(StepModel):
-    """ResNet-19: a 3x3 stem, three stages of residual blocks, global average pooling, two linear
-    layers with a neuron between.
+    """ResNet-19: a 3x3 stem, residual stages, global average pooling, linear, neuron, linear.
 
-    `stem=128` is BrainCog's network, which TKS uses (12,698,250 parameters for 3 planes, 10
-    classes): the shortcut of the first block is a norm alone, and the stem's norm counts as one
-    before an addition. `stem=64` is TET's (12,630,858). In general: the first reading holds where
-    the stem is as wide as the first stage. `stages` has [channels, blocks] of each stage; all but
-    the first halve the side (odd ones round up). The hidden linear layer is half as wide as the
-    last stage. No dropout, no voting layer. The norm is the record's: BrainCog's is tdBN, TET's
-    plain BN. Initialisation: PyTorch's own, as in both; others by `init`.
+    `stem=128`, as wide as the first stage, is BrainCog's network, which TKS uses (12,698,250
+    parameters for 3 planes, 10 classes): the shortcut of the first block is a norm alone, and the
+    stem's norm counts as one before an addition. `stem=64` is TET's (12,630,858). `stages` has
+    [channels, blocks] of each stage; all but the first halve the side (odd ones round up). The
+    hidden linear layer is half as wide as the last stage. No dropout, no voting layer. BrainCog's
+    norm is tdBN, TET's plain BN. Initialisation: PyTorch's own, as in both.
     """
 
     block: type[nn.Module] = ResidualBlock

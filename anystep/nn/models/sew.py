@@ -1,8 +1,6 @@
-"""SEW-ResNets: spikes are added to spikes (Fang et al. 2021, "Deep Residual Learning in Spiking
-Neural Networks").
+"""SEW-ResNets (Fang et al. 2021, "Deep Residual Learning in Spiking Neural Networks").
 
-The connect function is ADD: a block yields whole numbers, up to one more than its shortcut, so they
-grow along a stage.
+Spikes are added to spikes: a block yields whole numbers, which grow along a stage.
 """
 
 from __future__ import annotations
@@ -75,15 +73,14 @@ class SEWBlock(nn.Module):
 
 
 class SEWResNet(StepModel):
-    """SEW-ResNet-18, -34 and -50: a 7x7 stem, 3x3 max pooling, four stages of blocks, global
-    average pooling, a linear layer.
+    """SEW-ResNet-18, -34 and -50: 7x7 stem, max pooling, stages, global average pooling, linear.
 
-    For images of 224 x 224, though any side will do: the stem and the pool halve it, and each stage
-    but the first (odd sides round up). `stages` has [channels, blocks] of each stage; with
-    `bottleneck` a block ends 4 times as wide (SEW-ResNet-50). Parameters for 3 planes and 1000
-    classes: 11,689,512, 21,797,672, 25,557,032. Logits at every step; the authors' code takes IF
-    neurons, computes the stem once and repeats it, and has the linear layer on the mean over time.
-    Initialisation: `kaiming`, norms start at 1, as in the source.
+    The stem, the pool and each stage but the first halve the side (odd ones round up). `stages` has
+    [channels, blocks] of each stage; with `bottleneck` a block ends 4 times as wide
+    (SEW-ResNet-50). Parameters for 3 planes and 1000 classes: 11,689,512, 21,797,672, 25,557,032.
+    Logits at every step; the authors' code takes IF neurons, computes the stem once and repeats it,
+    and has the linear layer on the mean over time. Initialisation: `kaiming`, norms start at 1, as
+    in the source.
     """
 
     def __init__(
@@ -115,10 +112,9 @@ class SEWResNet(StepModel):
 
 
 class SEWResNet19(ResNet19):
-    """SEW-ResNet-19 of BrainCog, for small images: `ResNet19` of SEW blocks.
+    """SEW-ResNet-19 of BrainCog: `ResNet19` of SEW blocks.
 
-    As published with `stem=64` and the initialisation `kaiming`, which the table has: 12,630,858
-    parameters for 3 planes and 10 classes.
+    With `stem=64` 12,630,858 parameters for 3 planes and 10 classes, as published.
     """
 
     block = SEWBlock

@@ -21,14 +21,9 @@ POOLS: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2
 def _check_widths(model: str, widths: Sequence[Sequence[int]], input_size: int) -> None:
     lists = bool(widths) and all(isinstance(stage, Sequence) and stage for stage in widths)
     if not lists or not all(isinstance(n, int) and n >= 1 for stage in widths for n in stage):
-        raise UsageError(
-            f"{model}: widths must be one list of channel counts a stage, like [[16], [32]], "
-            f"got {widths}"
-        )
+        raise UsageError(f"{model}: widths must be one list of channels a stage, got {widths}")
     if input_size >> len(widths) < 1:
-        raise UsageError(
-            f"{model}: input_size {input_size} is too small to be halved {len(widths)} times"
-        )
+        raise UsageError(f"{model}: input_size {input_size} is too small for {len(widths)} stages")
 
 
 class VGGSNN(StepModel):
@@ -84,11 +79,9 @@ class VGGSNN(StepModel):
 
 
 class VGG9(VGGSNN):
-    """VGG-9 for 48 x 48 event frames, as SLT, TSSD, MPS and SSNN report it. OUR READING: no layer
-    list was found to check it.
+    """VGG-9 as SLT, TSSD, MPS and SSNN report it. OUR READING: no layer list was found to check it.
 
-    Read as 64-128-P-256-256-P-512-512-P-512-512-P-linear, nine layers with weights. That is
+    Read as 64-128-P-256-256-P-512-512-P-512-512-P-linear, nine layers with weights, which is
     VGG-SNN's list. Papers that report both tell them apart, so they must differ in something that
-    we do not know; `pool` is the part that is ours to choose. Do not hold a result of this network
-    against a published one as if the two were the same.
+    we do not know. Do not hold a result of this network against a published one.
     """
