@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from functools import partial
 
 import pytest
 import torch
@@ -18,14 +17,12 @@ every_row = pytest.mark.parametrize("name", sorted(METHODS))
 
 def method_of(name):
     """A method with 0.5 for each argument that has no default."""
-    kind = {**{loss: partial(LossMethod, loss) for loss in LOSSES}, **METHODS}[name]
-    takes = inspect.signature(
-        LOSSES[name] if getattr(kind, "func", None) is LossMethod else kind
-    ).parameters
-    free = {key: each for key, each in takes.items() if key not in ("logits", "labels")}
-    return create_method(
-        name, **{key: 0.5 for key, each in free.items() if each.default is each.empty}
-    )
+    kind = METHODS.get(name, LOSSES.get(name))
+    if getattr(kind, "func", None) is LossMethod:
+        kind = LOSSES[name]
+    free = list(inspect.signature(kind).parameters.values())
+    required = [each.name for each in free if each.default is each.empty]
+    return create_method(name, **dict.fromkeys(set(required) - {"logits", "labels"}, 0.5))
 
 
 def batch():
@@ -34,16 +31,12 @@ def batch():
 
 
 def outputs_of(phase, *, steps, dtype=torch.float64):
-    """What the networks of a phase say: an entry for the teacher only where there is one, and that
-    without a gradient.
-    """
+    """What the networks of a phase say: a teacher only where there is one, without a gradient."""
     generator = torch.Generator().manual_seed(0)
     roles = ["student"] if phase.teacher is None else ["student", "teacher"]
-    outputs = {
-        role: torch.randn(steps[role], N, C, generator=generator).to(dtype) for role in roles
-    }
-    outputs["student"].requires_grad_(True)
-    return outputs
+    said = {role: torch.randn(steps[role], N, C, generator=generator).to(dtype) for role in roles}
+    said["student"].requires_grad_(True)
+    return said
 
 
 def labels():
@@ -66,17 +59,14 @@ def losses_of(name, *, progress=0.5, dtype=torch.float64):
 @every_row
 def test_phases_are_named_once_point_back_and_share_the_whole_budget(name):
     phases = method_of(name).phases()
-    assert phases
-    assert all(isinstance(phase, Phase) for phase in phases)
-    seen: list[str] = []
+    seen = [""]
     for phase in phases:
-        assert phase.name
+        assert isinstance(phase, Phase)
         assert phase.name not in seen
         assert phase.start_from in {None, OTHER_RUN, *seen}
         assert phase.teacher in {None, OTHER_RUN, *seen}
-        assert (
-            phase.share > 0 or phase.start_from is not None
-        )  # what is not trained must come from somewhere
+        # what is not trained must come from somewhere
+        assert phase.share > 0 or phase.start_from is not None
         seen.append(phase.name)
     assert sum(phase.share for phase in phases) == pytest.approx(1.0)
 
@@ -127,9 +117,8 @@ def test_the_names_of_the_parts_do_not_change_during_a_phase_and_leave_those_of_
 
 @every_row
 def test_a_loss_asked_twice_says_the_same(name):
-    first, second = ([parts for _, _, parts in losses_of(name)] for _ in range(2))
-    for before, after in zip(first, second, strict=True):
-        assert all(torch.equal(before[part], after[part]) for part in before)
+    for (_, _, first), (_, _, again) in zip(losses_of(name), losses_of(name), strict=True):
+        assert all(torch.equal(first[part], again[part]) for part in first)
 
 
 @every_row

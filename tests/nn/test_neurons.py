@@ -142,20 +142,6 @@ def test_a_plif_starts_as_the_lif_of_its_tau_and_learns_it():
     assert list(dict(plif.named_parameters())) == ["w"]
 
 
-def test_the_gradient_of_plif_is_the_chain_rule_through_its_sigmoid():
-    rng = random.Random(3)
-    xs = [rng.uniform(0, 1.5) for _ in range(6)]
-    plif = PLIF(tau=3.0, surrogate="arctan").double()
-    leak = 1 / (1 + math.exp(-plif.w.item()))
-    rule = plif.rule
-    trace, _ = slow_sequence(xs, 0.0, 1 - leak, leak, rule)
-    _, _, d_decay, d_gain = slow_gradients(
-        xs, trace, [1.0] * 6, 0.0, 1 - leak, leak, rule, SLOPES["arctan"]
-    )
-    plif(torch.tensor(xs, dtype=torch.float64)[:, None])[0].sum().backward()
-    assert plif.w.grad.item() == pytest.approx((d_gain - d_decay) * leak * (1 - leak), rel=1e-10)
-
-
 def test_a_neuron_starts_at_v_init_and_rests_there_if_it_knows_its_shape():
     neuron = LIF(v_init=0.25, v_threshold=10.0, shape=(2,))
     x = torch.zeros(1, 3, 2)

@@ -115,14 +115,6 @@ def test_the_ops_tell_pytorch_the_truth_about_themselves(rule, channels_last):
     torch.library.opcheck(torch.ops.anystep.scan_backward.default, (*plain, plain[0], d_last, True))
 
 
-def test_the_settings_of_an_op_are_the_rule_again():
-    for rule in RULES:
-        decay, gain, again, home = fused._unpacked(
-            fused._packed("numba", 0.6, torch.tensor(0.7), rule)
-        )
-        assert (decay, gain, again, home) == (0.6, torch.tensor(0.7), rule, "numba")
-
-
 def test_the_op_refuses_a_second_derivative_and_what_the_scan_refuses():
     x, *rest = arguments(draw(3, 4), RULES[1])
     spikes, _ = torch.ops.anystep.scan(x, *rest)
