@@ -99,18 +99,3 @@ def test_the_init_kaiming_draws_convolutions_by_their_fan_out(init):
         assert weight.abs().max() > 2.5 * weight.std()  # a normal has tails, a uniform ends at 1.7
         assert torch.equal(norm, torch.ones_like(norm))
     assert (model.classifier.bias.abs().max() == 0) == (init == "hsd")
-
-
-def test_the_features_of_a_channels_last_network_are_in_the_order_of_a_plain_one():
-    model, plain = (small(widths=[[4, 5]]).double().eval() for _ in range(2))
-    plain.load_state_dict(model.state_dict())
-    for weight in plain.parameters():
-        weight.data = weight.data.contiguous()
-    assert model.stages[0][0].conv.weight.is_contiguous(memory_format=torch.channels_last)
-    assert not plain.stages[0][0].conv.weight.is_contiguous(memory_format=torch.channels_last)
-    frames, seen = torch.poisson(torch.full((4, 2, 2, 8, 8), 2.0)).double(), []
-    for each in (model, plain):
-        each.classifier.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
-        each(frames)
-    assert 0 < seen[0].mean() < 1
-    torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=1e-12)

@@ -100,16 +100,6 @@ def test_a_training_step_on_static_images_is_that_on_their_copies(neuron):
     close_all(once.state_dict().values(), dense.state_dict().values())
 
 
-def test_the_kept_variance_of_a_static_batch_by_hand():
-    norm = BatchNorm(1, momentum=1.0).double()
-    norm(direct_encoding(torch.tensor([1.0, 3.0], dtype=torch.float64).reshape(2, 1, 1, 1), 3))
-    # mean 2, six values with a squared distance of 1: 6 / (6 - 1), where two values alone would
-    # give 2 / (2 - 1)
-    assert norm.running_mean.item() == 2.0
-    assert norm.running_var.item() == pytest.approx(6 / 5, rel=1e-15)
-    assert norm.num_batches_tracked == 1
-
-
 def test_what_is_static():
     x = images()
     assert is_static(direct_encoding(x, 2))

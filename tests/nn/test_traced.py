@@ -56,14 +56,6 @@ def test_a_compiled_model_is_one_graph_with_one_op_a_layer_and_trains_the_same(g
     assert [ops(graph) for graph in seen] == [["anystep::scan"] * 2, ["anystep::scan_backward"] * 2]
 
 
-def test_a_compiled_neuron_keeps_channels_last(graphs):
-    x = draw(12, 2, 5, 6).to(memory_format=torch.channels_last).view(3, 4, 2, 5, 6)
-    neuron = LIF(backend="numba")
-    spikes, last = torch.compile(neuron, fullgraph=True, backend=graphs[1])(x)
-    assert torch.equal(spikes, neuron(x)[0])
-    assert spikes[0].stride() == last.stride() == x[0].stride()
-
-
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_named_backend_is_exported_as_one_op_a_layer_for_any_batch(strict):
     model, x = small("numba").eval(), draw(4, 3, 2, 8, 8)
