@@ -1,8 +1,7 @@
 """The parts between neurons: time folded into the batch, the encoder, the state of a model.
 
 A *stateful* module has `rest(n, dtype=, device=) -> Tensor` (one row a sample) and `forward(x,
-state) -> (y, state)`; every other module has `forward(x) -> y`. `Carry` is the only place that
-knows the difference.
+state) -> (y, state)`; every other module has `forward(x) -> y`. Only `Carry` knows the difference.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Norms of `(T, N, C, H, W)`: how time enters the statistics.
 
-A norm is made by `norm(channels, before_addition=False)`: the model says whether its output is
-added to another branch; a norm may start smaller there. A norm that differs from step to step
-remembers how many there were: see `layers`, *stateful*.
+A norm is made by `norm(channels, before_addition=False)`: where its output is added to another
+branch it may start smaller. One that differs from step to step is *stateful*: see `layers`.
 """
 
 from __future__ import annotations

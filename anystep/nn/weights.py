@@ -43,11 +43,7 @@ def read_model(file: Path) -> StepModel:
 
 
 def copy_weights(source: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Give `model` the weights of another phase's network of the same topology.
-
-    Keys that only one of the two has must belong to a neuron or a norm (a learnt time constant, a
-    clip); anything else raises.
-    """
+    """Give `model` another network's weights; they may differ in keys of neurons and norms only."""
     own = model.state_dict()
     if any(key.endswith(".clip") and key not in source for key in own):
         raise UsageError("the network has no clips that could become thresholds: use neuron qcfs")

@@ -105,8 +105,7 @@ def _array(task, address, size):
 
 @numba.njit
 def _constants(address, like):
-    """(decay, gain, threshold, v_reset) and (p, q, r) in the dtype of a tensor: rounded just as
-    torch rounds a Python number."""
+    """(decay, gain, threshold, v_reset) and (p, q, r) in the dtype of `like`, as torch rounds."""
     c, kind = numba.carray(_doubles(address), (7,)), like.dtype.type
     return (kind(c[0]), kind(c[1]), kind(c[2]), kind(c[3])), (kind(c[4]), kind(c[5]), kind(c[6]))
 
@@ -146,10 +145,8 @@ def _start(source, low, block):
 
 @numba.njit
 def _advance(x, membrane, kept, firing, modes, keep_charge):
-    """One step over a block: `membrane` moves on, `kept` gets the spikes, or h if `keep_charge`.
-
-    The reset is the reference's (1 - s) h + s v_reset with s put in: infinite h becomes NaN.
-    """
+    """One step over a block: `membrane` moves on, `kept` gets the spikes, or h if `keep_charge`."""
+    # the reset is the reference's (1 - s) h + s v_reset with s put in: infinite h becomes NaN
     _, soft, _, at = modes
     decay, gain, threshold, v_reset = firing
     zero, one = x.dtype.type(0), x.dtype.type(1)
@@ -234,8 +231,7 @@ def _add_products(sums, dh, before, x):
 
 @numba.njit
 def _scratch(task, words, block, steps, x):
-    """This thread's own memory: slopes, h of every step and, if decay and gain are learnt, the
-    membranes before the steps, a row each; and the sums of `_add_products`."""
+    """This thread's rows (slopes, h of every step, membranes before it if learnt) and sums."""
     slot, room = _claim(task, 0), 1 + (2 * steps if words[23] else steps)
     rows = _pointer(task, words[25] + slot * room * block * x.itemsize)
     sums = _doubles(words[24] + slot * 16 * block)

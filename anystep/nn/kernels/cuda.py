@@ -1,8 +1,8 @@
 """The scan of `anystep.nn.neurons`, fused over time in Triton, for a CUDA device.
 
-For float16, bfloat16, float32 and float64. One program owns `BLOCK` elements of a step and walks
-over all T steps with their membranes in registers: one launch forward, one backward. The arithmetic
-of float16 and bfloat16 is float32: the membrane is rounded once, where it leaves the scan.
+One program owns `BLOCK` elements of a step and walks over all T steps with their membranes in
+registers: one launch forward, one backward. The arithmetic of float16 and bfloat16 is float32: the
+membrane is rounded once, where it leaves the scan.
 
 Only x and the first membrane are kept. Backward first runs the recursion again and writes the
 membranes of its own block to scratch, then walks back over them. The scratch is the memory of the

@@ -81,10 +81,7 @@ def _helpers() -> ThreadPoolExecutor:
 
 
 def run(kernel: Kernel, arguments: Numbers, threads: int) -> None:
-    """Let `threads` threads, this one included, run `kernel(arguments)`, and wait for them.
-
-    If not 1, let it be `torch.get_num_threads()`: a team that changes its size starts threads.
-    """
+    """Run `kernel(arguments)` in 1 or `torch.get_num_threads()` threads, and wait for them."""
     if threads == 1:
         kernel(arguments)
     elif (parallel := team()) is not None:

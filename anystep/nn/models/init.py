@@ -16,7 +16,7 @@ def keep(model: nn.Module) -> None:
 def kaiming(model: nn.Module) -> None:
     """Convolution weights ~ N(0, 2 / fan_out), fan_out = out_channels x kernel area.
 
-    All else stays PyTorch's. TET's VGG-SNN and the SEW-ResNets. He et al. 2015, eq. 14.
+    TET's VGG-SNN and the SEW-ResNets. He et al. 2015, eq. 14.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

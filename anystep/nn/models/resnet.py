@@ -40,8 +40,7 @@ class NormOnly(nn.Module):
 class ResidualBlock(nn.Module):
     """neuron(norm(conv(neuron(norm(conv(x))))) + shortcut(x)), both convolutions 3x3.
 
-    `size` is the side of x. The shortcut is x itself, or a 1x1 convolution and a norm where the
-    shape changes. No neuron stands on it: what is added are analog values, and spikes.
+    The shortcut is x itself, or a 1x1 convolution and a norm where the shape changes.
     """
 
     def __init__(self, inputs: int, outputs: int, size: int, stride: int, *, make: Layers) -> None:

@@ -32,9 +32,8 @@ EXPANSION = 4  # of a bottleneck's last convolution
 class SEWBlock(nn.Module):
     """body(x) + shortcut(x): each layer of the body is convolution, norm and neuron.
 
-    The body is two 3x3 layers, or with `bottleneck` 1x1, 3x3, and 1x1 four times as wide. `size` is
-    the side of x. The shortcut is x itself, or a 1x1 convolution, norm and neuron where the shape
-    changes. Norms stand before neurons here, not before the addition.
+    The body is two 3x3 layers, or with `bottleneck` 1x1, 3x3, and 1x1 four times as wide. The
+    shortcut is x itself, or a 1x1 convolution, norm and neuron where the shape changes.
     """
 
     def __init__(
