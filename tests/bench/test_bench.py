@@ -163,12 +163,6 @@ for turn in range(6):
     assert int(faults[0]) > 10 > int(faults[-1])  # 80 MB afresh are 20,000 pages, or 40 huge ones
 
 
-def test_without_glibc_it_says_that_nothing_is_pinned(monkeypatch):
-    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so")
-    assert memory.pin_allocator().startswith("not pinned")
-    assert memory.peak_bytes(lambda: None, CPU) is None
-
-
 WRONG = {"spikes": ("spikes", 0.001), "membrane": ("membrane", 1e-3)}
 WRONG["gradient"] = ("gradient of x", 1.01)
 

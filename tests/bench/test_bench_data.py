@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,43 +88,3 @@ def test_without_faery_its_formats_are_left_out_and_told(monkeypatch, tmp_path):
     left_out: dict[str, str] = {}
     assert events._reading_rows(".dat", tmp_path, None, left_out, ONCE) == []
     assert "cannot be imported" in left_out["reading .dat"]
-
-
-def fake_tonic(monkeypatch, off_by=0):
-    """Modules with the names and the conventions of tonic."""
-
-    def read(path, dtype):
-        array = np.empty(len(np.fromfile(path, np.uint8)) // 5, dtype)
-        array["t"], array["x"], array["y"], array["p"] = event_files.plain_bin(path)
-        return array
-
-    class ToFrame:
-        def __init__(self, sensor_size, time_window, include_incomplete):
-            assert include_incomplete
-            self.sensor, self.window = sensor_size, time_window
-
-        def __call__(self, array):
-            step = (array["t"] - array["t"][0]) // self.window
-            frames = np.zeros((step[-1] + 1, *self.sensor[::-1]), np.int16)
-            np.add.at(frames, (step, array["p"], array["y"], array["x"]), 1)
-            return frames + off_by
-
-    monkeypatch.setitem(sys.modules, "tonic", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "tonic.io", SimpleNamespace(read_mnist_file=read))
-    monkeypatch.setitem(sys.modules, "tonic.transforms", SimpleNamespace(ToFrame=ToFrame))
-
-
-def test_tonic_takes_part_if_it_makes_the_same_frames(little_data, monkeypatch, tmp_path):
-    fake_tonic(monkeypatch)
-    tonic, left_out = events._tonic()
-    assert left_out == {}
-    for rows in (
-        events._reading_rows(".bin", tmp_path, tonic, left_out, ONCE),
-        events._small_file_rows(tmp_path, tonic, ONCE),
-        events._binning_rows(events.SMALL, tonic, ONCE),
-    ):
-        assert "tonic" in {row["name"] for row in rows}
-    fake_tonic(monkeypatch, off_by=1)
-    assert events._tonic() == (None, {"tonic": "makes other frames"})
-    monkeypatch.setitem(sys.modules, "tonic.transforms", SimpleNamespace())
-    assert events._tonic()[1]["tonic"].startswith("AttributeError")

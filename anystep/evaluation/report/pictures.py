@@ -149,23 +149,22 @@ def _verdicts(run: RunRecord, sample: str) -> list[samples.Verdict]:
     return [samples.Verdict(classes[c], float(p), bool(c == label)) for c, p in pairs]
 
 
+def _window(run: RunRecord) -> tuple[int, int] | None:
+    """First frame and number of frames of what is kept; none if it was judged on other frames."""
+    kept = len(run.outputs["example_frames"])
+    return (run.first_frame, kept) if kept == run.steps else None
+
+
 def film_figure(groups: Groups) -> Block | None:
     """One sample's frames, and below each what every method says so far."""
     firsts = first_seeds(groups)
-    # A network that saw other frames than those that are kept has no verdict of each.
-    windows = {
-        label: (run.first_frame, run.steps)
-        for label, (run,) in firsts.items()
-        if len(run.outputs["example_frames"]) == run.steps
-    }
-    if not windows:
+    shown = next((run for (run,) in firsts.values() if _window(run)), None)
+    if shown is None:
         return None
-    label, window = next(iter(windows.items()))
-    (shown,) = firsts[label]
     index, frames = int(shown.outputs["example_index"]), shown.outputs["example_frames"]
     sample, truth = shown.outputs["ids"][index], int(shown.outputs["labels"][index])
     verdicts = {
-        label: _verdicts(run, sample) if windows.get(label) == window else []
+        label: _verdicts(run, sample) if _window(run) == _window(shown) else []
         for label, (run,) in firsts.items()
     }
     draw = partial(samples.film, samples.paint(frames), verdicts)
