@@ -69,16 +69,14 @@ def _save(file: IO[bytes], array: NDArray[Any]) -> None:
 def _widen(file: IO[bytes], shape: tuple[int, ...], written: int) -> None:
     """Turn the `written` rows of bytes in the file into uint16, in place.
 
-    From the last row back, so that none is overwritten.
+    From the last row back, so that none is overwritten. The header is as long for both.
     """
-    start, size = len(_header(np.dtype(np.uint8), shape)), _size(np.dtype(np.uint8), shape[1:])
+    start, size = len(_header(np.dtype(np.uint8), (0, *shape))), _size(np.dtype(np.uint8), shape)
     for row in reversed(range(written)):
         file.seek(start + row * size)
         values = np.frombuffer(file.read(size), np.uint8).astype(np.uint16)
         file.seek(start + 2 * row * size)
         file.write(values.data)
-    file.seek(0)
-    file.write(_header(np.dtype(np.uint16), shape))  # as long as the one of bytes
     file.seek(start + 2 * written * size)
 
 
@@ -97,25 +95,23 @@ def _write_rows(
             if shape is None:
                 shape = row.shape
                 dtype = np.dtype(np.float32 if row.dtype.kind == "f" else np.uint8)
-                file.write(_header(dtype, (count or 0, *shape)))
-                file.write(bytes(written * _size(dtype, shape)))
+                file.write(_header(dtype, (0, *shape)) + bytes(written * _size(dtype, shape)))
             if row.shape != shape:
                 rule = f"row {written} has shape {row.shape}, those before it {shape}"
                 raise UsageError(f"cache: {path.name}: {rule}")
             if dtype == np.uint8 and row.max(initial=0) > 255:
                 dtype = np.dtype(np.uint16)
-                _widen(file, (count or 0, *shape), written)
+                _widen(file, shape, written)
             file.write(np.ascontiguousarray(row, dtype).data)
         elif shape is not None:
             file.write(bytes(_size(dtype, shape)))
         written += 1
-    if shape is None or (count is not None and written != count):
+    if shape is None or written != (written if count is None else count):
         wanted = "rows" if count is None else f"{count} rows"
         rule = f"{wanted} must come, one at least not None"
         raise UsageError(f"cache: {path.name}: {rule}, {written} came")
-    if count is None:
-        file.seek(0)  # numpy leaves room in the header for the number of rows to grow
-        file.write(_header(dtype, (written, *shape)))
+    file.seek(0)  # numpy leaves room in the header for the number of rows to grow
+    file.write(_header(dtype, (written, *shape)))
 
 
 def _open(path: Path) -> NDArray[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -25,26 +26,11 @@ from anystep.data.frames import Direct
 from anystep.data.images.shards import find_shards
 from anystep.data.readers import read_events
 from anystep.data.recording import Events
-from anystep.data.sets import DataSet, Splits
+from anystep.data.sets import PARTS, DataSet, Splits
 
 EXCERPT_US = 100_000  # of a recording is kept as the example of its class: one saccade of N-MNIST
-PARTS = ("train", "val", "test")
 Progress = Callable[[int, int], None]
 Example = Events | NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Check:
-    """What `check_dataset` found.
-
-    summary    numbers and names that JSON can hold, see docs/data.md; `summary["corrupt"]` is empty
-               if all is well
-    examples   {class: its first sample that can be read}: 100 ms of events, an image (P, H, W), or
-               counts (2, H, W) where the files hold finished frames
-    """
-
-    summary: dict[str, Any]
-    examples: dict[str, Example]
 
 
 class Facts(NamedTuple):
@@ -66,11 +52,23 @@ class Facts(NamedTuple):
     sorted: bool
 
 
-class Seen(NamedTuple):
-    """What a look at a sample gave; None for what was not looked at. Images have no facts."""
+# What a look at a sample gave, None for what was not looked at (images have no facts); or what is
+# wrong with it.
+Look = tuple[Facts | None, Example | None] | str
 
-    facts: Facts | None = None
-    sample: Example | None = None
+
+@dataclass(frozen=True)
+class Check:
+    """What `check_dataset` found.
+
+    summary    numbers and names that JSON can hold, see docs/data.md; `summary["corrupt"]` is empty
+               if all is well
+    examples   {class: its first sample that can be read}: 100 ms of events, an image (P, H, W), or
+               counts (2, H, W) where the files hold finished frames
+    """
+
+    summary: dict[str, Any]
+    examples: dict[str, Example]
 
 
 @dataclass(frozen=True)
@@ -109,70 +107,52 @@ def excerpt(events: Events, window_us: int = EXCERPT_US) -> Events:
     """
     last = np.searchsorted(events.t, events.t + window_us, side="left")
     first = int(np.argmax(last - np.arange(len(events))))
-    part = events.part(first, int(last[first]))
-    return Events(part.t.copy(), part.x.copy(), part.y.copy(), part.p.copy(), part.sensor)
-
-
-def _beside(found: Catalogue) -> dict[str, Any]:
-    """What lies in the folder and is no recording: files by their suffix, and empty folders."""
-    used = {os.fspath(sample.path) for sample in found.samples}
-    others: Counter[str] = Counter()
-    empty = []
-    for folder, folders, files in os.walk(found.root):
-        rest = (file for file in files if os.path.join(folder, file) not in used)
-        others.update(Path(file).suffix.lower() for file in rest)
-        if not folders and not files:
-            empty.append(os.path.relpath(folder, found.root))
-    return {"other_files": dict(sorted(others.items())), "empty_folders": sorted(empty)}
+    return deepcopy(events.part(first, int(last[first])))
 
 
 def _recorded(found: Catalogue) -> Inventory:
     """The inventory of recordings in files. Where the protocol does not fit, all of them train."""
     try:
         split = found.split()
-        parts = {"train": split.train, "val": split.val, "test": split.test}
+        parts = {part: getattr(split, part) for part in PARTS}
         protocol: dict[str, Any] = {"name": split.name, "hash": split.hash}
     except UsageError as error:
         none, everyone = np.arange(0), np.arange(len(found.samples))
         parts = {"train": everyone, "val": none, "test": none}
         protocol = {"name": found.protocol, "hash": None, "problem": str(error)}
-    files = [os.path.relpath(sample.path, found.root) for sample in found.samples]
-    said = (found.name, os.fspath(found.root), found.classes)
-    return Inventory(*said, found.labels, files, parts, protocol, _beside(found))
+    paths = [os.fspath(sample.path) for sample in found.samples]
+    files = [os.path.relpath(path, found.root) for path in paths]
+    used, others, empty = set(paths), Counter[str](), []
+    for folder, folders, names in os.walk(found.root):
+        rest = (name for name in names if os.path.join(folder, name) not in used)
+        others.update(Path(name).suffix.lower() for name in rest)
+        if not folders and not names:
+            empty.append(os.path.relpath(folder, found.root))
+    beside = {"other_files": dict(sorted(others.items())), "empty_folders": sorted(empty)}
+    said = (found.name, os.fspath(found.root), found.classes, found.labels)
+    return Inventory(*said, files, parts, protocol, beside)
 
 
-def _events(group: Sequence[Sample], sensor: tuple[int, int] | None) -> list[Seen | str]:
-    """What the samples of one file hold, or what is wrong with each."""
-    path, in_order = group[0].path, True
-    try:
-        try:
-            events = read_events(path, sensor=sensor)
-        except ValueError:  # the rows put events in order; here it is worth a note
-            events, in_order = read_events(path, sensor=sensor, sort=True), False
-    except (ValueError, OSError) as error:
-        return [str(error)] * len(group)
-    seen: list[Seen | str] = []
-    for sample in group:
-        own = events if sample.segment is None else sample.segment.of(events)
-        nothing = f"{path}: {sample.id} has no events"
-        seen.append(Seen(facts_of(own, in_order=in_order), own) if len(own) else nothing)
-    return seen
-
-
-def _frames(sample: Sample, steps: int) -> list[Seen | str]:
-    """Finished frames, summed over time; nobody knows how many events they left out."""
-    try:
-        return [Seen(None, finished_frames(sample.path, steps).sum(axis=0))]
-    except (ValueError, OSError) as error:
-        return [str(error)]
-
-
-def _recordings(found: Catalogue, threads: int) -> Iterator[Seen | str]:
+def _recordings(found: Catalogue, threads: int) -> Iterator[Look]:
     """A look at every recording in order; a file that holds several is read once."""
 
-    def look(group: Sequence[Sample]) -> list[Seen | str]:
-        made = found.finished
-        return _frames(group[0], made.steps) if made else _events(group, found.sensor)
+    def look(group: Sequence[Sample]) -> list[Look]:
+        path, in_order = group[0].path, True
+        try:
+            if found.finished:  # nobody knows how many events these frames left out
+                return [(None, finished_frames(path, found.finished.steps).sum(axis=0))]
+            try:
+                events = read_events(path, sensor=found.sensor)
+            except ValueError:  # the rows put events in order; here it is worth a note
+                events, in_order = read_events(path, sensor=found.sensor, sort=True), False
+        except (ValueError, OSError) as error:
+            return [str(error)] * len(group)
+        looks: list[Look] = []
+        for sample in group:
+            own = events if sample.segment is None else sample.segment.of(events)
+            nothing = f"{path}: {sample.id} has no events"
+            looks.append((facts_of(own, in_order=in_order), own) if len(own) else nothing)
+        return looks
 
     return chain.from_iterable(map_ahead(look, files_of(found.samples), threads, ahead=2))
 
@@ -192,15 +172,15 @@ def _loaded(name: str, folder: str | os.PathLike[str] | None, splits: Splits) ->
     )
 
 
-def _images(splits: Splits, labels: Sequence[int], threads: int) -> Iterator[Seen | str]:
+def _images(splits: Splits, labels: Sequence[int], threads: int) -> Iterator[Look]:
     """A look at every image with `threads`, or with none of them at the first of each class."""
-    sets: list[DataSet] = [splits.train, splits.val, splits.test]
+    sets = (splits.train, splits.val, splits.test)
     places = [(data, index) for data in sets for index in range(len(data))]
 
-    def look(place: tuple[DataSet, int]) -> Seen | str:
+    def look(place: tuple[DataSet, int]) -> Look:
         data, index = place
         try:
-            return Seen(None, data.raw(index))
+            return None, data.raw(index)
         except (ValueError, OSError) as error:
             return str(error)
 
@@ -209,7 +189,7 @@ def _images(splits: Splits, labels: Sequence[int], threads: int) -> Iterator[See
         return
     wanted = set(labels)
     for place, label in zip(places, labels, strict=True):
-        seen = look(place) if label in wanted else Seen()
+        seen = look(place) if label in wanted else (None, None)
         if not isinstance(seen, str):
             wanted.discard(label)
         yield seen
@@ -270,16 +250,16 @@ def _summary(
     }
 
 
-def _counted(inventory: Inventory, contents: Iterable[Seen | str], progress: Progress) -> Check:
-    """Go through the contents of all samples, which come in the order of the inventory."""
+def _counted(inventory: Inventory, looks: Iterable[Look], progress: Progress) -> Check:
+    """Go through the looks at all samples, which come in the order of the inventory."""
     facts: dict[int, Facts | None] = {}
     examples: dict[str, Example] = {}
     corrupt: dict[str, str] = {}
-    for index, seen in enumerate(contents):
-        if isinstance(seen, str):
-            corrupt.setdefault(inventory.files[index], seen)
+    for index, look in enumerate(looks):
+        if isinstance(look, str):
+            corrupt.setdefault(inventory.files[index], look)
         else:
-            facts[index], sample = seen
+            facts[index], sample = look
             group = inventory.classes[inventory.labels[index]]
             if sample is not None and group not in examples:
                 examples[group] = excerpt(sample) if isinstance(sample, Events) else sample
@@ -323,8 +303,7 @@ def check_dataset(
     if name == "digits-dvs":  # the same digits in the same parts, filmed
         inventory = _loaded(name, None, load_dataset("digits", binning=Direct(1)))
         filmed = digits_events([int(each) for each in inventory.files], workers=workers, **given)
-        seen = (Seen(facts_of(events), events) for events, _ in filmed)
-        return _counted(inventory, seen, progress)
+        return _counted(inventory, ((facts_of(each), each) for each, _ in filmed), progress)
     splits = load_dataset(name, binning=Direct(1), workers=workers, **given)
     if folder is not None and find_shards(Path(folder)):
         threads = 1  # one reader has the row groups that are in memory; others would decode again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,8 @@ def digits_dvs(
     trajectory = path_of(path)
     shaped_by = {
         "simulator": SIMULATOR_VERSION,
-        "camera": Camera().describe(),
-        "path": trajectory.describe(),
+        "camera": asdict(Camera()),
+        "path": asdict(trajectory),
         "binning": binning.describe(),
         "seed": seed,
     }

@@ -38,22 +38,16 @@ class Encoding:
     steps: int | None
 
     def __post_init__(self) -> None:
+        causal = [name for name, row in BINNINGS.items() if row.causal]
         for field, value in asdict(self).items():
-            if field == "steps" and value is None:
-                self._may_be_open()
+            if field == "steps" and value is None and self.name in causal:
                 continue
             whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
             if not whole or value < 1:
-                raise UsageError(f"{self.name}: {field} must be a whole number >= 1, got {value!r}")
+                rule = f"{self.name}: {field} must be a whole number >= 1, got {value!r}"
+                only = f"; only {' and '.join(causal)} can make as many frames as a recording needs"
+                raise UsageError(rule + only * (value is None))
             object.__setattr__(self, field, int(value))
-
-    def _may_be_open(self) -> None:
-        open_ended = [name for name, row in BINNINGS.items() if row.causal]
-        if self.name not in open_ended:
-            raise UsageError(
-                f"{self.name}: steps must be a whole number >= 1, got None; "
-                f"only {' and '.join(open_ended)} can make as many frames as a recording needs"
-            )
 
     def describe(self) -> dict[str, Any]:
         """The name and the fields, for hashes and records.
@@ -68,8 +62,7 @@ class Encoding:
 class Direct(Encoding):
     """Direct encoding: the image (P, H, W) is the input at every step.
 
-    Without a copy: the stride in time is 0. The first convolution sees grey levels and is the
-    encoder.
+    Without a copy, by a stride of 0 in time. The first convolution is the encoder.
     """
 
     name: ClassVar[str] = "direct"
@@ -86,8 +79,7 @@ class Direct(Encoding):
 class Binning(Encoding, ABC):
     """The common part of the binnings: `borders` says where frames begin, the call counts.
 
-    With `steps` None a recording has the frames up to that of its last event, which may be partly
-    filled.
+    With `steps` None the last frame is that of the last event, perhaps partly filled.
     """
 
     @abstractmethod

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_the_row_counts_every_event_of_every_file(tmp_path, film):
 def test_a_closed_loop_lasts_as_long_as_camera_json_says(tmp_path, release):
     simulate_dataset(root=release, out=tmp_path, path="closed-loop", per_class=1)
     told = json.loads((tmp_path / "camera.json").read_text())
-    assert told["camera"] == json.loads(json.dumps(CAMERA.describe()))
+    assert told["camera"] == json.loads(json.dumps(asdict(CAMERA)))
     assert (told["recordings"], told["path"]["duration_us"]) == (10, 1_200_000)
     assert told["source"].items() >= {"images": "cifar10", "moved": "closed_loop"}.items()
     for file in tmp_path.glob("*/0.bin"):

@@ -10,7 +10,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,9 @@ class Setting:
 
     def describe(self) -> dict[str, Any]:
         """What camera.json holds. The path is its hash: a circle has 900 points."""
-        path = {"duration_us": self.path.duration_us, "hash": content_hash(self.path.describe())}
-        settings = {
-            "simulator": SIMULATOR_VERSION,
-            "path": path,
-            "camera": self.camera.describe(),
-            "seed": self.seed,
-            "source": self.source,
-        }
+        path = {"duration_us": self.path.duration_us, "hash": content_hash(asdict(self.path))}
+        own = {"path": path, "camera": asdict(self.camera), "seed": self.seed}
+        settings = {"simulator": SIMULATOR_VERSION, **own, "source": self.source}
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
 
@@ -83,21 +78,20 @@ def encode_bin(events: Events) -> NDArray[np.uint8]:
     """
     if len(events) == 0:
         raise UsageError("encode_bin: a .bin file must hold at least one event, got none")
-    rows = f"at most 255 and not {_OVERFLOW_ROW}"
-    rules = (
-        ("x", events.x > 255, "at most 255"),
-        ("y", (events.y > 255) | (events.y == _OVERFLOW_ROW), rows),
-        ("t", events.t >= _LATEST_US, f"below {_LATEST_US}"),
-    )
-    for name, bad, rule in rules:
+    x, y, t = events.x, events.y, events.t
+    for name, bad, rule in (
+        ("x", x > 255, "at most 255"),
+        ("y", (y > 255) | (y == _OVERFLOW_ROW), f"at most 255 and not {_OVERFLOW_ROW}"),
+        ("t", t >= _LATEST_US, f"below {_LATEST_US}"),
+    ):
         if bad.any():
             index = int(bad.argmax())
             got = f"{getattr(events, name)[index]} at {index}"
             raise UsageError(f"encode_bin: {name} must be {rule} in a .bin file, got {got}")
     data = np.empty(EVENT_BYTES * len(events), np.uint8)
-    data[::EVENT_BYTES] = events.x
-    word = events.t.astype(np.uint32)
-    word |= events.y.astype(np.uint32) << np.uint32(24)
+    data[::EVENT_BYTES] = x
+    word = t.astype(np.uint32)
+    word |= y.astype(np.uint32) << np.uint32(24)
     word |= events.p.astype(np.uint32) << np.uint32(23)
     np.ndarray((len(events),), dtype=">u4", buffer=data, offset=1, strides=(EVENT_BYTES,))[:] = word
     return data

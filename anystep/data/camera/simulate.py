@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -56,33 +56,27 @@ class Camera:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        whole = self.substep_us % 1 == 0
         allowed = {
             "threshold": (self.threshold > 0, "> 0"),
             "mismatch": (0 <= self.mismatch <= 0.3, "in 0..0.3"),
             "noise_hz": (self.noise_hz >= 0 and math.isfinite(self.noise_hz), ">= 0"),
-            "substep_us": (
-                self.substep_us >= 1 and self.substep_us % 1 == 0,
-                "a whole number >= 1",
-            ),
+            "substep_us": (whole and self.substep_us >= 1, "a whole number >= 1"),
             "floor": (self.floor > 0, "> 0"),
         }
         for name, (good, rule) in allowed.items():
             if not good:
                 raise UsageError(f"Camera: {name} must be {rule}, got {getattr(self, name)}")
         if len(self.sensor) != 2 or min(self.sensor) < 1:
-            rule = "sensor must be (height, width), each >= 1"
-            raise UsageError(f"Camera: {rule}, got {self.sensor}")
+            raise UsageError(
+                f"Camera: sensor must be (height, width), each >= 1, got {self.sensor}"
+            )
         object.__setattr__(self, "sensor", (int(self.sensor[0]), int(self.sensor[1])))
-
-    def describe(self) -> dict[str, Any]:
-        """The fields, for hashes and records."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Where the image is: offsets in pixels from the centre at some times, and straight lines in
-    between.
+    """Where the image is: offsets from the centre at some times, and straight lines in between.
 
     times_us    start at 0, increase, end at the duration
     dx, dy      pixels to the right and down, one for each time
@@ -99,8 +93,8 @@ class Trajectory:
             got = f"{count}, {len(self.dx)} and {len(self.dy)}"
             raise UsageError(f"Trajectory: {rule}, got {got}")
         if self.times_us[0] != 0 or any(np.diff(self.times_us) < 1):
-            rule = "times_us must start at 0 and increase"
-            raise UsageError(f"Trajectory: {rule}, got {self.times_us[:5]}...")
+            got = f"{self.times_us[:5]}..."
+            raise UsageError(f"Trajectory: times_us must start at 0 and increase, got {got}")
         if not np.isfinite([self.dx, self.dy]).all():
             raise UsageError("Trajectory: dx and dy must be finite")
 
@@ -114,10 +108,6 @@ class Trajectory:
         dx, dy = (np.interp(times_us, self.times_us, offsets) for offsets in (self.dx, self.dy))
         return dx, dy
 
-    def describe(self) -> dict[str, Any]:
-        """The fields, for hashes and records."""
-        return asdict(self)
-
 
 def closed_loop(duration_us: int = 300_000, *, radius: float = 3.0, loops: int = 2) -> Trajectory:
     """A circle of `radius` pixels at constant speed, run `loops` times in exactly `duration_us`.
@@ -130,18 +120,18 @@ def closed_loop(duration_us: int = 300_000, *, radius: float = 3.0, loops: int =
         rule = f"loops must be >= 1, duration_us >= {points} * loops and radius >= 0"
         got = f"loops={loops}, duration_us={duration_us}, radius={radius}"
         raise UsageError(f"closed_loop: {rule}, got {got}")
-    phase = [2 * math.pi * (k % points) / points for k in range(points * loops + 1)]
-    times = tuple(round(duration_us * k / (points * loops)) for k in range(points * loops + 1))
-    right, down = ([radius * turn(angle) for angle in phase] for turn in (math.cos, math.sin))
-    return Trajectory(times, tuple(right), tuple(down))
+    places = range(points * loops + 1)
+    times = tuple(round(duration_us * k / (points * loops)) for k in places)
+    phase = [2 * math.pi * (k % points) / points for k in places]
+    right, down = (tuple(radius * turn(at) for at in phase) for turn in (math.cos, math.sin))
+    return Trajectory(times, right, down)
 
 
 def saccade(duration_us: int = 300_000, *, size: float = 4.8) -> Trajectory:
     """Three straight legs, a third of `duration_us` each, round a triangle of `size` pixels.
 
     Right and down, right and up, back to the left: the motion that made N-MNIST (Orchard et al.
-    2015). The last leg is along a row, so edges along rows are silent in it; the thirds of a
-    recording are not alike.
+    2015). In the last leg, along a row, edges along rows are silent: the thirds are not alike.
     """
     if duration_us < 3 or size < 0:
         rule = "duration_us must be >= 3 and size >= 0"
@@ -184,9 +174,8 @@ def sample_times(duration_us: int, substep_us: int) -> NDArray[np.int64]:
 def thresholds_of(camera: Camera) -> NDArray[np.float64]:
     """(2, H, W): the off and the on threshold of every pixel, fixed by the camera's seed."""
     draw = np.random.default_rng(camera.seed).standard_normal((2, *camera.sensor))
-    thresholds: NDArray[np.float64] = camera.threshold * np.maximum(
-        1 + camera.mismatch * draw, _SMALLEST_THRESHOLD
-    )
+    factor = np.maximum(1 + camera.mismatch * draw, _SMALLEST_THRESHOLD)
+    thresholds: NDArray[np.float64] = camera.threshold * factor
     thresholds.flags.writeable = False
     return thresholds
 
@@ -247,10 +236,7 @@ def _longer(keys: Any) -> Any:
 def _crossings(
     canvas: Any, times: Any, whole: Any, part: Any, thresholds: Any, floor: float
 ) -> Any:
-    """Keys of all threshold crossings.
-
-    Logarithms are taken only where the light left the band that makes no event.
-    """
+    """Keys of all crossings. Logarithms are taken only where the light left the silent band."""
     _, height, width = thresholds.shape
     light, after = np.empty((height, width)), np.empty((height, width))
     high, low = np.empty(width), np.empty(width)
@@ -262,8 +248,8 @@ def _crossings(
         _down(high, low, part[0, 0], light[y])
         high, low = low, high
     reference = np.log(light + floor)
-    # The band is narrowed by far more than the rounding errors of `bright`, which is exp(reference)
-    # kept by products: it may only let too much through to the exact test.
+    # Narrowed by far more than the rounding errors of `bright`, exp(reference) kept by products:
+    # the band may only let too much through to the exact test.
     bright = light + floor
     off, on = np.exp(-thresholds[0]) * (1 + 1e-9), np.exp(thresholds[1]) * (1 - 1e-9)
     factor = np.exp(thresholds)
@@ -289,8 +275,7 @@ def _crossings(
                     while sign * (level - reference[y, x]) >= threshold:
                         reference[y, x] += sign * threshold
                         bright[y, x] *= factor[1, y, x] if p else 1 / factor[0, y, x]
-                        # A crossing at the very end of a substep still belongs to it, so no time
-                        # reaches the duration.
+                        # A crossing at the end of a substep belongs to it: t < duration.
                         part_of = (reference[y, x] - before) / (level - before)
                         t = start + min(int(part_of * length), length - 1)
                         if count == len(keys):
@@ -323,10 +308,9 @@ def simulate(
     image   (H0, W0) in [0, 1]: it starts at the centre, (H - H0) // 2 rows down
     seed    draws the background events and nothing else
 
-    The image is moved by bilinear interpolation. What lies outside the sensor is not seen until it
-    moves in; an image that is larger than the sensor by what the path moves it hides the
-    background. All times are in [0, path.duration_us). Events are ordered by time, ties by row,
-    column and polarity. The same arguments always give the same events.
+    The image is moved by bilinear interpolation; one that is larger than the sensor by what the
+    path moves it hides the background. All times are in [0, path.duration_us). Events are ordered
+    by time, ties by row, column and polarity. The same arguments always give the same events.
     """
     picture = np.asarray(image, dtype=np.float64)
     if picture.ndim != 2 or 0 in picture.shape:
@@ -338,12 +322,11 @@ def simulate(
     dx, dy = path.at(times)
     margin = math.ceil(max(np.abs(dx).max(), np.abs(dy).max())) + 1
     canvas = _canvas(picture, camera.sensor, margin)
-    # A pixel (y, x) sees the canvas at (y, x) + margin - (dy, dx): a whole number of pixels and a
-    # fraction.
+    # Pixel (y, x) sees the canvas at (y, x) + margin - (dy, dx): whole pixels and a fraction.
     source = margin - np.stack([dy, dx], axis=1)
-    whole = np.floor(source)
-    place = (whole.astype(np.int64), source - whole)
-    keys = _crossings(canvas, times, *place, thresholds_of(camera), float(camera.floor))
+    whole = np.floor(source).astype(np.int64)
+    thresholds, floor = thresholds_of(camera), float(camera.floor)
+    keys = _crossings(canvas, times, whole, source - whole, thresholds, floor)
     keys = np.sort(np.concatenate([keys, _noise(path.duration_us, camera, seed)]))
     t, x, y, p = _columns(keys, *camera.sensor)
     return Events(t, x, y, p, camera.sensor)
