@@ -76,11 +76,8 @@ def digits_events(
 ) -> Iterator[tuple[Events, int]]:
     """`(Events, label)` of digits-dvs samples, in the order of `indices` (None: all 1,797)."""
     images, labels = _digits()
-    chosen = list(range(len(images)) if indices is None else indices)
-    camera = Camera()
-    recordings = simulate_many(
-        images, path_of(path), camera, seed=seed, workers=workers, indices=chosen
-    )
+    chosen, way = list(range(len(images)) if indices is None else indices), path_of(path)
+    recordings = simulate_many(images, way, Camera(), seed=seed, workers=workers, indices=chosen)
     return ((events, int(labels[i])) for events, i in zip(recordings, chosen, strict=True))
 
 

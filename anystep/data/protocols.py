@@ -55,8 +55,7 @@ def _members(
     names = [str(each) for each in (range(len(classes)) if ids is None else ids)]
     for what, column in (("ids", names), ("parts", parts)):
         if column is not None and len(column) != len(classes):
-            got = f"{len(column)} entries for {len(classes)} labels"
-            raise UsageError(f"split: {what} has {got}")
+            raise UsageError(f"split: {what} has {len(column)} entries for {len(classes)} labels")
     if len(set(names)) != len(names):
         raise UsageError("split: ids must differ: the order within a class comes from them")
     return Members(names, classes, None if parts is None else list(parts))

@@ -63,8 +63,7 @@ class Events:
     sensor   (height, width) in pixels
 
     A column of another type is refused here; `Events.from_arrays` converts. A bad value is an error
-    that names the first index where it stands. A recording without events is allowed, but no
-    binning takes one.
+    that names its index. A recording without events is allowed, but no binning takes one.
 
     >>> events = Events.from_arrays([0, 5, 9], [1, 0, 1], [0, 1, 1], [True, False, True], (2, 2))
     >>> len(events), events.duration, events.p
@@ -102,10 +101,7 @@ class Events:
     def from_arrays(
         cls, t: ArrayLike, x: ArrayLike, y: ArrayLike, p: ArrayLike, sensor: tuple[int, int]
     ) -> Events:
-        """Events from any columns of whole numbers.
-
-        A fraction, a NaN or a value that is too large for its column is refused.
-        """
+        """Events from any columns of whole numbers that fit; a fraction or a NaN is refused."""
         return cls(
             t=_whole("t", t, np.int64),
             x=_whole("x", x, np.int16),

@@ -171,8 +171,7 @@ class RaggedSet(StoredSet):
     labels    (M,) whole numbers
     ids       (M,) names or numbers of the recordings; None: 0, 1, ...
 
-    A recording of length 0 is one that could not be read: `subset` may leave it out, as an item it
-    is refused.
+    One of length 0 could not be read: `subset` may leave it out, as an item it is refused.
 
     >>> data = RaggedSet(np.zeros((5, 2, 8, 8), np.uint8), [3, 2], [0, 1])
     >>> [len(frames) for frames, label in data], data.subset([1]).lengths.tolist()
@@ -259,9 +258,8 @@ class FrameRange(_View):
     def __getitem__(self, index: int, /) -> tuple[Any, int]:
         frames, label = self.dataset[index]
         if len(frames) < self.frames.stop:
-            span = f"[{self.frames.start}, {self.frames.stop}]"
             has = f"sample {index} has {len(frames)} frames; it needs recordings of one length"
-            raise UsageError(f"data.frames {span}: {has}")
+            raise UsageError(f"data.frames [{self.frames.start}, {self.frames.stop}]: {has}")
         return frames[self.frames], label
 
 
@@ -309,8 +307,7 @@ class Splits:
         """The same recordings, of each the frames [first, stop)."""
         if self.binning.get("steps", 0) is None:
             raise UsageError("data.frames needs recordings of one length; give binning.steps")
-        steps = len(self.train[0][0])
-        if not 0 <= first < stop <= steps:
+        if not 0 <= first < stop <= (steps := len(self.train[0][0])):
             rule = f"[first, stop] within the {steps} frames of a recording"
             raise UsageError(f"data.frames must be {rule}, got [{first}, {stop}]")
         parts: dict[str, Any] = {

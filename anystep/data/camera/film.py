@@ -72,9 +72,8 @@ class Setting:
 def encode_bin(events: Events) -> NDArray[np.uint8]:
     """The bytes of a recording in the 40-bit format of N-MNIST, which `read_bin` reads back.
 
-    An event is x, y, then p in bit 23 and the time in us in bits 22..0, big-endian. What does not
-    fit is refused: x or y above 255, row 240 (which marks a clock overflow), a time from 8,388,608
-    us on, no event at all.
+    An event is x, y, then p in bit 23 and the time in us in bits 22..0, big-endian. Refused: x or y
+    above 255, row 240 (which marks a clock overflow), a time from 8,388,608 us on, no event at all.
     """
     if len(events) == 0:
         raise UsageError("encode_bin: a .bin file must hold at least one event, got none")
@@ -107,8 +106,7 @@ def read_setting(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UsageError(f"{path}: no JSON: {error}") from error
     if not isinstance(found, dict) or not isinstance(found.get("recordings"), int):
-        rule = "must hold the settings of a film with the number of its recordings"
-        raise UsageError(f"{path}: {rule}")
+        raise UsageError(f"{path} must hold the settings of a film and the number of recordings")
     return found
 
 
@@ -116,8 +114,7 @@ def _checked(images: Pictures, ids: Sequence[str]) -> list[str]:
     """The ids, all different and each a class and a name."""
     names = [str(each) for each in ids]
     if not names or len(set(names)) != len(names):
-        rule = "ids must be different names, at least one"
-        raise UsageError(f"film_images: {rule}, got {len(names)}")
+        raise UsageError(f"film_images: {len(names)} ids must be different names, at least one")
     for name in names:
         if not _ID.fullmatch(name):
             rule = "an id must be <class>/<name> of letters, digits, _ and -"
@@ -158,21 +155,14 @@ def _claim(folder: Path, setting: Setting, names: Sequence[str]) -> None:
         write_json(folder / CAMERA_FILE, {**wanted, "recordings": len(names)})
 
 
-def _file(folder: Path, name: str) -> Path:
-    return folder / f"{name}.bin"
-
-
 def _whole(path: Path) -> bool:
     """Whether a recording is there. One that something else has cut is filmed again."""
     size = path.stat().st_size if path.is_file() else 0
     return size > 0 and size % EVENT_BYTES == 0
 
 
-def _room_for(
-    folder: Path, sample: Sequence[tuple[NDArray[Any], str]], setting: Setting, count: int
-) -> int:
-    """About how many bytes `count` recordings will need; OSError when the disk has less."""
-    events = [len(setting.shoot(image, name)) for image, name in sample]
+def _room_for(folder: Path, events: Sequence[int], count: int) -> int:
+    """How many bytes `count` recordings need, as some have so many; OSError if there are fewer."""
     needed = round(count * EVENT_BYTES * sum(events) / len(events)) if events else 0
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -212,26 +202,27 @@ def film_images(
     film is estimated from a few recordings: a disk with less room is an OSError before the work.
     """
     names = _checked(images, ids)
-    if workers is not None and workers < 1:
+    threads = (os.cpu_count() or 1) if workers is None else workers
+    if threads < 1:
         raise UsageError(f"film_images: workers must be >= 1 or None, got {workers}")
     folder, begin = Path(out), time.monotonic()
     picture = images if callable(images) else images.__getitem__
     _claim(folder, setting, names)
-    missing = [i for i, name in enumerate(names) if not _whole(_file(folder, name))]
+    files = [folder / f"{name}.bin" for name in names]
+    missing = [i for i, file in enumerate(files) if not _whole(file)]
     evenly = missing[:: -(-len(missing) // _SAMPLE) or 1]
-    sample = [(picture(i), names[i]) for i in evenly]
-    expected = _room_for(folder, sample, setting, len(missing))
+    sizes = [len(setting.shoot(picture(i), names[i])) for i in evenly]
+    expected = _room_for(folder, sizes, len(missing))
     there = len(names) - len(missing)
     progress(there, len(names))
 
     def one(i: int) -> None:
-        _write(_file(folder, names[i]), encode_bin(setting.shoot(picture(i), names[i])))
+        _write(files[i], encode_bin(setting.shoot(picture(i), names[i])))
 
-    threads = workers or os.cpu_count() or 1
     for done, _ in enumerate(map_ahead(one, missing, threads, ahead=2), start=there + 1):
         progress(done, len(names))
     seconds = time.monotonic() - begin
-    size = sum(_file(folder, name).stat().st_size for name in names)
+    size = sum(file.stat().st_size for file in files)
     return {
         "out": os.fspath(folder),
         "recordings": len(names),

@@ -90,8 +90,7 @@ class Trajectory:
         count = len(self.times_us)
         if count < 2 or len(self.dx) != count or len(self.dy) != count:
             rule = "times_us, dx and dy must have one length of at least 2"
-            got = f"{count}, {len(self.dx)} and {len(self.dy)}"
-            raise UsageError(f"Trajectory: {rule}, got {got}")
+            raise UsageError(f"Trajectory: {rule}, got {count}, {len(self.dx)} and {len(self.dy)}")
         if self.times_us[0] != 0 or any(np.diff(self.times_us) < 1):
             got = f"{self.times_us[:5]}..."
             raise UsageError(f"Trajectory: times_us must start at 0 and increase, got {got}")

@@ -1,7 +1,6 @@
 """The published event data sets, and which recordings a folder has of them.
 
-Nothing is downloaded. A sample's id is the same in every layout, and samples are ordered by id,
-never by the file system.
+A sample's id is the same in every layout; samples are ordered by id, never by the file system.
 """
 
 from __future__ import annotations
@@ -94,9 +93,8 @@ def _ncaltech101(base: Path) -> Found:
     `root` has <class>/*.bin, below Caltech101 or extract, or is SpikingJelly's.
 
     Recordings differ in size: of each, the pixels in use (x and y shifted to start at 0, up to the
-    largest) are stretched to `size` x `size`, which must be given. BrainCog, the code of TKS, does
-    so; SpikingJelly keeps 180 x 240 for all. Which pixels are in use is known at the end of a
-    recording: no binning makes these frames causal.
+    largest) are stretched to `size` x `size`, which must be given, and are known at its end: no
+    binning is causal. BrainCog, the code of TKS, does so; SpikingJelly keeps 180 x 240 for all.
     """
     below = ("", "Caltech101", "extract", "extract/Caltech101", "NCALTECH101/Caltech101")
     entries = first_place(base, below, (".bin",), {})
@@ -112,8 +110,7 @@ def _cifar10_dvs(base: Path) -> Found:
     """CIFAR10-DVS: 1,000 images of each class of CIFAR-10 before a DVS128 (Li et al. 2017).
 
     `root` has <class>/*.aedat (Tonic: .aedat4), below CIFAR10DVS or extract, or is SpikingJelly's.
-    There is no official split; docs/data.md has the two that papers use. Ids are <class>/<number of
-    the file>.
+    There is no official split; docs/data.md has the two that papers use. Ids: <class>/<number>.
     """
     places = ("", "CIFAR10DVS", "extract")
     entries = first_place(base, places, (".aedat", ".aedat4"), {}, groups=CIFAR10_CLASSES)
@@ -121,11 +118,10 @@ def _cifar10_dvs(base: Path) -> Found:
         check_complete("cifar10-dvs", base, {each.group for each in entries}, CIFAR10_CLASSES)
     samples = []
     for each in entries:
-        number = number_in(each.path.stem)
+        number, label = number_in(each.path.stem), CIFAR10_CLASSES.index(each.group)
         if number < 0:
             rule = "the name of a recording must end in its number"
             raise UsageError(f"cifar10-dvs: {rule}, got {each.path}")
-        label = CIFAR10_CLASSES.index(each.group)
         samples.append(Sample(f"{each.group}/{number}", label, each.path))
     return samples, CIFAR10_CLASSES
 
@@ -133,9 +129,8 @@ def _cifar10_dvs(base: Path) -> Found:
 def _cifar10_sim(base: Path) -> Found:
     """CIFAR-10 filmed by the simulated camera: 1,000 training images of each class at 128 x 128.
 
-    `root` is the folder that `anystep data simulate --images cifar10 --out DIR` made. The benchmark
-    of CIFAR10-DVS's size for whoever has CIFAR-10; not its recordings, see
-    docs/simulated-camera.md. Ids are <class>/<number>; time is the film's own clock.
+    `root` is the folder that `anystep data simulate --images cifar10 --out DIR` made: of the size
+    of CIFAR10-DVS, not its recordings. Ids are <class>/<number>; time is the film's own clock.
     """
     return filmed(base, CIFAR10_CLASSES), CIFAR10_CLASSES
 
@@ -146,20 +141,17 @@ def _dvs_gesture(base: Path) -> Found:
     `root` has userNN_<light>.aedat, their _labels.csv and trials_to_{train,test}.txt, perhaps below
     DvsGesture; or Tonic's ibmGestureTrain and ibmGestureTest; or is SpikingJelly's.
 
-    Every gesture starts its clock at its first event. Ids are userNN_<light>/<label>_<k>, k
-    counting the gestures of that label in the recording. The release has more gestures than Tonic's
-    folder: accuracies on the two have other hashes.
+    Ids are userNN_<light>/<label>_<k>, k counting the gestures of that label in the recording. The
+    release has more gestures than Tonic's folder: accuracies on the two have other hashes.
     """
-    samples: list[Sample] = []
     for place in ("", "DvsGesture", "extract/DvsGesture"):
-        samples = samples or released_gestures(base / place)
+        if samples := released_gestures(base / place):
+            return samples, GESTURES
     for place in ("", "DVSGesture"):
-        tonic = two_levels(base / place, (".npy",), TONIC_PARTS)
-        samples = samples or [tonic_gesture(each) for each in tonic]
-    for place in ("events_np", ""):
-        cut = two_levels(base / place, (".npz",), PARTS)
-        samples = samples or [cut_gesture(each) for each in cut]
-    return samples, GESTURES
+        if tonic := two_levels(base / place, (".npy",), TONIC_PARTS):
+            return [tonic_gesture(each) for each in tonic], GESTURES
+    cut = first_place(base, (), (), PARTS)
+    return [cut_gesture(each) for each in cut], GESTURES
 
 
 def _events_folder(base: Path) -> Found:
@@ -246,7 +238,6 @@ class Catalogue:
 
     name       of the data set
     root       the folder that was given
-    samples    every recording: id, label, file
     classes    the name of every label
     protocol   the name of the split that applies
     sensor     (height, width), None: the files say it
@@ -292,11 +283,7 @@ def find_recordings(
     protocol: str | None = None,
     sensor: Sequence[int] | None = None,
 ) -> Catalogue:
-    """The recordings of row `name` of EVENT_SETS in the folder `root`.
-
-    protocol   None: the row's default
-    sensor     (height, width); None: the row's, and where it has none each file's own
-    """
+    """The recordings of row `name` of EVENT_SETS in the folder `root`; None: as the row has it."""
     row = choose(EVENT_SETS, name, "event data set")
     if protocol is not None:
         rule_of(protocol)

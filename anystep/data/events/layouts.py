@@ -1,7 +1,4 @@
-"""Where recordings lie: as released, as SpikingJelly or Tonic converted them, or as filmed.
-
-Recordings are found by their names, before any file is opened.
-"""
+"""Where recordings lie: as released, as SpikingJelly or Tonic converted them, or as filmed."""
 
 from __future__ import annotations
 
@@ -118,21 +115,15 @@ def released_gestures(folder: Path) -> list[Sample]:
     The recordings are those that the two lists name, without the lists all.
     """
     lists = [folder / f"trials_to_{part}.txt" for part in PARTS]
-    names = [
-        line.strip()
-        for file in lists
-        if file.is_file()
-        for line in file.read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    ]
+    texts = [file.read_text(encoding="utf-8") for file in lists if file.is_file()]
+    names = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
     samples = []
     paths = [folder / Path(name).name for name in names] or sorted(folder.glob("user*.aedat"))
     for path in paths:
         table = path.with_name(f"{path.stem}_labels.csv")
         for needed in (path, table):
             if not needed.is_file():
-                rule = "is missing; the release has it beside the other trials"
-                raise UsageError(f"dvs-gesture: {needed} {rule}")
+                raise UsageError(f"dvs-gesture: {needed} is missing beside the other trials")
         counts = [0] * CLASSES
         for segment in gesture_segments(table):
             label = segment.class_number - 1
@@ -143,7 +134,7 @@ def released_gestures(folder: Path) -> list[Sample]:
 
 
 def _gesture(text: str, path: Path) -> int:
-    if text not in [str(label) for label in range(CLASSES)]:
+    if text not in map(str, range(CLASSES)):
         rule = f"a label must be in 0..{CLASSES - 1}"
         raise UsageError(f"dvs-gesture: {rule}, got {text!r} in {path}")
     return int(text)

@@ -92,8 +92,8 @@ def _reported(name: str, what: str, results: Iterable[Item], count: int) -> Iter
         now = time.monotonic()
         if now - said >= SECONDS_BETWEEN_LINES:
             said, rate = now, done / (now - begin)
-            sys.stderr.write(f"{name}: {done} of {count} {what}, {rate:.0f} a second\n")
-            sys.stderr.flush()
+            text = f"{name}: {done} of {count} {what}, {rate:.0f} a second"
+            print(text, file=sys.stderr, flush=True)
 
 
 def _fingerprint(found: Catalogue, folder: Path, threads: int) -> list[list[Any]]:
@@ -148,14 +148,12 @@ def _read_file(
         reason = str(error)
         return [reason if str(path) in reason else f"{path}: {reason}"] * len(group)
     results: list[NDArray[Any] | str] = []
-    for sample in group:
-        part, where = sample.segment, str(path)
-        if part is not None:
-            where += f", {part.start_us} to {part.end_us} us"
+    for part in (sample.segment for sample in group):
         try:
-            results.append(spec.frames(events if part is None else part.of(events)))
+            results.append(spec.frames(part.of(events) if part else events))
         except ValueError as error:
-            results.append(f"{where}: {error}")
+            where = f", {part.start_us} to {part.end_us} us" if part else ""
+            results.append(f"{path}{where}: {error}")
     return results
 
 
