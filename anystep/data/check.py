@@ -219,10 +219,7 @@ def _measures(facts: Sequence[Facts]) -> dict[str, Any]:
 def _summary(
     inventory: Inventory, facts: dict[int, Facts | None], corrupt: dict[str, str]
 ) -> dict[str, Any]:
-    """What was found, for JSON.
-
-    "train" has all that does not test, so that the numbers are the release's own.
-    """
+    """For JSON. "train" has all that does not test: the numbers are the release's own."""
     training = np.concatenate([inventory.parts["train"], inventory.parts["val"]])
     parts = {"train": training.tolist(), "test": inventory.parts["test"].tolist()}
     readable = {part: [i for i in indices if i in facts] for part, indices in parts.items()}

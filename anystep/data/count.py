@@ -1,7 +1,4 @@
-"""The one loop behind every binning: events into counts, in one pass over the columns.
-
-A module of its own because it needs numba: whoever only names a binning need not wait for that.
-"""
+"""The one loop behind every binning; a module of its own because numba is slow to load."""
 
 from __future__ import annotations
 
@@ -31,11 +28,7 @@ _SIGNATURE = types.int64(
 
 @njit(_SIGNATURE, nogil=True, cache=True)
 def _count(columns: Any, borders: Any, frames: Any) -> int:
-    """Fill frames, which are zero, and say what went wrong.
-
-    _FULL: a count went round from the largest to zero. _OUTSIDE: an event is not on the sensor, and
-    the rest was not counted. Else 0.
-    """
+    """Fill frames, which are zero. _FULL: a count went round; _OUTSIDE: an event off the sensor."""
     x, y, p = columns
     height, width = np.uint64(frames.shape[2]), np.uint64(frames.shape[3])
     over = False
@@ -59,9 +52,8 @@ def count_events(events: Events, borders: NDArray[np.int64]) -> NDArray[np.uint1
 
     borders   (T + 1,) int64, never decreasing, in 0..len(events)
 
-    Errors: a pixel that counts more than 65,535 events in one frame; wrong borders; an event that
-    was moved off the sensor after `Events` had checked it. All is checked, because the loop would
-    write beside its memory.
+    Refused: a pixel that counts more than 65,535 events in one frame; wrong borders; an event moved
+    off the sensor after `Events` had checked it (the loop would write beside its memory).
     """
     borders = np.ascontiguousarray(borders, np.int64)
     if not 0 <= borders[0] <= borders[-1] <= len(events) or (np.diff(borders) < 0).any():
@@ -70,9 +62,8 @@ def count_events(events: Events, borders: NDArray[np.int64]) -> NDArray[np.uint1
     frames = np.zeros((len(borders) - 1, 2, *events.sensor), np.uint16)
     trouble = _count((events.x, events.y, events.p.view(np.uint8)), borders, frames)
     if trouble == _OUTSIDE:
-        raise UsageError(
-            "an event is not on the sensor: these Events were written to after they were checked"
-        )
+        text = "these Events were written to after they were checked"
+        raise UsageError(f"an event is not on the sensor: {text}")
     if trouble == _FULL:
         text = f"a frame counts more than {LARGEST_COUNT} events in one pixel"
         raise UsageError(f"{text}, the most it can hold; use more, shorter frames")

@@ -57,8 +57,7 @@ def digits(
     """The 1,797 handwritten digits of scikit-learn as grey images of 32 x 32, shown for T steps.
 
     8 x 8 pixels of 17 grey levels (Alpaydin and Kaynak 1998) enlarged to (1, 32, 32) float32 in [0,
-    1]. The encoding must be "direct". The split is that of digits-dvs: the same digits train,
-    choose and test. `cache` and `workers` have nothing to do.
+    1]. The split is that of digits-dvs. `cache` and `workers` have nothing to do.
     """
     if not isinstance(binning, Direct):
         raise UsageError(f"digits holds images: its binning must be direct, got {binning.name}")

@@ -1,7 +1,4 @@
-"""Named splits that stay the same for ever.
-
-Membership comes from a hash of names, not from a random generator.
-"""
+"""Named splits that stay the same for ever: a hash of names draws them, no random generator."""
 
 from __future__ import annotations
 
@@ -73,8 +70,7 @@ def _by_class(samples: Members, name: str) -> list[list[int]]:
 
 
 def _rounded(share: float, count: int) -> int:
-    """floor(share * count + 1/2)."""
-    return int(count * share + 0.5)
+    return int(count * share + 0.5)  # round() takes halves to the even number
 
 
 def given(name: str, samples: Members) -> NDArray[np.bool_]:
@@ -185,10 +181,7 @@ VALIDATION = 0.1  # of what trains, in every protocol but Stratified
 
 
 def rule_of(name: str) -> Rule:
-    """The rule of a protocol: a row of PROTOCOLS, `random-90-10@SEED` or `fold-K-of-N@SEED`.
-
-    An unknown name is refused with the nearest one.
-    """
+    """The rule of a protocol: a row of PROTOCOLS, `random-90-10@SEED` or `fold-K-of-N@SEED`."""
     if isinstance(name, str) and RANDOM.fullmatch(name):
         return random_tenth
     if isinstance(name, str) and (found := FOLD.fullmatch(name)):

@@ -1,11 +1,9 @@
 """The event camera for a batch of images at once, as tensor operations on their device.
 
-It gives counts in frames, not the times of events.
-
-The model is that of `simulate`: light sampled every `substep_us`, log light a straight line in
-between, a reference level and two thresholds for each pixel. On such a line a pixel's log light L
-only rises or only falls, so with R its reference the number of thresholds it crosses is known
-without looking for the crossings,
+It gives counts in frames, by the model of `simulate`: light sampled every `substep_us`, log light
+a straight line in between, a reference level and two thresholds for each pixel. On such a line a
+pixel's log light L only rises or only falls, so with R its reference the number of thresholds it
+crosses is known without looking for the crossings,
 
     n = trunc((L - R) / c),   c = the on threshold if L > R, else the off threshold;   R <- R + n c
 
@@ -84,10 +82,7 @@ def _pieces(start: int, end: int, steps: int, length: int) -> Iterator[tuple[int
 
 @dataclass(frozen=True)
 class _Axis:
-    """Rows (or columns) of the sensor, `whole` if all are kept.
-
-    The light at a kept one lies between index[near] and index[far].
-    """
+    """Kept rows (or columns): the light at one lies between index[near] and index[far]."""
 
     index: NDArray[np.int64]
     near: slice
@@ -178,8 +173,7 @@ def _add_background(
 ) -> Tensor:
     """Add background events, a Poisson number of them, uniform in time, place and polarity.
 
-    That is a Poisson process in every pixel, as in `simulate`, and costs what the events are, not
-    what the frames are.
+    That is a Poisson process in every pixel, as in `simulate`.
     """
     cells, device = frames[0].numel(), generator.device
     expected = noise_hz * cells / 2 * covered_us * 1e-6
@@ -212,16 +206,15 @@ def simulate_batch(
     size        the frames are (T, N, 2, size, size), those of the sensor made smaller by `resize`
                 and "nearest"; the pixels that this leaves out are not simulated
 
-    A coarser `camera.substep_us` takes less time and sees less of the motion. Nothing is
-    differentiated.
+    A coarser `camera.substep_us` takes less time and sees less of the motion.
     """
     _check_images(images)
     if not isinstance(binning, FixedDuration) or binning.steps is None:
         rule = "binning must be FixedDuration with a number of steps"
         raise UsageError(f"simulate_batch: {rule}, got {binning!r}")
-    if size is not None and not 1 <= size <= min(camera.sensor):
-        rule = f"size must be None or in 1..{min(camera.sensor)}"
-        raise UsageError(f"simulate_batch: {rule}, got {size}")
+    most = min(camera.sensor)
+    if size is not None and not 1 <= size <= most:
+        raise UsageError(f"simulate_batch: size must be None or in 1..{most}, got {size}")
     paths, duration_us = _check_paths(path, len(images))
     rows, columns = (_axis(side, size) for side in camera.sensor)
     length = binning.duration_us

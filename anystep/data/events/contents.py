@@ -17,8 +17,7 @@ from anystep._files import write_text
 from anystep._threads import map_ahead
 
 INDEX_VERSION = 1
-# A file that changed so shortly before it was hashed may change again without its times showing it:
-# some clocks tick slowly.
+# A file that changed so shortly before may change again without its times showing it.
 RACY_NS = 2_000_000_000
 _AT_ONCE = 2**20  # bytes read at a time
 # So that a first hashing of many gigabytes that is interrupted need not start over.
@@ -87,10 +86,9 @@ def content_hashes(
     watch     sees the results pass by, with their number: for a line on how far it is
 
     Files whose size and times the index knows are not read again. One that changed less than two
-    seconds before it was hashed is not known by its times ("racily clean" in git) and is hashed
-    again next time. A missing or damaged index is made anew. Of two processes that write it at once
-    one wins, and what the other found is hashed again when it is needed. An index that cannot be
-    written is an AnystepWarning.
+    seconds before it was hashed is hashed again next time ("racily clean" in git). A missing or
+    damaged index is made anew; one that cannot be written is an AnystepWarning. Of two processes
+    that write it at once one wins.
     """
     known, hashes, unknown = _read(index), {}, []
     for path in dict.fromkeys(paths):

@@ -44,7 +44,6 @@ Item = TypeVar("Item")
 class FrameSpec:
     """How a recording becomes frames (T, 2, H, W): all that shapes them besides its file.
 
-    binning         cuts it into T frames of counts
     size            None keeps the sensor's size; else frames are stretched to size x size
     interpolation   a row of `frames.INTERPOLATIONS`
     sensor          (height, width); None: the file says it
@@ -135,10 +134,7 @@ def files_of(samples: Sequence[Sample]) -> list[list[Sample]]:
 def _read_file(
     group: Sequence[Sample], spec: FrameSpec, finished: int | None
 ) -> list[NDArray[Any] | str]:
-    """The frames of every sample of one file, or what is wrong with it.
-
-    With `finished` the file holds so many finished frames.
-    """
+    """The frames of every sample of one file (or so many `finished`), or what is wrong with it."""
     path = group[0].path
     try:
         if finished:
@@ -204,10 +200,8 @@ def stack_frames(
     skip_bad   a file that cannot be read is a row of zeros, or of length 0, and {index: what is
                wrong} comes beside the frames; else it is an error that names the file
 
-    A line on stderr says now and then how far it is.
-
     The file's key hashes `spec` and of every sample the id, the segment, and what its file holds: a
-    copy of the folder has the same frames. Each file is hashed once, see `contents`.
+    copy of the folder has the same frames. A line on stderr says now and then how far it is.
     """
     folder = default_cache() if cache is None else Path(cache)
     threads = (os.cpu_count() or 1) if workers is None else workers
