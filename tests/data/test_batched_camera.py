@@ -9,7 +9,7 @@ import torch
 
 from anystep.data.camera.batched import simulate_batch, turned
 from anystep.data.camera.cifar10_sim import CAMERA, MOTIONS, light_of
-from anystep.data.camera.simulate import Camera, Trajectory, closed_loop, saccade, simulate
+from anystep.data.camera.simulate import Camera, Trajectory, saccade, simulate
 from anystep.data.frames import FixedDuration, resize
 
 QUIET = Camera(sensor=(11, 13), threshold=0.15, mismatch=0.1, noise_hz=0.0, floor=0.05)
@@ -126,12 +126,6 @@ def test_a_path_turned_and_mirrored_is_that_path_by_hand():
     assert np.allclose([quarter.dx, quarter.dy], [[0, -1, -3], [1, 0, 2]])
     assert np.allclose([other.dx, other.dy], [[-1, 0, -2], [0, 1, 3]])
     assert turned(path, 0) == path
-
-
-def test_a_circle_turned_is_a_circle_begun_elsewhere():
-    path = closed_loop(60_000, loops=2)
-    times = np.arange(0, 30_001, 1000)
-    assert np.allclose(turned(path, 120).at(times), path.at(times + 10_000), atol=1e-9)
 
 
 def test_background_events_are_a_poisson_process_and_come_from_the_generator():

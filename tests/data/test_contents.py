@@ -17,7 +17,7 @@ from anystep.data.datasets import load_dataset
 from anystep.data.events import contents
 from anystep.data.events import stack as recordings
 from anystep.data.events.contents import NO_FILE, RACY_NS, content_hashes
-from anystep.data.frames import FixedCount, FixedDuration
+from anystep.data.frames import FixedDuration
 
 
 @pytest.fixture
@@ -181,52 +181,17 @@ def test_an_index_that_cannot_be_written_is_a_warning(files, later, tmp_path):
     assert len(set(found.values())) == 3
 
 
-# The cache of a data set
+def test_a_copy_of_a_data_set_with_other_times_has_the_same_frames(tmp_path, monkeypatch):
+    def load(root):
+        options = {"root": tmp_path / root, "cache": tmp_path / "cache", "sensor": [34, 34]}
+        return load_dataset("events-folder", binning=FixedDuration(10, 30_000), **options)
 
-LIVE = FixedDuration(10, 30_000)
-
-
-def load(root, cache, binning=LIVE):
-    options = {"root": root, "cache": cache, "sensor": [34, 34], "workers": 2}
-    return load_dataset("events-folder", binning=binning, **options)
-
-
-def test_a_copy_of_the_folder_with_other_times_has_the_same_frames(tmp_path, monkeypatch):
-    TREES["events-folder"]["classes"](tmp_path / "one")
-    first = load(tmp_path / "one", tmp_path / "cache")
-    TREES["events-folder"]["classes"](tmp_path / "two")
+    for root in ("one", "two"):
+        TREES["events-folder"]["classes"](tmp_path / root)
+    first = load("one")
     for path in (tmp_path / "two").rglob("*.*"):
         os.utime(path, (1, 1))
     monkeypatch.setattr(recordings, "read_events", None)  # a second build would call it and fail
-    second = load(tmp_path / "two", tmp_path / "cache")
+    second = load("two")
     assert np.array_equal(first.train.frames, second.train.frames)
     assert isinstance(second.train._frames, np.memmap)
-
-
-def test_other_content_of_the_same_size_and_time_has_other_frames(tmp_path, later):
-    TREES["events-folder"]["classes"](tmp_path / "data")
-    load(tmp_path / "data", tmp_path / "cache")
-    file = sorted((tmp_path / "data").rglob("*.bin"))[0]
-    before, held = file.stat(), bytearray(file.read_bytes())
-    held[0] ^= 1  # the x of the first event
-    file.write_bytes(held)
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    load(tmp_path / "data", tmp_path / "cache")
-    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
-
-
-def test_recordings_of_every_length_are_built_once_and_read_back(tmp_path, monkeypatch):
-    TREES["events-folder"]["classes"](tmp_path / "data")
-    first = load(tmp_path / "data", tmp_path / "cache", FixedCount(None, 7))
-    closed = load(tmp_path / "data", tmp_path / "cache", FixedCount(50, 7))
-    monkeypatch.setattr(recordings, "read_events", None)
-    second = load(tmp_path / "data", tmp_path / "cache", FixedCount(None, 7))
-    assert first.binning == {"name": "fixed_count", "steps": None, "count": 7}
-    for part in ("train", "val", "test"):
-        rows = zip(getattr(first, part), getattr(second, part), getattr(closed, part), strict=True)
-        for (frames, label), (again, same), (padded, other) in rows:
-            assert np.array_equal(frames, again)
-            assert label == same == other
-            assert frames[-1].any()
-            assert np.array_equal(padded[: len(frames)], frames)
-            assert not padded[len(frames) :].any()

@@ -76,34 +76,22 @@ def test_damaged_files_are_listed_by_name_and_the_check_goes_on(digits):
     (root / "Test" / "3" / "00070.bin").write_bytes(b"")
     (root / "Train" / "0" / "00000.bin").write_bytes(bin_bytes(rows_of("x", 34, 34))[:-2])
     (root / "Train" / "0" / "00007.bin").write_bytes(bin_bytes([(5, 34, 0, 1)]))
+    (root / "Train" / "0" / "00014.bin").unlink()
+    (root / "Train" / "0" / "00014.bin").symlink_to("gone")
     found = check_dataset("nmnist", root, workers=2).summary
     reasons = {
+        "Train/0/00014.bin": "No such file",
         "Train/0/00000.bin": "truncated: the event at byte 1",
         "Train/0/00007.bin": "x[0] = 34 must be in 0..33",
         "Test/3/00070.bin": "the file is empty (0 bytes)",
     }
     assert {each["file"] for each in found["corrupt"]} == set(reasons)
     assert all(reasons[each["file"]] in each["reason"] for each in found["corrupt"])
-    assert (found["unreadable"], found["samples"]) == (3, {"train": 98, "test": 19})
-    assert found["events"] == {"train": 98 * EVENTS, "test": 19 * EVENTS}
-    assert found["classes"]["0"] == {"train": 8, "test": 2}
+    assert (found["unreadable"], found["samples"]) == (4, {"train": 97, "test": 19})
+    assert found["events"] == {"train": 97 * EVENTS, "test": 19 * EVENTS}
+    assert found["classes"]["0"] == {"train": 7, "test": 2}
     assert found["classes"]["3"] == {"train": 10, "test": 1}
     assert sum(found["protocol"][part] for part in ("train", "val", "test")) == len(known)
-
-
-def test_a_file_that_vanishes_or_may_not_be_read_is_listed_too(digits, monkeypatch):
-    root, _ = digits
-    read = check.read_events
-
-    def refused(path, **options):
-        if path.name == "00070.bin":
-            raise PermissionError(13, "Permission denied", str(path))
-        return read(path, **options)
-
-    monkeypatch.setattr(check, "read_events", refused)
-    found = check_dataset("nmnist", root).summary
-    assert len(found["corrupt"]) == found["unreadable"] == 10
-    assert "Permission denied" in found["corrupt"][0]["reason"]
 
 
 def test_one_damaged_file_of_many_gestures_is_one_entry_and_a_gesture_without_events_too(tmp_path):
@@ -277,16 +265,3 @@ def test_memory_does_not_grow_with_the_number_of_recordings(tmp_path):
         tracemalloc.stop()
         assert sum(found["events"].values()) == 2 * count * 20_000
     assert peaks[100] < peaks[10] + 180 * 4_000  # 180 more recordings of 260 kB
-
-
-REAL = os.environ.get("ANYSTEP_DATA")
-
-
-@pytest.mark.skipif(not REAL, reason="ANYSTEP_DATA does not name a folder with NMNIST")
-def test_the_first_recordings_of_nmnist_have_the_events_that_they_have():
-    found = check_dataset("nmnist", f"{REAL}/NMNIST").summary
-    assert found["samples"] == {"train": 1000, "test": 100}
-    assert found["events"] == {"train": 4_133_231, "test": 385_596}
-    sizes = {"train": 899, "val": 101, "test": 100}
-    assert found["protocol"] == {"name": "nmnist/official", "hash": "5857c6fb04e30985"} | sizes
-    assert (found["corrupt"], found["out_of_order"], found["sensor"]) == ([], 0, [34, 34])

@@ -115,20 +115,6 @@ def test_whatever_shapes_the_frames_has_a_file_of_its_own(few_digits, tmp_path, 
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_the_frames_do_not_depend_on_the_workers(few_digits, tmp_path):
-    one = digits_dvs(binning=LIVE, cache=tmp_path / "1", workers=1)
-    two = digits_dvs(binning=LIVE, cache=tmp_path / "2", workers=2)
-    assert np.array_equal(one.train.frames, two.train.frames)
-
-
-def test_frames_are_bytes_until_a_count_needs_more(few_digits, tmp_path, monkeypatch):
-    assert digits_dvs(binning=LIVE, cache=tmp_path).train.frames.dtype == np.uint8
-    flicker = Events.from_arrays([0] * 300, [0] * 300, [0] * 300, [1] * 300, (2, 2))
-    monkeypatch.setattr(digits, "simulate_many", lambda *_, **__: [flicker] * 40)
-    frames = digits_dvs(binning=LIVE, cache=tmp_path, seed=1).train.frames
-    assert (frames.dtype, frames.max()) == (np.uint16, 300)
-
-
 def test_the_filmed_digits_may_have_a_length_of_their_own(few_digits, tmp_path, monkeypatch):
     lengths = np.random.default_rng(0).integers(1, 40, 40)
     recordings = [Events.from_arrays(*np.zeros((4, length)), (34, 34)) for length in lengths]

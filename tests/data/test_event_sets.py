@@ -9,15 +9,12 @@ import pytest
 from event_trees import CALTECH, OPTIONS, TREES, rows_of
 
 from anystep import AnystepWarning
-from anystep._lookup import check_arguments
-from anystep.data.datasets import DATASETS, about, load_dataset, options_of
+from anystep.data.datasets import load_dataset
 from anystep.data.events import layouts
 from anystep.data.events import stack as recordings
 from anystep.data.events.catalogue import find_recordings
-from anystep.data.events.stack import FrameSpec
 from anystep.data.frames import Direct, EqualCount, EqualTime, FixedCount, FixedDuration, resize
 from anystep.data.protocols import natural
-from anystep.data.recording import Events
 
 LIVE = FixedDuration(10, 30_000)
 PARTS = ("train", "val", "test")
@@ -131,16 +128,6 @@ def test_of_ncaltech101_the_pixels_in_use_are_stretched(tmp_path):
         load("ncaltech101", tmp_path / "data", tmp_path, size=None)
 
 
-def test_frames_of_the_pixels_in_use_are_not_causal_whatever_cuts_the_recording():
-    events = Events.from_arrays([0, 9, 15], [0, 0, 7], [0, 7, 7], [1, 1, 1], (9, 9))
-    for tight in (False, True):
-        spec = FrameSpec(FixedDuration(None, 10), 4, "nearest", None, tight=tight)
-        assert spec.causal is not tight
-        early = spec.frames(events.until(10))
-        assert np.array_equal(spec.frames(events)[:1], early) is not tight
-    assert not FrameSpec(EqualTime(2), 4, "nearest", None).causal
-
-
 def test_frames_that_spikingjelly_cut_are_read_as_they_are(tmp_path):
     root = tmp_path / "frames_number_4_split_by_number"
     frames = np.random.default_rng(0).poisson(0.2, (120, 4, 2, 34, 34))
@@ -222,16 +209,6 @@ def test_a_folder_of_your_own_has_the_protocol_of_its_layout_unless_you_choose(t
         assert find_recordings("events-folder", root).protocol == protocol
         chosen = find_recordings("events-folder", root, protocol="fold-2-of-5@3", sensor=[34, 40])
         assert (chosen.protocol, chosen.sensor) == ("fold-2-of-5@3", (34, 40))
-
-
-@pytest.mark.parametrize("name", TREES)
-def test_the_options_of_a_row_are_known_and_judged_before_it_is_called(name):
-    options = {"root": "x", "size": 8, "interpolation": "bilinear", "skip_bad": True}
-    check_arguments(DATASETS[name], {**options, "protocol": None, "sensor": [8, 8]}, name)
-    assert options_of(name) == ["root", "sensor", "protocol", "size", "interpolation", "skip_bad"]
-    assert about(name).endswith((".", ").", ")"))
-    with pytest.raises(ValueError, match="size must be int or None, got 'large'"):
-        check_arguments(DATASETS[name], {"size": "large"}, name)
 
 
 def test_a_long_build_says_how_far_it_is(small, monkeypatch, capsys):

@@ -10,14 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from anystep.data.frames import (
-    BINNINGS,
-    EqualCount,
-    EqualTime,
-    FixedCount,
-    FixedDuration,
-    resize,
-)
+from anystep.data.frames import BINNINGS, EqualCount, EqualTime, FixedCount, FixedDuration, resize
 from anystep.data.recording import Events
 
 SENSOR = (3, 5)
@@ -77,19 +70,10 @@ def test_off_events_are_in_plane_0_and_on_events_in_plane_1_at_row_y_and_column_
     assert (frames.dtype, frames.shape) == (np.uint16, (1, 2, 3, 5))
 
 
-def in_numpy(events: Events, step: np.ndarray, steps: int) -> np.ndarray:
-    """Every event's step, one place a pixel and step, and numpy's own counting."""
-    shape = (steps, 2, *events.sensor)
-    kept = step < steps
-    place = (step[kept], *(getattr(events, name)[kept].astype(int) for name in "pyx"))
-    counts = np.bincount(np.ravel_multi_index(place, shape), minlength=np.prod(shape))
-    return counts.reshape(shape)
-
-
 @pytest.mark.parametrize("steps", [1, 7, 10])
-def test_a_long_recording_is_counted_as_numpy_counts_it(steps):
+def test_a_recording_with_late_times_is_counted_like_any_other(steps):
     rng = np.random.default_rng(0)
-    count, sensor = 300_000, (48, 64)
+    count, sensor = 20_000, (48, 64)
     y, x = (rng.integers(0, size, count).astype(np.int16) for size in sensor)
     t = np.sort(rng.integers(5_000, 2**40, count))
     events = Events(t, x, y, rng.integers(0, 2, count).astype(np.uint8), sensor)
@@ -102,7 +86,7 @@ def test_a_long_recording_is_counted_as_numpy_counts_it(steps):
     ):
         frames = binning(events)
         assert frames.dtype == np.uint16
-        assert np.array_equal(frames, in_numpy(events, step, steps)), binning
+        assert np.array_equal(frames, counted_one_by_one(events, step, steps)), binning
 
 
 def test_columns_that_are_read_only_strided_or_unaligned_count_like_any_others():

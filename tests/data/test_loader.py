@@ -53,32 +53,6 @@ def test_tensors_and_labels_of_any_integer_kind_are_taken():
     assert y.tolist() == [1, 2]
 
 
-def test_memory_that_cannot_be_written_is_copied_without_a_warning(recwarn):
-    frames = sample(3)
-    frames.flags.writeable = False
-    x, _ = time_first([(frames, 0)])
-    x += 1
-    assert (frames == 3).all()
-    assert not recwarn.list
-
-
-@pytest.mark.parametrize(
-    "items",
-    [
-        [(sample(0), 0), (np.zeros((3, 2, 4, 6)), 1)],
-        [(sample(0), 0), (sample(0, steps=2), 1)],
-        [(sample(0, steps=0), 1)],
-        [(np.zeros((2, 4, 5)), 0)],
-        [(np.zeros((1, 3, 2, 4, 5)), 0)],
-    ],
-)
-def test_samples_that_are_no_frames_or_differ_in_shape_are_refused_by_name(items):
-    with pytest.raises(
-        ValueError, match=r"frames \(T, P, H, W\), all of one shape in a batch, got"
-    ):
-        time_first(items)
-
-
 def test_a_seed_for_one_purpose_is_no_seed_for_another():
     purposes = ("order", 1), ("order", 2), ("views", 1), ("views", "1"), ()
     seeds, again = (

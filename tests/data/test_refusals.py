@@ -29,16 +29,10 @@ from anystep.data.check import check_dataset
 from anystep.data.count import count_events
 from anystep.data.datasets import load_dataset
 from anystep.data.events.catalogue import find_recordings
-from anystep.data.frames import (
-    Direct,
-    EqualCount,
-    EqualTime,
-    FixedCount,
-    FixedDuration,
-    resize,
-)
+from anystep.data.frames import Direct, EqualCount, EqualTime, FixedCount, FixedDuration, resize
 from anystep.data.images.pictures import PictureSet
 from anystep.data.images.rows import photographs
+from anystep.data.loader import time_first
 from anystep.data.protocols import Split, Stratified, held_out, split, stratified
 from anystep.data.readers import gesture_segments
 from anystep.data.recording import Events
@@ -77,7 +71,6 @@ RECORDINGS = [
     (lambda: events(t=(0, 5, 4)), r"t\[2\] = 4 is earlier"),
     (lambda: events(t=(-1, 5, 6)), r"t\[0\] = -1 must be >= 0"),
     (lambda: events(x=(0, 3, 3)), r"x\[1\] = 3 must be in 0\.\.2"),
-    (lambda: events(x=(0, 1, -1)), r"x\[2\] = -1 must be in 0\.\.2"),
     (lambda: events(y=(0, 0, 2)), r"y\[2\] = 2 must be in 0\.\.1"),
     (lambda: events(p=(0, 2, 1)), r"p\[1\] = 2 must be 0 or 1"),
     (lambda: events(p=(0, 1, -1)), r"p\[2\] = -1 does not fit uint8"),
@@ -90,7 +83,6 @@ RECORDINGS = [
     (lambda: events(t=[[0, 1, 2]]), r"t must be one column .* of shape \(1, 3\)"),
     (lambda: events(sensor=(2, 0)), r"sensor must be \(height, width\)"),
     (lambda: events(sensor=34), r"sensor must be \(height, width\)"),
-    (lambda: events(sensor=(2, 40_000)), r"sensor must be \(height, width\)"),
     (lambda: events().head(-1), "count must be >= 0, got -1"),
     (lambda: Events(*[np.zeros(1)] * 4, (2, 3)), "t must be a numpy array of int64, got float64"),
     (lambda: Events(*[[0]] * 4, (2, 3)), "t must be a numpy array of int64, got list"),
@@ -98,18 +90,12 @@ RECORDINGS = [
 FRAMES = [
     (lambda: EqualTime(0), "equal_time: steps must be a whole number >= 1, got 0"),
     (lambda: EqualCount(2.5), "steps must be a whole number >= 1, got 2.5"),
-    (lambda: EqualCount(True), "got True"),
     (lambda: FixedDuration(3, 0), "duration_us must be a whole number >= 1, got 0"),
     (lambda: FixedCount(3, -1), "count must be a whole number >= 1, got -1"),
     (lambda: FixedCount("3", 1), "got '3'"),
     (lambda: EqualTime(None), "only fixed_duration and fixed_count can"),
-    (lambda: EqualCount(None), "only fixed_duration and fixed_count can"),
     (lambda: Direct(None), "only fixed_duration and fixed_count can"),
-    *(
-        (lambda make=make: make(2)(NONE), "an empty event stream")
-        for make in (EqualTime, EqualCount)
-    ),
-    (lambda: FixedDuration(2, 9)(NONE), "fixed_duration: an empty event stream"),
+    (lambda: EqualTime(2)(NONE), "equal_time: an empty event stream"),
     (lambda: FixedCount(2, 9)(NONE), "fixed_count: an empty event stream"),
     (lambda: FixedDuration(2, 9)(one(t=20)), "the first is at t = 20 us.*subtract"),
     (lambda: FixedDuration(None, 1)(one(t=10**9)), "needs 1000000001 frames of 400 x 400.*steps"),
@@ -118,11 +104,9 @@ FRAMES = [
     (lambda: count_events(events(), np.array([0, 4])), r"borders must .* be in 0\.\.3"),
     (lambda: Direct(2)(np.zeros((3, 3))), r"an image must be \(P, H, W\)"),
     (lambda: resize(IMAGES, 0, "nearest"), "size must be a whole number >= 1, got 0"),
-    (lambda: resize(IMAGES, 2.0, "nearest"), "size must be a whole number >= 1, got 2.0"),
     (lambda: resize(IMAGES, True, "nearest"), "size must be a whole number >= 1, got True"),
     (lambda: resize(IMAGES, 2, "linear"), "'linear'. Did you mean 'bilinear'"),
     (lambda: resize(IMAGES[..., :0], 2, "nearest"), r"frames must be \(..., H, W\)"),
-    (lambda: resize(IMAGES[0, 0], 2, "nearest"), r"frames must be \(..., H, W\)"),
 ]
 SETS = [
     (lambda: FrameSet(np.zeros((3, 2, 4, 4)), [0] * 3), r"FrameSet: frames must be \(M, T, P,"),
@@ -143,6 +127,15 @@ IMAGE_ROWS = [
     (lambda: photographs("image-folder", binning=Direct(1), root=".", size=0), "size must be a"),
     (lambda: photographs("image-folder", binning=Direct(1), root=".", size=True), "got True"),
 ]
+ITEM = np.zeros((3, 2, 4, 5)), 0
+NO_FRAMES = r"a sample must be frames \(T, P, H, W\), all of one shape in a batch, got \["
+SAMPLES = [
+    (lambda: time_first([ITEM, (np.zeros((3, 2, 4, 6)), 1)]), NO_FRAMES),
+    (lambda: time_first([ITEM, (np.zeros((2, 2, 4, 5)), 1)]), NO_FRAMES),
+    (lambda: time_first([(np.zeros((0, 2, 4, 5)), 1)]), NO_FRAMES),
+    (lambda: time_first([(np.zeros((2, 4, 5)), 0)]), NO_FRAMES),
+    (lambda: time_first([(np.zeros((1, 3, 2, 4, 5)), 0)]), NO_FRAMES),
+]
 PROTOCOLS = [
     (lambda: split("cifar10-dvs/last-10", [0]), "Did you mean 'cifar10-dvs/last-100'"),
     (lambda: split("random-90-10@x", [0]), "Did you mean 'random-90-10@0'"),
@@ -150,15 +143,11 @@ PROTOCOLS = [
     (lambda: split("nmnist/official", [0, 0], parts=["train", "val"]), "got train, val"),
     (lambda: split("nmnist/official", [0, 0], parts=["train"]), "parts has 1 entries for 2"),
     (lambda: split("cifar10-dvs/last-100", [0], ids=["cat"]), r"in 0\.\.999, got 'cat'"),
-    (
-        lambda: split("cifar10-dvs/last-100", [0], ids=["cat/7"]),
-        "to 999, the largest here is 7",
-    ),
+    (lambda: split("cifar10-dvs/last-100", [0], ids=["cat/7"]), "to 999, the largest here is 7"),
     (lambda: split("cifar10-dvs/last-100", [0, 0], ids=["a/1", "a/1"]), "ids must differ"),
     (lambda: split("dvs-gesture/users", [0], ids=["user30_lab/0_0"]), "user01 to user29, got"),
     (lambda: split("dvs-gesture/users", [0], ids=["lab/0_0"]), "got 'lab/0_0'"),
     (lambda: split("fold-6-of-5@0", [0] * 8), "K must be in 1..N and N >= 2, got 'fold-6-of-5@0'"),
-    (lambda: split("fold-1-of-1@0", [0] * 8), "N >= 2"),
     (lambda: split("fold-0-of-5@0", [0] * 8), "unknown protocol"),
     (lambda: split("fold-1-of-9@0", [0] * 8), "every class needs 9 samples or more, one has 8"),
     (lambda: Stratified((0.5, 0.5, 0.5)), "with sum 1"),
@@ -174,10 +163,7 @@ PROTOCOLS = [
     (lambda: load_dataset("digits-dvs", binning=LIVE, path="circle"), "unknown path 'circle'"),
     (lambda: find_recordings("nmist", "."), "event data set 'nmist'. Did you mean 'nmnist'"),
     (lambda: check_dataset("nmist", "."), "unknown dataset 'nmist'. Did you mean 'nmnist'"),
-    (lambda: check_dataset("nmnist", None), "nmnist: root must be the folder that holds"),
-    (lambda: check_dataset("nmnist", "/no/such"), "root must be the folder .* is no folder"),
     (lambda: check_dataset("nmnist", options={"size": 8}), "'size' in the check of nmnist"),
-    (lambda: check_dataset("nmnist", options={"protocol": "fold-3-of-2@0"}), "K must be in 1..N"),
     (lambda: check_dataset("events-folder", options={"sensor": 3}), r"sensor must be \(height,"),
     (lambda: check_dataset("cifar10"), "cifar10: root is required"),
     (lambda: check_dataset("cifar10", ".", options={"root": "x"}), "unknown option 'root'"),
@@ -199,7 +185,6 @@ CAMERAS = [
     (lambda: simulate(np.zeros(35), PATH, QUIET, seed=0), r"\(H0, W0\), each >= 1, got"),
     (lambda: simulate(np.zeros((0, 4)), PATH, QUIET, seed=0), r"got shape \(0, 4\)"),
     (lambda: simulate([[1.5]], PATH, QUIET, seed=0), r"image must lie in \[0, 1\]"),
-    (lambda: simulate([[math.nan]], PATH, QUIET, seed=0), r"image must lie in \[0, 1\]"),
     (lambda: simulate_many(IMAGES[0], PATH, QUIET, seed=0), r"images must be \(M, H0, W0\)"),
     (lambda: batch(NINE[0]), r"images must be \(N, H0, W0\), each >= 1, got shape \(9, 8\)"),
     (lambda: batch(NINE[:0]), r"each >= 1, got shape \(0, 9, 8\)"),
@@ -212,27 +197,25 @@ CAMERAS = [
     (lambda: batch(binning=FixedDuration(None, 9)), "FixedDuration with a number of steps, got Fi"),
     (lambda: batch(size=12), r"size must be None or in 1\.\.11, got 12"),
     (lambda: encode_bin(one(x=256)), "x must be at most 255 in a .bin file, got 256 at 0"),
-    (lambda: encode_bin(one(y=300)), "y must be at most 255 and not 240 in a .bin file, got 300"),
     (lambda: encode_bin(one(y=240)), "y must be at most 255 and not 240 in a .bin file, got 240"),
     (lambda: encode_bin(one(t=1 << 23)), "t must be below 8388608 in a .bin file"),
     (lambda: encode_bin(one().head(0)), "at least one event, got none"),
     (lambda: film_images(IMAGES, [], "out", SETTING), "different names, at least one"),
     (lambda: film_images(IMAGES, ["a/0"] * 2, "out", SETTING), "different names"),
     (lambda: film_images(IMAGES[:1], ["../0"], "out", SETTING), "an id must be <class>/<name>"),
-    (lambda: film_images(IMAGES[:1], ["cat"], "out", SETTING), "an id must be <class>/<name>"),
     (lambda: film_images(IMAGES, ["a/0"], "out", SETTING), r"images must be \(1, H0, W0\)"),
     (lambda: film_images(IMAGES, ["a/0", "a/1"], "out", SETTING, workers=0), "workers must be"),
     (lambda: film_images(IMAGES, ["a/0", "a/1"], __file__, SETTING), "out must be a folder, .* is"),
     (lambda: Setting(PATH, QUIET, -1, {}), "seed must be a whole number >= 0, got -1"),
     (lambda: Setting(saccade(9_000_000), QUIET, 0, {}), "must end by 8388608 us"),
     (lambda: simulate_dataset("cifar11", root=".", out="o"), "'cifar11'. Did you mean 'cifar10'"),
-    (lambda: simulate_dataset(root=".", out="o", path="closed-lop"), "Did you mean 'closed_loop'"),
     (lambda: simulate_dataset(root=".", out="o", per_class=0), "per_class must be >= 1, got 0"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("call", "words"), [*RECORDINGS, *FRAMES, *SETS, *IMAGE_ROWS, *PROTOCOLS, *CAMERAS]
+    ("call", "words"),
+    [*RECORDINGS, *FRAMES, *SETS, *IMAGE_ROWS, *SAMPLES, *PROTOCOLS, *CAMERAS],
 )
 def test_refused_by_name(call, words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)

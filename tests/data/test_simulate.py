@@ -102,12 +102,6 @@ def test_a_still_image_sends_only_background_events():
         assert abs(half.mean() - 0.5) < 5 * 0.5 / math.sqrt(len(events))
 
 
-def test_an_image_larger_than_the_sensor_by_the_radius_hides_the_background():
-    path = closed_loop(60_000, radius=3.0, loops=2)
-    assert len(simulate(np.ones((34 + 6, 34 + 6)), path, QUIET, seed=0)) == 0
-    assert len(simulate(np.ones((34 + 5, 34 + 5)), path, QUIET, seed=0)) > 0
-
-
 def test_a_long_row_of_events_at_one_pixel_is_exact_to_the_last():
     # the band that skips logarithms is kept by products: after thousands of crossings it must still
     # let every one through
