@@ -16,7 +16,7 @@ from event_files import AEDAT3_HEADER, Row, aedat2_bytes, aedat3_packet, bin_byt
 
 Known = dict[str, tuple[list[Row], int]]
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-NUMBERS = (*range(3), *range(100, 107), 900, 901, 999)  # files of a class of CIFAR10-DVS
+NUMBERS = (*range(10), 900, 901, 999)  # files of a class of CIFAR10-DVS
 TRIALS = [f"user{n:02d}_{'lab' if n in (2, 5, 24) else 'led'}" for n in (1, 2, 3, 5, 23, 24, 29)]
 CALTECH = ("BACKGROUND_Google", "Faces_easy", *(f"thing_{i:02d}" for i in range(99)))
 EVENTS = 24
@@ -78,26 +78,20 @@ def caltech(root: Path, *, top: str = "", suffix: str = ".bin") -> Known:
     return known
 
 
-def cifar10_dvs(root: Path, *, top: str = "", suffix: str = ".aedat") -> Known:
+def cifar10(root: Path, *, top: str = "", suffix: str = ".aedat") -> Known:
+    """CIFAR10-DVS; with .bin <class>/<number>.bin and camera.json, as the simulated camera does."""
     known: Known = {}
     for label, group in enumerate(CIFAR10):
         for number in NUMBERS:
             name = f"{group}/{number}"
             known[name] = rows_of(name, 128, 128), label
-            path = root / top / group / f"cifar10_{group}_{number}{suffix}"
-            put(path, later(known[name][0], 1_000_000 + number))
-    return known
-
-
-def cifar10_film(root: Path) -> Known:
-    """<class>/<number>.bin and camera.json, as the simulated camera leaves them."""
-    known: Known = {}
-    for label, group in enumerate(CIFAR10):
-        for number in (*range(10), 900, 950, 999):
-            name = f"{group}/{number}"
-            known[name] = rows_of(name, 128, 128), label
-            put(root / f"{name}.bin", known[name][0])
-    put(root / "camera.json", f'{{"recordings": {len(known)}}}')
+            if suffix == ".bin":
+                put(root / f"{name}.bin", known[name][0])
+            else:
+                path = root / top / group / f"cifar10_{group}_{number}{suffix}"
+                put(path, later(known[name][0], 1_000_000 + number))
+    if suffix == ".bin":
+        put(root / "camera.json", f'{{"recordings": {len(known)}}}')
     return known
 
 
@@ -174,11 +168,11 @@ TREES = {
         "SpikingJelly": partial(caltech, top="events_np", suffix=".npz"),
     },
     "cifar10-dvs": {
-        "released": cifar10_dvs,
-        "SpikingJelly's extract": partial(cifar10_dvs, top="extract"),
-        "SpikingJelly": partial(cifar10_dvs, top="events_np", suffix=".npz"),
+        "released": cifar10,
+        "SpikingJelly's extract": partial(cifar10, top="extract"),
+        "SpikingJelly": partial(cifar10, top="events_np", suffix=".npz"),
     },
-    "cifar10-sim": {"filmed": cifar10_film},
+    "cifar10-sim": {"filmed": partial(cifar10, suffix=".bin")},
     "dvs-gesture": {
         "released": partial(gestures, top="DvsGesture"),
         "without lists": partial(gestures, lists=False),

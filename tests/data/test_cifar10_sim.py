@@ -72,6 +72,11 @@ def test_every_form_of_cifar10_gives_the_same_images_under_the_same_names(tmp_pa
     assert all(np.array_equal(one.light(i), other.light(i)) for i in range(0, 200, 7))
 
 
+def test_no_class_has_more_images_than_it_has(tmp_path, release):
+    with pytest.raises(ValueError, match="at most 20, the images of airplane, got 21"):
+        simulate_dataset(root=release, out=tmp_path, per_class=21)
+
+
 def test_the_light_is_the_luma_by_hand():
     image = np.broadcast_to(np.uint8([[[100]], [[50]], [[200]]]), (3, 32, 32))
     light = light_of(image)
@@ -139,11 +144,6 @@ def test_a_film_of_few_images_is_the_beginning_of_a_larger_one_and_loses_none(
     (tmp_path / "frog" / "0.bin").unlink()
     with pytest.raises(ValueError, match=r"holds 9 of the 10 recordings that camera.json speaks"):
         load_dataset("cifar10-sim", binning=LIVE, root=tmp_path, protocol="random-90-10@0")
-
-
-def test_no_class_has_more_images_than_it_has(tmp_path, release):
-    with pytest.raises(ValueError, match="at most 20, the images of airplane, got 21"):
-        simulate_dataset(root=release, out=tmp_path, per_class=21)
 
 
 @pytest.mark.skipif(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 
 import numpy as np
 import pytest
@@ -40,12 +39,7 @@ def later(monkeypatch):
 def read(monkeypatch):
     """The names of the files that are read."""
     names, hashed = [], contents._hashed
-
-    def noted(path):
-        names.append(path.name)
-        return hashed(path)
-
-    monkeypatch.setattr(contents, "_hashed", noted)
+    monkeypatch.setattr(contents, "_hashed", lambda path: names.append(path.name) or hashed(path))
     return names
 
 
@@ -128,25 +122,6 @@ def test_a_damaged_index_is_made_anew(files, later):
         index.write_bytes(damage)
         assert hashes(paths, index) == first
         assert json.loads(index.read_bytes()) == json.loads(whole)
-
-
-def test_two_that_hash_at_once_lose_nothing_but_work(files, later):
-    paths, index = files
-    expected = hashes(paths, index)
-    index.unlink()
-    found, barrier = [], threading.Barrier(4)
-
-    def work(k):
-        barrier.wait()
-        found.append(hashes(paths[k % 3 :] + paths[: k % 3], index))
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [sorted(each) for each in found] == [sorted(expected)] * 4
-    assert hashes(paths, index) == expected
 
 
 def test_an_entry_that_another_process_added_meanwhile_is_kept(files, later, monkeypatch):

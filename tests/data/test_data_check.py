@@ -65,12 +65,6 @@ def test_all_of_a_tree_is_counted_once_in_the_parts_of_its_row(name, layout, sen
     assert list(found["classes"]) == list(row.classes)
 
 
-def test_another_protocol_makes_other_parts(digits):
-    found = check_dataset("nmnist", digits[0], options={"protocol": "fold-1-of-2@0"}).summary
-    assert found["protocol"]["name"] == "fold-1-of-2@0"
-    assert found["samples"] == {"train": 60, "test": 60}
-
-
 def test_damaged_files_are_listed_by_name_and_the_check_goes_on(digits):
     root, known = digits
     (root / "Test" / "3" / "00070.bin").write_bytes(b"")
@@ -107,21 +101,16 @@ def test_one_damaged_file_of_many_gestures_is_one_entry_and_a_gesture_without_ev
     assert (found["unreadable"], sum(found["samples"].values())) == (13, 72)
 
 
-def test_recordings_whose_events_step_back_in_time_are_counted_and_read(digits):
-    root, _ = digits
+def test_events_that_step_back_in_time_are_read_and_what_else_lies_there_is_told(digits):
+    train = digits[0] / "Train"
     rows = [(5, 1, 1, 0), (9, 1, 1, 1), (7, 1, 1, 1)]
-    (root / "Train" / "0" / "00000.bin").write_bytes(bin_bytes(rows))
-    found = check_dataset("nmnist", root).summary
+    (train / "0" / "00000.bin").write_bytes(bin_bytes(rows))
+    for name in ("readme.txt", "4/00000.BAK"):
+        (train / name).touch()
+    (train / "ten").mkdir()
+    found = check_dataset("nmnist", digits[0]).summary
     assert (found["out_of_order"], found["corrupt"], found["events_per_recording"][0]) == (1, [], 3)
     assert found["duration_us"][0] == 5
-
-
-def test_what_else_lies_in_the_folder_is_told(digits):
-    root, _ = digits
-    (root / "Train" / "readme.txt").touch()
-    (root / "Train" / "4" / "00000.BAK").touch()
-    (root / "Train" / "ten").mkdir()
-    found = check_dataset("nmnist", root).summary
     assert (found["other_files"], found["empty_folders"]) == ({".bak": 1, ".txt": 1}, ["Train/ten"])
 
 

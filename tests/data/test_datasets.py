@@ -9,7 +9,7 @@ import pytest
 
 from anystep.data import digits
 from anystep.data.camera.simulate import enlarge
-from anystep.data.digits import digits_dvs, digits_events
+from anystep.data.digits import digits_dvs
 from anystep.data.frames import EqualCount, FixedCount, FixedDuration
 from anystep.data.protocols import stratified
 from anystep.data.recording import Events
@@ -130,14 +130,6 @@ def test_hindsight_frames_are_marked_as_not_causal(few_digits, tmp_path):
     splits = digits_dvs(binning=EqualCount(4), cache=tmp_path)
     assert splits.causal is False
     assert splits.binning == {"name": "equal_count", "steps": 4}
-
-
-def test_chosen_digits_come_in_the_order_asked_for():
-    (late, _), (early, label) = digits_events([5, 2])
-    again, same_label = next(digits_events([2]))
-    assert np.array_equal(early.t, again.t)
-    assert label == same_label == 2
-    assert not np.array_equal(late.t[:50], early.t[:50])
 
 
 def test_enlarging_keeps_a_flat_image_flat_and_a_ramp_straight():

@@ -90,7 +90,7 @@ def test_the_order_is_that_of_the_ids_and_not_of_the_file_system(small, monkeypa
 TESTED = [
     ("dvs-gesture", "released", "users", r"user2[49]_.*", (7, "arm roll")),
     ("cifar10-dvs", "released", "last-100", r".*/9\d\d", (9, "truck")),
-    ("cifar10-dvs", "released", "first-100", r".*/[012]", (9, "truck")),
+    ("cifar10-dvs", "released", "first-100", r".*/\d", (9, "truck")),
     ("ncaltech101", "released", "90-10-per-class", r".*_0010", (1, "Faces_easy")),
     ("events-folder", "parts", "given", r"test/.*", (1, "right")),
 ]
@@ -145,11 +145,10 @@ def test_frames_that_spikingjelly_cut_are_read_as_they_are(tmp_path):
 
 def test_whatever_shapes_the_frames_has_a_file_of_its_own(small):
     root, cache = small
-    load("events-folder", root, cache)
-    load("events-folder", root, cache, binning=FixedDuration(5, 60_000))
-    load("events-folder", root, cache, size=8)
-    load("events-folder", root, cache, size=8, interpolation="bilinear")
-    load("events-folder", root, cache, sensor=[40, 34], size=8)
+    eight = {"size": 8}
+    shapes = {"binning": FixedDuration(5, 60_000)}, eight, eight | {"interpolation": "bilinear"}
+    for changed in ({}, *shapes, eight | {"sensor": [40, 34]}):
+        load("events-folder", root, cache, **changed)
     file = next(root.rglob("*.bin"))
     os.utime(file, (1, 1))
     load("events-folder", root, cache)
@@ -202,13 +201,13 @@ def test_recordings_are_found_without_opening_a_file(tmp_path):
     assert found.ids == sorted(known, key=natural)
 
 
-def test_a_folder_of_your_own_has_the_protocol_of_its_layout_unless_you_choose(tmp_path):
-    for layout, protocol in (("classes", "random-90-10@0"), ("parts", "events-folder/given")):
-        root = tmp_path / layout
-        TREES["events-folder"][layout](root)
-        assert find_recordings("events-folder", root).protocol == protocol
-        chosen = find_recordings("events-folder", root, protocol="fold-2-of-5@3", sensor=[34, 40])
-        assert (chosen.protocol, chosen.sensor) == ("fold-2-of-5@3", (34, 40))
+@pytest.mark.parametrize("layout", ["classes", "parts"])
+def test_a_folder_of_your_own_has_the_protocol_of_its_layout_unless_you_choose(layout, tmp_path):
+    TREES["events-folder"][layout](tmp_path)
+    protocol = {"classes": "random-90-10@0", "parts": "events-folder/given"}[layout]
+    assert find_recordings("events-folder", tmp_path).protocol == protocol
+    chosen = find_recordings("events-folder", tmp_path, protocol="fold-2-of-5@3", sensor=[34, 40])
+    assert (chosen.protocol, chosen.sensor) == ("fold-2-of-5@3", (34, 40))
 
 
 def test_a_long_build_says_how_far_it_is(small, monkeypatch, capsys):

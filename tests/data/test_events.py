@@ -19,14 +19,11 @@ def test_columns_have_the_promised_types_whatever_they_were_made_from():
     assert Events(*columns[:3], made.p.astype(bool), made.sensor).p.dtype == bool
 
 
-def test_times_may_be_equal_and_a_recording_empty():
+def test_times_may_be_equal_a_recording_empty_and_its_last_microsecond_counts():
     assert len(events(t=(4, 4, 4))) == 3
+    assert events(t=(10, 11, 19)).duration == 10
     empty = Events.from_arrays([], [], [], [], (2, 3))
     assert (len(empty), empty.duration) == (0, 0)
-
-
-def test_duration_covers_the_microsecond_of_the_last_event():
-    assert events(t=(10, 11, 19)).duration == 10
 
 
 def test_until_keeps_what_came_strictly_before_and_head_the_first_events():

@@ -89,31 +89,6 @@ def test_recordings_of_one_image_differ_in_their_noise_and_seeds_too():
     assert one != columns(other.shoot(IMAGES[0], "a/0"))
 
 
-def test_a_film_that_was_stopped_goes_on_and_keeps_what_is_there(tmp_path):
-    film_images(IMAGES, IDS, tmp_path / "whole", setting())
-    out = tmp_path / "stopped"
-
-    def stop(done: int, _: int) -> None:
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        film_images(IMAGES, IDS, out, setting(), workers=1, progress=stop)
-    assert 2 <= len(list(out.rglob("*.bin"))) < 6
-    assert not list(out.rglob("*.part"))
-    with pytest.raises(
-        ValueError, match=r"6 recordings that .* speaks of: the filming was stopped"
-    ):
-        filmed(out, ("cat", "dog"))
-    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.bin")}
-    summary = film_images(IMAGES, IDS, out, setting())
-    assert summary["made"] == 6 - len(kept)
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert contents(out) == contents(tmp_path / "whole")
-    assert film_images(IMAGES, IDS, out, setting())["made"] == 0
-    assert [sample.id for sample in filmed(out, ("cat", "dog"))] == IDS
-
-
 def test_a_killed_film_leaves_whole_recordings_and_goes_on(tmp_path):
     film_images(IMAGES, IDS, tmp_path / "whole", setting())
     whole, out = contents(tmp_path / "whole"), tmp_path / "killed"
@@ -130,9 +105,14 @@ film_images(images, ids, {os.fspath(out)!r}, told, workers=2, progress=kill)
     found = {name: content for name, content in contents(out).items() if name.endswith(".bin")}
     assert len(found) >= 2
     assert found.items() <= whole.items()
+    with pytest.raises(ValueError, match=r"of the 6 recordings .* the filming was stopped"):
+        filmed(out, ("cat", "dog"))
+    written = {name: (out / name).stat().st_mtime_ns for name in found}
     assert film_images(IMAGES, IDS, out, setting())["made"] == 6 - len(found)
+    assert written == {name: (out / name).stat().st_mtime_ns for name in found}
     assert whole.items() <= contents(out).items()
-    assert len(filmed(out, ("cat", "dog"))) == 6
+    assert [sample.id for sample in filmed(out, ("cat", "dog"))] == IDS
+    assert film_images(IMAGES, IDS, out, setting())["made"] == 0
 
 
 def test_a_recording_cut_by_something_else_is_filmed_again(tmp_path):

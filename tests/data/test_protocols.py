@@ -8,7 +8,7 @@ import pytest
 from event_trees import CIFAR10
 from sklearn.datasets import load_digits
 
-from anystep.data.protocols import held_out, natural, split, stratified
+from anystep.data.protocols import held_out, split, stratified
 
 
 def by_hash(members, name, ids):
@@ -124,11 +124,6 @@ def test_persons_24_to_29_test_the_gestures():
     parts = split("dvs-gesture/users", [i % 11 for i in range(len(ids))], ids=ids)
     assert parts.test.tolist() == list(range(23 * 11, 29 * 11))
     assert len(parts.val) == 22
-
-
-def test_names_sort_as_people_count():
-    names = ["b/1", "a/10", "a/9", "a/09", "A/2", "a"]
-    assert sorted(names, key=natural) == ["A/2", "a", "a/09", "a/9", "a/10", "b/1"]
 
 
 def test_a_test_set_of_your_own_is_a_split_too():
