@@ -16,7 +16,7 @@ from event_files import AEDAT3_HEADER, Row, aedat2_bytes, aedat3_packet, bin_byt
 
 Known = dict[str, tuple[list[Row], int]]
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-NUMBERS = (*range(10), 900, 901, 999)  # files of a class of CIFAR10-DVS
+NUMBERS = (*range(3), *range(100, 107), 900, 901, 999)  # files of a class of CIFAR10-DVS
 TRIALS = [f"user{n:02d}_{'lab' if n in (2, 5, 24) else 'led'}" for n in (1, 2, 3, 5, 23, 24, 29)]
 CALTECH = ("BACKGROUND_Google", "Faces_easy", *(f"thing_{i:02d}" for i in range(99)))
 EVENTS = 24

@@ -55,7 +55,10 @@ def random_path(seed: int, duration_us: int) -> Trajectory:
 
 
 # all but the first image are larger than the sensor of 11 x 13
-@pytest.mark.parametrize(("seed", "size"), enumerate([(9, 8), (14, 9), (11, 40), (25, 31)]))
+SIZES = [(0, (9, 8)), (1, (14, 9)), (2, (11, 40)), (3, (25, 31))]
+
+
+@pytest.mark.parametrize(("seed", "size"), SIZES)
 @pytest.mark.parametrize("substep_us", [700, 1000, 5000])
 def test_the_counts_are_those_of_the_events_even_if_borders_fall_between(seed, size, substep_us):
     path, camera = random_path(seed, 40_003), replace(QUIET, substep_us=substep_us, seed=seed)
