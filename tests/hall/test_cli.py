@@ -17,18 +17,6 @@ from anystep._errors import RunError, UsageError
 from anystep._extras import MissingExtraError
 from anystep.cli import COMMANDS
 from anystep.folder import RunFolder
-from anystep.training.methods import METHODS, LossMethod
-from anystep.training.phases import Phase
-
-
-class Late(LossMethod):
-    """A method whose network is shown the recording from its second frame on."""
-
-    def __init__(self):
-        super().__init__("ce")
-
-    def phases(self):
-        return (Phase(frames=slice(1, None)),)
 
 
 def test_train_ends_with_its_accuracies_as_json(terminal, recipe):
@@ -66,31 +54,23 @@ def test_resume_finishes_a_run_and_takes_nothing_else(terminal, recipe, monkeypa
     assert terminal.done("train", "--resume", "run")["run"] == "run"
 
 
-def test_compare_of_several_recipes_has_a_row_each_and_overrides_reach_all(terminal, recipe):
-    other = recipe.with_name("other.yaml")
-    drivers.write_recipe(recipe.parent, name="other", method={"name": "ce"}).rename(other)
+def test_compare_of_several_recipes_has_rows_of_each_that_say_where_they_begin(terminal, recipe):
+    late, other = {**drivers.RECIPE["data"], "frames": [1, 3]}, recipe.with_name("other.yaml")
+    changes = {"name": "other", "method": {"name": "ce"}, "data": late}
+    drivers.write_recipe(recipe.parent, **changes).rename(other)
     recipe = drivers.write_recipe(recipe.parent)
     short = ("--train.epochs", "1", "--train.lr=0.5")
     code, out, err = terminal("compare", recipe, other, "--seeds", "1", *short)
     assert code == 0, err
-    assert "prefix of t live steps, tiny/made-up (0000000000000000), test" in " ".join(err.split())
+    title = "prefix of t steps as each row says, tiny/made-up (0000000000000000), test"
+    assert title in " ".join(err.split())
     result = json.loads(out)
     assert result["out"] == os.path.join("runs", "compare")
-    labels = [(row["label"], row["method"]) for row in result["table"][::3]]
-    assert labels == [("tiny", "tks"), ("other", "ce")]
+    rows = {(row["label"], row["method"], row["prefix"]) for row in result["table"]}
+    assert rows == {("tiny", "tks", "live"), ("other", "ce", "live, from frame 2")}
     for name in ("tiny", "other"):
         train = RunFolder(f"runs/compare/{name}-seed0").read_record().train
         assert (train.epochs, train.lr) == (1, 0.5)
-
-
-def test_compare_says_in_its_rows_that_they_begin_elsewhere(terminal, recipe, monkeypatch):
-    monkeypatch.setitem(METHODS, "late", Late)
-    code, out, err = terminal("compare", recipe, "--methods", "ce,late", "--seeds", "1")
-    assert code == 0, err
-    assert "prefix of t steps as each row says" in " ".join(err.split())
-    assert "late (live, from frame 2)" in err
-    told = {row["method"]: row["prefix"] for row in json.loads(out)["table"]}
-    assert told == {"ce": "live", "late": "live, from frame 2"}
 
 
 @pytest.mark.parametrize("arguments", [[], ["trian"], ["compare"], ["data", "lst"]])

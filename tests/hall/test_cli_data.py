@@ -92,14 +92,7 @@ def test_images_are_filmed_and_the_film_is_kept(terminal, tmp_path):
     assert "seed" in terminal.refused(*wanted, "--seed", "1")
 
 
-def test_what_needs_no_fetching_says_so_and_an_unknown_name_is_refused(terminal):
+def test_what_needs_no_fetching_says_so(terminal):
     code, out, err = terminal("data", "get", "digits-dvs")
     assert (code, json.loads(out)["files"]) == (0, [])
     assert "nothing to fetch" in err
-    assert "Did you mean 'nmnist'" in terminal.refused("data", "get", "nmnst")
-
-
-def test_what_wants_a_signature_is_said_step_by_step(terminal):
-    line = terminal.refused("data", "get", "imagenet-1k", "imagenet")
-    assert "https://image-net.org" in line
-    assert "account" in line

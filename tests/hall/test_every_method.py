@@ -1,6 +1,4 @@
-"""Every row of METHODS from a record to its page: trained, stopped and resumed, judged again,
-reported.
-"""
+"""Every row of METHODS from a record to its page."""
 
 from __future__ import annotations
 
@@ -19,8 +17,12 @@ from anystep.training.methods import METHODS
 NEURON = {"hsd": "qcfs_if", "qcfs": "qcfs_if"}  # the methods that cannot train a LIF
 
 
-def record_of(name):
-    return anystep.record_from(
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_trains_from_a_record_resumes_to_the_same_weights_is_judged_again_and_reported(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(DATASETS, "moving-light", moving_light)
+    record = anystep.record_from(
         {
             "data": {"name": "moving-light"},
             "model": {"neuron": NEURON.get(name, "lif"), "options": {"widths": WIDTHS}},
@@ -29,19 +31,11 @@ def record_of(name):
             "tensorboard": False,
         }
     )
-
-
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_a_method_trains_from_a_record_resumes_to_the_same_weights_is_judged_again_and_reported(
-    name, tmp_path, monkeypatch
-):
-    monkeypatch.setitem(DATASETS, "moving-light", moving_light)
-    scores = anystep.run_record(record_of(name), tmp_path / "whole")
-    rows = [
-        json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()
-    ]
-    assert len(rows) == 2
-    assert rows[-1]["train_loss"] != rows[0]["train_loss"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    scores = anystep.run_record(record, whole)
+    log = (whole / "log.jsonl").read_text().splitlines()
+    first, last = (json.loads(line)["train_loss"] for line in log)
+    assert first != last
 
     after_an_epoch = CheckpointWriter.on_epoch
 
@@ -52,15 +46,14 @@ def test_a_method_trains_from_a_record_resumes_to_the_same_weights_is_judged_aga
     with monkeypatch.context() as broken:
         broken.setattr(CheckpointWriter, "on_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
-            anystep.run_record(record_of(name), tmp_path / "stopped")
-    assert anystep.run_record(record_of(name), tmp_path / "stopped", resume=True) == scores
-    whole, resumed = (
-        anystep.load_model(tmp_path / run).state_dict() for run in ("whole", "stopped")
-    )
-    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+            anystep.run_record(record, stopped)
+    assert anystep.run_record(record, stopped, resume=True) == scores
+    weights = anystep.load_model(whole).state_dict()
+    resumed = anystep.load_model(stopped).state_dict()
+    assert all(torch.equal(resumed[key], weights[key]) for key in weights)
 
-    assert anystep.evaluate_run(tmp_path / "whole") == scores
+    assert anystep.evaluate_run(whole) == scores
     # Figures are the same for all methods and have tests of their own; drawing takes long
     monkeypatch.setattr(style, "to_svg", lambda draw, **_: draw().get_label())
-    page = anystep.write_report([tmp_path / "whole"], tmp_path / "report.html")
+    page = anystep.write_report([whole], tmp_path / "report.html")
     assert name in page.read_text(encoding="utf-8")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from anystep.cli import main
 from anystep.environment import describe_environment
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "runs"
@@ -26,41 +25,31 @@ def old(tmp_path, tiny_rows):
     return lambda name: shutil.copytree(RUNS / name, tmp_path / name)
 
 
-def result_of(capsys, *arguments):
-    """The JSON that a command ends with."""
-    code = main([str(each) for each in arguments])
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    return json.loads(out.splitlines()[-1])
-
-
 def made_on_a_machine_like_this(folder):
     """Whether arithmetic here is that of the machine where an old run was trained: to the bit."""
     then, now = json.loads((folder / "env.json").read_text()), describe_environment(seed=0)
     return (then["device"], then["versions"]["torch"]) == (now["device"], now["versions"]["torch"])
 
 
-def test_a_finished_run_is_judged_to_the_scores_that_it_has(old, capsys):
+def test_a_finished_run_is_judged_to_the_scores_that_it_has(old, terminal):
     folder = old("one-phase")
     scores = json.loads((folder / "scores.json").read_text())
-    judged = result_of(capsys, "evaluate", folder)
+    judged = terminal.done("evaluate", folder)
     assert judged["prefix_top1"] == scores["prefix_top1"]
     assert judged["confusion"] == scores["confusion"]
     assert judged.keys() - {"run"} == scores.keys()
 
 
-def test_finished_runs_are_reported_together(old, capsys, tmp_path):
-    folders = [old("one-phase"), old("compare")]
-    result_of(capsys, "report", *folders, "--out", tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    assert "tks" in page
+def test_finished_runs_are_reported_together(old, terminal, tmp_path):
+    terminal.done("report", old("one-phase"), old("compare"))
+    assert "tks" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "report.png").exists()
 
 
 @pytest.mark.parametrize("name", REACHED)
-def test_an_unfinished_run_goes_on_to_the_network_that_the_old_version_reached(name, old, capsys):
+def test_an_unfinished_run_goes_on_to_the_network_that_the_old_version_reached(name, old, terminal):
     folder = old(name)
-    result_of(capsys, "train", "--resume", folder)
+    terminal.done("train", "--resume", folder)
     network = folder / "model.safetensors"
     if made_on_a_machine_like_this(RUNS / name):
         assert network.read_bytes() == REACHED[name].read_bytes()
@@ -73,15 +62,15 @@ def test_an_unfinished_run_goes_on_to_the_network_that_the_old_version_reached(n
 @pytest.mark.parametrize(
     ("kind", "flags", "summary"),
     [
-        ("compare", ["--methods", "ce,tks", "--seeds", "2"], "comparison.json"),
-        ("sweep", ["--train-steps", "1,3", "--methods", "tks", "--seeds", "1"], "sweep.json"),
+        ("compare", "--methods ce,tks --seeds 2", "comparison.json"),
+        ("sweep", "--train-steps 1,3 --methods tks --seeds 1", "sweep.json"),
     ],
 )
 def test_the_runs_of_a_comparison_and_of_a_sweep_are_kept(
-    kind, flags, summary, old, capsys, monkeypatch
+    kind, flags, summary, old, terminal, monkeypatch
 ):
     monkeypatch.setattr("anystep.run.fit", None)  # nothing may be trained
     folder = old(kind)
-    before = json.loads((folder / summary).read_text())
-    result_of(capsys, kind, RUNS / "small.yaml", *flags, "--out", folder)
-    assert json.loads((folder / summary).read_text()) == before
+    before = (folder / summary).read_text()
+    terminal.done(kind, RUNS / "small.yaml", *flags.split(), "--out", folder)
+    assert json.loads((folder / summary).read_text()) == json.loads(before)

@@ -26,9 +26,7 @@ def largest_difference(one, other):
 
 
 def test_two_processes_train_what_one_trains(tmp_path):
-    """A network with batch norm, TKS, gradient clipping and 12 updates: so statistics, loss and
-    gradients are all shared.
-    """
+    """With batch norm, TKS and gradient clipping: statistics, loss and gradients are all shared."""
     drivers.fit_tiny(make_fabric(accelerator="cpu"), tmp_path / "one.pt")
     make_fabric(accelerator="cpu", devices=2).launch(drivers.fit_tiny, tmp_path / "two.pt")
     one, two = (torch.load(tmp_path / name) for name in ("one.pt", "two.pt"))
@@ -61,9 +59,7 @@ def test_a_killed_worker_ends_the_other_and_the_run_goes_on(tmp_path, tiny_rows,
     method = {"name": "dying", "options": {"marker": str(tmp_path / "has-died")}}
     recipe = drivers.write_recipe(tmp_path, train=train, method=method)
     folder = tmp_path / "run"
-    arguments = ["train", str(recipe), "--out", str(folder), "--engine.devices", "2"]
-
-    assert main(arguments) == 1
+    assert main(["train", str(recipe), "--out", str(folder), "--engine.devices", "2"]) == 1
     message = capsys.readouterr().err
     assert "anystep train: a worker " in message
     assert f"go on with: anystep train --resume {folder}" in message
@@ -73,20 +69,10 @@ def test_a_killed_worker_ends_the_other_and_the_run_goes_on(tmp_path, tiny_rows,
     assert RunFolder(folder).load_training()["epoch"] == 2
 
     assert main(["train", "--resume", str(folder)]) == 0
-    assert (
-        main(["train", str(recipe), "--out", str(tmp_path / "one")]) == 0
-    )  # one process, never killed
-    weights = [load_model(place).state_dict() for place in (folder, tmp_path / "one")]
+    one = tmp_path / "one"  # process, never killed
+    assert main(["train", str(recipe), "--out", str(one)]) == 0
+    weights = [load_model(place).state_dict() for place in (folder, one)]
     assert largest_difference(*weights) < 1e-5
-
-
-def assert_can_go_on(folder, last_line, epochs):
-    """The last words say how; the checkpoint is there; and the run comes to its end."""
-    assert last_line == f"anystep train: interrupted; go on with: anystep train --resume {folder}"
-    assert 2 <= RunFolder(folder).load_training()["epoch"] < epochs
-    assert main(["train", "--resume", str(folder)]) == 0
-    assert len((folder / "log.jsonl").read_text().splitlines()) == epochs
-    assert (folder / "scores.json").exists()
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_and_says_how(tmp_path, tiny_rows):
@@ -99,22 +85,24 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_says_how(tmp_path, tiny_rows):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
     process.join(60)
-    assert process.exitcode == 130, output.read_text()
-    assert "Traceback" not in output.read_text()
-    assert_can_go_on(folder, output.read_text().splitlines()[-1], 60)
+    said = output.read_text()
+    assert process.exitcode == 130, said
+    assert "Traceback" not in said
+    way_on = f"anystep train: interrupted; go on with: anystep train --resume {folder}"
+    assert said.splitlines()[-1] == way_on
+    assert 2 <= RunFolder(folder).load_training()["epoch"] < 60
+    assert main(["train", "--resume", str(folder)]) == 0
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 60
+    assert (folder / "scores.json").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["all", "first"])
 def test_ctrl_c_stops_two_processes_together(tmp_path, tiny_rows, whom):
-    """A terminal interrupts all processes; `kill -INT` only the first, which then has to stop the
-    others.
-    """
-    recipe = drivers.write_recipe(
-        tmp_path,
-        train={"epochs": 200, "batch_size": 16, "lr": 0.01},
-        engine={"accelerator": "cpu", "devices": 2},
-    )
+    """A terminal interrupts all processes; `kill -INT` only the first, which stops the others."""
+    train = {"epochs": 200, "batch_size": 16, "lr": 0.01}
+    engine = {"accelerator": "cpu", "devices": 2}
+    recipe = drivers.write_recipe(tmp_path, train=train, engine=engine)
     folder = tmp_path / "run"
     command = [sys.executable, drivers.__file__, "train", str(recipe), "--out", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -49,6 +49,8 @@ COMMANDS = [
     ("evaluate run --fast", "unknown argument '--fast'"),
     ("report run --fast", "unknown argument '--fast'"),
     ("data list --all", "unknown argument '--all'"),
+    ("data get nmnst", "Did you mean 'nmnist'?"),
+    ("data get imagenet-1k imagenet", "https://image-net.org"),
     ("keys --all", "unknown argument '--all'"),
     ("compare none.yaml --methods ce", "there is no recipe none.yaml"),
     ("compare RECIPE --methods ce,tkss", "Did you mean 'tks'?"),

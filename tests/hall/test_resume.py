@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import time
-from contextlib import suppress
 from dataclasses import replace
 
 import drivers
@@ -13,13 +12,11 @@ import numpy as np
 import pytest
 
 from anystep import folder, run
-from anystep.config import load_recipe, record_from
-from anystep.folder import RunFolder, load_model
+from anystep.folder import RunFolder
 from anystep.run import run_record
 from anystep.training import fit as train
 
 CLOCK = ("seconds", "samples_per_s", "mem_mib")
-EPOCHS = 12
 
 
 def result_of(folder):
@@ -39,119 +36,96 @@ def assert_same(folder, expected):
     got = result_of(folder)
     for part, value in expected.items():
         assert got[part] == value, part
-    leftovers = [path.name for path in folder.rglob("*") if path.suffix == ".part"]
-    assert not leftovers
+    assert not list(folder.rglob("*.part"))
 
 
-class Runs:
-    """Runs of one recipe, each step of them in a process of its own."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.recipe = drivers.write_recipe(
-            folder, train={"epochs": EPOCHS, "batch_size": 16, "lr": 0.01}, select="best"
-        )
-
-    def go(self, run_folder, **options):
-        begun = (run_folder / "config.yaml").exists()
-        arguments = ("--resume", run_folder) if begun else (self.recipe, "--out", run_folder)
-        return drivers.Command("train", *arguments, output=self.folder / "output.txt", **options)
-
-    def finish(self, run_folder):
-        code = self.go(run_folder).run_to_end()
-        assert code == 0, (self.folder / "output.txt").read_text()
+def go(folder, **options):
+    """A process that begins a run of the recipe beside `folder`, or goes on with it."""
+    begun = (folder / "config.yaml").exists()
+    arguments = ("--resume", folder) if begun else (folder.with_name("tiny.yaml"), "--out", folder)
+    output = folder.with_name("output.txt")
+    return drivers.Command("train", *arguments, output=output, **options)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return Runs(tmp_path_factory.mktemp("resume"))
+def finish(folder):
+    assert go(folder).run_to_end() == 0, folder.with_name("output.txt").read_text()
+    return result_of(folder)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(runs):
-    runs.finish(runs.folder / "whole")
-    return result_of(runs.folder / "whole")
-
-
-def kill_one(runs, folder, kill, chance):
+def kill_one(folder, kill, chance):
     """One kill; True if the run was still going then. "write": halfway through a checkpoint's
     writing, "early": at a random moment after the start, "training": at a random moment after an
     epoch more is done.
     """
     if kill == "write":
-        return runs.go(folder, die_in_write=chance.randint(2, 3)).run_to_end() == -9
-    process = runs.go(folder)
-    log = folder / "log.jsonl"
-    before = log.stat().st_mtime_ns if log.exists() else 0
+        return go(folder, die_in_write=chance.randint(2, 3)).run_to_end() == -9
+    process, log = go(folder), folder / "log.jsonl"
+    before = log.stat().st_mtime_ns if log.exists() else None
     process.start()
-    while (
-        kill == "training"
-        and process.is_alive()
-        and not (log.exists() and log.stat().st_mtime_ns > before)
-    ):
-        time.sleep(0.002)
+    if kill == "training":
+        while process.is_alive() and (not log.exists() or log.stat().st_mtime_ns == before):
+            time.sleep(0.002)
     process.join(chance.uniform(0, 0.15 if kill == "training" else 0.8))
     process.kill()
     process.join()
     return process.exitcode == -9
 
 
-def survive(runs, name, kills, seed, uninterrupted):
-    """Kill runs until all `kills` have landed. A run that reaches its end, between kills or after
-    the last, must be the uninterrupted one to the bit; where it came to its end too early, another
-    one takes the remaining kills.
+FEW = ["training", "write", "training"]
+MANY = ["training"] * 8 + ["write"] + ["early"] * 6 + ["write"] + ["training"] * 4
+
+
+@pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+def test_kills_some_of_them_in_the_write_change_no_bit(tmp_path, kills):
+    """A run that comes to its end before all kills have landed must be right as well; another one
+    takes the remaining kills.
     """
-    chance, number, landed_in_training = random.Random(seed), 0, 0
-    waiting = list(kills)
+    plan = {"epochs": 12, "batch_size": 16, "lr": 0.01}
+    drivers.write_recipe(tmp_path, train=plan, select="best")
+    uninterrupted = finish(tmp_path / "whole")
+    chance, waiting, landed_in_training, number = random.Random(len(kills)), list(kills), 0, 0
     while waiting:
         number += 1
-        folder = runs.folder / f"{name}-{number}"
-        while waiting and kill_one(runs, folder, waiting[0], chance):
+        folder = tmp_path / f"run-{number}"
+        while waiting and kill_one(folder, waiting[0], chance):
             waiting.pop(0)
             landed_in_training += (folder / "checkpoints" / "last.pt").exists()
-        runs.finish(folder)
+        finish(folder)
         assert_same(folder, uninterrupted)
     assert landed_in_training, "no kill landed after the first checkpoint: this run tested nothing"
 
 
-def test_three_kills_one_of_them_in_the_write_change_no_bit(runs, uninterrupted):
-    survive(runs, "few", ["training", "write", "training"], 1, uninterrupted)
-
-
-@pytest.mark.slow
-def test_twenty_kills_two_of_them_in_the_write_change_no_bit(runs, uninterrupted):
-    kills = ["training"] * 8 + ["write"] + ["early"] * 6 + ["write"] + ["training"] * 4
-    survive(runs, "many", kills, 2, uninterrupted)
-
-
-def test_a_process_killed_in_the_write_leaves_the_checkpoint_before_it(runs):
-    folder = runs.folder / "in-write"
-    assert runs.go(folder, die_in_write=3).run_to_end() == -9
-    assert RunFolder(folder).load_training()["epoch"] == 2
-    assert len(list((folder / "checkpoints").glob(".last.pt.*.part"))) == 1
+@pytest.fixture
+def recipe(tmp_path, tiny_rows):
+    return drivers.write_recipe(tmp_path)
 
 
 @pytest.fixture
-def record(tmp_path, tiny_rows):
-    return record_from(load_recipe(drivers.write_recipe(tmp_path)))
-
-
-def interrupted_once(monkeypatch, target, name, *, call, after=False):
-    """Make call number `call` (from 1) of `target.name` raise KeyboardInterrupt, before or after
-    its work.
+def stopped_once(tmp_path, monkeypatch):
+    """Run a record whole, and another time until call number `call` (from 1) of `target.name`,
+    which raises KeyboardInterrupt before or after its work. Returns the two folders.
     """
-    original, calls = getattr(target, name), []
 
-    def interrupting(*arguments, **options):
-        calls.append(None)
-        if len(calls) == call and not after:
-            raise KeyboardInterrupt
-        result = original(*arguments, **options)
-        if len(calls) == call:
-            raise KeyboardInterrupt
-        return result
+    def stop(record, target, name, *, call, after=False):
+        original, calls = getattr(target, name), []
 
-    monkeypatch.setattr(target, name, interrupting)
+        def interrupting(*arguments, **options):
+            calls.append(None)
+            result = None
+            if len(calls) < call or after:
+                result = original(*arguments, **options)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return result
+
+        run_record(record, tmp_path / "whole")
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, interrupting)
+            with pytest.raises(KeyboardInterrupt):
+                run_record(record, tmp_path / "stopped")
+        return tmp_path / "whole", tmp_path / "stopped"
+
+    return stop
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -160,88 +134,47 @@ def interrupted_once(monkeypatch, target, name, *, call, after=False):
     [
         (folder, "write_json", 1),
         (run, "load_splits", 1),
-        (folder.RunFolder, "save_training", 1),
-        (folder.RunFolder, "save_training", 3),
-        (folder.RunFolder, "save_training", 4),
-        (folder.RunFolder, "save_network", 1),
+        (RunFolder, "save_training", 1),
+        (RunFolder, "save_training", 3),
+        (RunFolder, "save_training", 4),
+        (RunFolder, "save_network", 1),
         (run, "judge_and_write", 1),
     ],
 )
 def test_a_run_stopped_beside_any_write_is_made_whole(
-    tmp_path, record, monkeypatch, target, name, call, after
+    record, stopped_once, target, name, call, after
 ):
-    run_record(record, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        interrupted_once(patch, target, name, call=call, after=after)
-        with pytest.raises(KeyboardInterrupt):
-            run_record(record, tmp_path / "stopped")
-    run_record(record, tmp_path / "stopped", resume=True)
-    assert_same(tmp_path / "stopped", result_of(tmp_path / "whole"))
+    whole, stopped = stopped_once(record, target, name, call=call, after=after)
+    run_record(record, stopped, resume=True)
+    assert_same(stopped, result_of(whole))
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4])
 def test_a_run_of_two_phases_stopped_in_any_epoch_goes_on_to_the_same_bits(
-    tmp_path, record, monkeypatch, call
+    record, stopped_once, call
 ):
-    record = replace(
-        record,
-        method=replace(record.method, name="pair"),
-        train=replace(record.train, epochs=4),
-        select="best",
-    )
-    run_record(record, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        interrupted_once(patch, train, "validate", call=call)
-        with pytest.raises(KeyboardInterrupt):
-            run_record(record, tmp_path / "stopped")
-    run_record(record, tmp_path / "stopped", resume=True)
-    assert_same(tmp_path / "stopped", result_of(tmp_path / "whole"))
-    assert [row["phase"] for row in result_of(tmp_path / "stopped")["log"]] == [
-        "ann",
-        "ann",
-        "snn",
-        "snn",
-    ]
+    method, plan = replace(record.method, name="pair"), replace(record.train, epochs=4)
+    record = replace(record, method=method, train=plan, select="best")
+    whole, stopped = stopped_once(record, train, "validate", call=call)
+    run_record(record, stopped, resume=True)
+    assert_same(stopped, result_of(whole))
+    assert [row["phase"] for row in result_of(stopped)["log"]] == ["ann", "ann", "snn", "snn"]
 
 
-def test_the_best_network_survives_a_stop_in_a_later_epoch(tmp_path, record, monkeypatch):
-    accuracies, seen = iter([10.0, 90.0, KeyboardInterrupt, 20.0]), []
-
-    def scripted(model, dataset, **options):
-        accuracy = next(accuracies)
-        if accuracy is KeyboardInterrupt:
-            raise KeyboardInterrupt
-        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return {"val_loss": 1.0, "val_acc": accuracy, "val_acc_first": 0.0}
-
-    monkeypatch.setattr(train, "validate", scripted)
-    record = replace(record, select="best")
-    with suppress(KeyboardInterrupt):
-        run_record(record, tmp_path / "run")
-    run_record(record, tmp_path / "run", resume=True)
-    kept = load_model(tmp_path / "run").state_dict()
-    assert [
-        bool((seen[epoch]["classifier.weight"] == kept["classifier.weight"]).all())
-        for epoch in range(3)
-    ] == [*(False, True, False)]
+def test_deleting_a_spoilt_checkpoint_starts_afresh_to_the_same_bits(record, stopped_once):
+    """The way out that `load_training` offers."""
+    whole, stopped = stopped_once(record, RunFolder, "save_network", call=1)
+    (stopped / "checkpoints" / "last.pt").unlink()
+    run_record(record, stopped, resume=True)
+    assert_same(stopped, result_of(whole))
 
 
-def test_going_on_with_a_finished_run_trains_nothing(tmp_path, record, monkeypatch):
-    scores = run_record(record, tmp_path / "run")
-    monkeypatch.setattr(run, "fit", None)
-    assert run_record(record, tmp_path / "run", resume=True) == scores
-
-
-def test_going_on_without_the_optimizer_would_change_the_weights(tmp_path, record, monkeypatch):
+def test_going_on_without_the_optimizer_would_change_the_weights(record, stopped_once):
     """What the tests above rely on: they would see a lost Adam state."""
-    run_record(record, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        interrupted_once(patch, train, "validate", call=2)
-        with suppress(KeyboardInterrupt):
-            run_record(record, tmp_path / "stopped")
-    stopped = RunFolder(tmp_path / "stopped")
-    saved = stopped.load_training()
+    whole, stopped = stopped_once(record, train, "validate", call=2)
+    place = RunFolder(stopped)
+    saved = place.load_training()
     saved["optimizer"]["state"] = {}
-    stopped.save_training(saved, saved["history"])
-    run_record(record, tmp_path / "stopped", resume=True)
-    assert result_of(tmp_path / "stopped")["weights"] != result_of(tmp_path / "whole")["weights"]
+    place.save_training(saved, saved["history"])
+    run_record(record, stopped, resume=True)
+    assert result_of(stopped)["weights"] != result_of(whole)["weights"]
