@@ -16,8 +16,7 @@ from typing import Any
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path`: it replaces `path` if the block ends well, else it vanishes.
 
-    A process killed inside the block leaves the old file as it was. The data are on disk (fsync)
-    before the rename.
+    A process killed inside the block leaves the old file. The data are on disk before the rename.
     """
     target = Path(path)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")

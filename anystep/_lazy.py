@@ -1,6 +1,4 @@
-"""Modules of a package that are imported when they are first used, so that importing the package
-costs nothing.
-"""
+"""Modules of a package that are imported when first used, so that the package itself is cheap."""
 
 from __future__ import annotations
 
@@ -13,11 +11,7 @@ from types import ModuleType
 def modules_on_demand(
     package: str, file: str
 ) -> tuple[Callable[[str], ModuleType], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package (PEP 562) through which its modules can be
-    reached.
-
-    package: its `__name__`; file: its `__file__`.
-    """
+    """The `__getattr__` and `__dir__` (PEP 562) of the package with this `__name__`, `__file__`."""
     folder = Path(file).parent
     inside = [path for path in folder.iterdir() if not path.name.startswith("_")]
     names = {

@@ -51,17 +51,19 @@ _ACCEPTED: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "str": (str,),
     "None": (type(None),),
+    "list[int]": (list,),
+    "list[Any]": (list,),
+    "dict[str, Any]": (dict,),
 }
 
 
 def check_arguments(
     function: Callable[..., Any], given: Mapping[str, Any], what: str, *, complete: bool = False
 ) -> None:
-    """Refuse arguments that `function` does not have, and values of a wrong simple type, before it
-    is called.
+    """Refuse arguments that `function` does not have, and values of a wrong simple type.
 
-    Only annotations made of float, int, bool, str and None are judged; a richer one is the
-    function's own affair. `complete` also refuses to leave out an argument that has no default.
+    Only annotations made of those in `_ACCEPTED` are judged; a richer one is the function's own
+    affair. `complete` also refuses to leave out an argument that has no default.
 
     >>> def train(lr: float, name: str | None = None): ...
     >>> check_arguments(train, {"lr": "fast"}, "train")

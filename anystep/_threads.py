@@ -14,9 +14,7 @@ Result = TypeVar("Result")
 def map_ahead(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int, *, ahead: int
 ) -> Iterator[Result]:
-    """map() on threads that runs at most `ahead` results a worker ahead of the reader, so memory
-    does not grow with `items`.
-    """
+    """map() on threads, at most `ahead` results a worker ahead, so memory does not grow."""
     with ThreadPoolExecutor(workers) as pool:
         left = iter(items)
         waiting = [pool.submit(work, item) for item in islice(left, ahead * workers)]

@@ -17,18 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from anystep import __version__
 from anystep._errors import RunError, UsageError
-from anystep.cli_data import ACTIONS, AddFlag, add_actions
+from anystep.cli_data import ACTION_FLAGS, ACTIONS, Arguments, Flags, Result, whole_numbers
 
 if TYPE_CHECKING:  # help answers at once, so a command imports what it needs itself
     from anystep.config import Record
 
-Arguments = argparse.Namespace
-Result = dict[str, Any]  # what a command ends with, as JSON
-
-OVERRIDES = (
-    "any key of the recipe can be overridden: --train.epochs 3 --method.name tks "
-    "(see: anystep keys)"
-)
+OVERRIDES = "any key of the recipe can be overridden: --train.epochs 3 (see: anystep keys)"
 
 
 def _record(recipe: str | None, arguments: Arguments, overrides: Sequence[str]) -> Record:
@@ -37,38 +31,14 @@ def _record(recipe: str | None, arguments: Arguments, overrides: Sequence[str]) 
 
     if not recipe:
         raise UsageError("name a recipe, or go on with a run: --resume RUN")
+    given = overrides_from(overrides)
+    if "seeds" in arguments and "seed" in given:
+        raise UsageError("--seeds N runs the seeds 0..N-1; --seed is for train")
     engine = {"devices": arguments.devices, "precision": arguments.precision}
     flags: Result = {"engine": {key: value for key, value in engine.items() if value is not None}}
     if arguments.skip_bad:
         flags["data"] = {"options": {"skip_bad": True}}
-    return record_from(merge(merge(load_recipe(recipe), overrides_from(overrides)), flags))
-
-
-def _refuse_flag(overrides: Sequence[str], flag: str, why: str) -> None:
-    if any(each.partition("=")[0] == flag for each in overrides):
-        raise UsageError(why)
-
-
-def _seeds(arguments: Arguments, overrides: Sequence[str]) -> range:
-    if arguments.seeds < 1:
-        raise UsageError(f"--seeds must be >= 1, got {arguments.seeds}")
-    why = f"{arguments.command} runs the seeds 0..N-1 of --seeds N; --seed is for train"
-    _refuse_flag(overrides, "--seed", why)
-    return range(arguments.seeds)
-
-
-def _whole_numbers(text: str, flag: str, like: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"{flag}: whole numbers with commas between, like {like}, got {text!r}"
-        ) from None
-
-
-def _no_overrides(overrides: Sequence[str]) -> None:
-    if overrides:
-        raise UsageError(f"unknown argument {overrides[0]!r}")
+    return record_from(merge(merge(load_recipe(recipe), given), flags))
 
 
 def _protocol(scores: Mapping[str, Any]) -> str:
@@ -97,20 +67,18 @@ def _print_scores(scores: Mapping[str, Any]) -> None:
 def train(arguments: Arguments, overrides: Sequence[str]) -> Result:
     """Train what RECIPE says, or go on with a run that stopped."""
     from anystep.folder import RunFolder
-    from anystep.run import default_folder, run_record
+    from anystep.run import run_record
 
     if arguments.resume:
         others = (arguments.recipe, arguments.out, arguments.devices, arguments.precision)
         if overrides or arguments.skip_bad or any(each is not None for each in others):
-            raise UsageError(
-                "--resume RUN goes on with that run as it is: "
-                "no recipe, no --out and no overrides with it"
-            )
+            raise UsageError("--resume RUN goes on with that run as it is: nothing else with it")
         folder = Path(arguments.resume)
         record = RunFolder(folder).read_record()
     else:
         record = _record(arguments.recipe, arguments, overrides)
-        folder = Path(arguments.out) if arguments.out else default_folder(record)
+        name = f"{record.name}-{record.method.name}-seed{record.seed}"
+        folder = Path(arguments.out or Path("runs") / name)
     scores = run_record(record, folder, resume=bool(arguments.resume))
     _print_scores(scores)
     told = {key: scores[key] for key in ("prefix_top1", "protocol")}
@@ -121,7 +89,6 @@ def evaluate(arguments: Arguments, overrides: Sequence[str]) -> Result:
     """Judge a finished run's network again, from the weights on disk."""
     from anystep.run import evaluate_run
 
-    _no_overrides(overrides)
     scores = evaluate_run(arguments.run)
     _print_scores(scores)
     return {"run": arguments.run, **scores}
@@ -136,16 +103,15 @@ def compare(arguments: Arguments, overrides: Sequence[str]) -> Result:
     if several and arguments.methods:
         raise UsageError("--methods is for one recipe; of several recipes each has its own method")
     if not several and not arguments.methods:
-        raise UsageError(
-            "one recipe needs --methods, like --methods ce,tks; or name several recipes"
-        )
-    seeds = _seeds(arguments, overrides)
+        raise UsageError("one recipe needs --methods, like --methods ce,tks")
     records = [_record(recipe, arguments, overrides) for recipe in arguments.recipe]
     folder = Path(arguments.out or Path("runs") / ("compare" if several else records[0].name))
     if several:
-        result = compare_recipes(records, seeds, folder)
+        result = compare_recipes(records, range(arguments.seeds), folder)
     else:
-        result = compare_methods(records[0], arguments.methods.split(","), seeds, folder)
+        result = compare_methods(
+            records[0], arguments.methods.split(","), range(arguments.seeds), folder
+        )
     scores, table = result["runs"][0]["scores"], result["table"]
     prefix = "t steps as each row says" if "prefix" in table[0] else f"t {scores['prefix']} steps"
     split = scores.get("split", "test")
@@ -159,14 +125,13 @@ def sweep(arguments: Arguments, overrides: Sequence[str]) -> Result:
     from anystep.console import print_table
     from anystep.sweep import PICTURES, sweep_cells, sweep_steps
 
-    why = "sweep sets train.steps itself: name them in --train-steps"
-    _refuse_flag(overrides, "--train.steps", why)
-    seeds = _seeds(arguments, overrides)
-    lengths = _whole_numbers(arguments.train_steps, "--train-steps", "1,2,4,10")
+    if any(each.startswith("--train.steps") for each in overrides):
+        raise UsageError("sweep sets train.steps itself: name them in --train-steps")
+    lengths = whole_numbers(arguments.train_steps, "--train-steps", "1,2,4,10")
     record = _record(arguments.recipe, arguments, overrides)
     methods = arguments.methods.split(",") if arguments.methods else [record.method.name]
     folder = Path(arguments.out or Path("runs") / f"{record.name}-sweep")
-    result = sweep_steps(record, lengths, methods, seeds, folder)
+    result = sweep_steps(record, lengths, methods, range(arguments.seeds), folder)
     scores, matrices = result["runs"][0]["scores"], result["matrices"]
     prefix = " / ".join(dict.fromkeys(matrix["prefix"] for matrix in matrices.values()))
     title = f"top-1 in percent after t steps, {prefix}, {_protocol(scores)}, {record.judge}"
@@ -181,7 +146,6 @@ def report(arguments: Arguments, overrides: Sequence[str]) -> Result:
     from anystep.evaluation.report.page import accuracy_png, write_report
     from anystep.folder import read_runs, runs_in
 
-    _no_overrides(overrides)
     runs = read_runs(run for place in arguments.runs for run in runs_in(place))
     page = write_report(runs, arguments.out)
     picture = accuracy_png(runs, page.with_suffix(".png"))
@@ -191,7 +155,6 @@ def report(arguments: Arguments, overrides: Sequence[str]) -> Result:
 
 def data(arguments: Arguments, overrides: Sequence[str]) -> Result:
     """List, get, check, show and simulate data sets."""
-    _no_overrides(overrides)
     return ACTIONS[arguments.action](arguments)
 
 
@@ -200,7 +163,6 @@ def keys(arguments: Arguments, overrides: Sequence[str]) -> Result:
     from anystep.config import describe_keys
     from anystep.console import print_table
 
-    _no_overrides(overrides)
     rows = describe_keys()
     print_table("keys of a recipe", ["key", "type", "default", "what"], rows)
     return {"keys": [name for name, *_ in rows]}
@@ -217,53 +179,56 @@ COMMANDS: dict[str, Callable[[Arguments, Sequence[str]], Result]] = {
 }
 
 
-def _run_flags(flag: AddFlag) -> None:
-    """Short for keys of the recipe."""
-    flag("--skip-bad", action="store_true", help="leave out what cannot be read, and count it")
-    flag("--devices", type=int, metavar="N", help="processes, one a device (engine.devices)")
-    flag("--precision", metavar="NAME", help="like 32-true or bf16-mixed (engine.precision)")
-
-
-def _train_flags(flag: AddFlag) -> None:
-    flag("recipe", nargs="?", help="a YAML recipe")
-    flag("--out", help="run folder (default: runs/NAME-METHOD-seedN)")
-    flag("--resume", metavar="RUN", help="go on with this run folder")
-    _run_flags(flag)
-
-
-def _evaluate_flags(flag: AddFlag) -> None:
-    flag("run", help="a finished run folder")
-
-
-def _compare_flags(flag: AddFlag) -> None:
-    flag("recipe", nargs="+", metavar="RECIPE", help="one with --methods; or several, a row each")
-    flag("--methods", help="of one recipe: names with commas between: ce,tks")
-    flag("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)")
-    flag("--out", help="folder of run folders (default: runs/NAME or runs/compare)")
-    _run_flags(flag)
-
-
-def _sweep_flags(flag: AddFlag) -> None:
-    flag("recipe", help="a YAML recipe")
-    flag("--train-steps", required=True, metavar="T,...", help="steps to train with: 1,2,4,10")
-    flag("--methods", help="names with commas between (default: the recipe's)")
-    flag("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: 3)")
-    flag("--out", help="folder of run folders (default: runs/NAME-sweep)")
-    _run_flags(flag)
-
-
-def _report_flags(flag: AddFlag) -> None:
-    flag("runs", nargs="+", metavar="RUN", help="finished run folders, or folders of them")
-    flag("--out", default="report.html", help="the page to write (default: report.html)")
-
-
-_FLAGS: dict[str, Callable[[AddFlag], None]] = {
-    "train": _train_flags,
-    "evaluate": _evaluate_flags,
-    "compare": _compare_flags,
-    "sweep": _sweep_flags,
-    "report": _report_flags,
+_RUNNING: Flags = {
+    "--skip-bad": {"action": "store_true", "help": "leave out what cannot be read, and count it"},
+    "--devices": {"type": int, "metavar": "N", "help": "processes, one a device (engine.devices)"},
+    "--precision": {"metavar": "NAME", "help": "like 32-true or bf16-mixed (engine.precision)"},
 }
+_SEEDS = {"type": int, "default": 3, "metavar": "N", "help": "run seeds 0..N-1 (default: 3)"}
+FLAGS: dict[str, Flags] = {
+    "train": {
+        "recipe": {"nargs": "?", "help": "a YAML recipe"},
+        "--out": {"help": "run folder (default: runs/NAME-METHOD-seedN)"},
+        "--resume": {"metavar": "RUN", "help": "go on with this run folder"},
+        **_RUNNING,
+    },
+    "evaluate": {"run": {"help": "a finished run folder"}},
+    "compare": {
+        "recipe": {"nargs": "+", "help": "one with --methods; or several, a row each"},
+        "--methods": {"help": "of one recipe: names with commas between: ce,tks"},
+        "--seeds": _SEEDS,
+        "--out": {"help": "folder of run folders (default: runs/NAME or runs/compare)"},
+        **_RUNNING,
+    },
+    "sweep": {
+        "recipe": {"help": "a YAML recipe"},
+        "--train-steps": {"required": True, "metavar": "T,...", "help": "to train with: 1,2,4,10"},
+        "--methods": {"help": "names with commas between (default: the recipe's)"},
+        "--seeds": _SEEDS,
+        "--out": {"help": "folder of run folders (default: runs/NAME-sweep)"},
+        **_RUNNING,
+    },
+    "report": {
+        "runs": {"nargs": "+", "help": "finished run folders, or folders of them"},
+        "--out": {"default": "report.html", "help": "the page to write (default: report.html)"},
+    },
+}
+
+
+def _add_commands(
+    parser: argparse.ArgumentParser, kind: str, table: Mapping[str, Any], flags: Mapping[str, Flags]
+) -> None:
+    """Give `parser` the commands of `table`, each with its flags and its docstring as help."""
+    group = parser.add_subparsers(dest=kind, required=True, metavar=kind.upper())
+    for name, command in table.items():
+        own = flags.get(name, {})
+        epilog = OVERRIDES if _RUNNING.keys() <= own.keys() else None
+        words = {"help": command.__doc__, "description": command.__doc__, "epilog": epilog}
+        added = group.add_parser(name, **words, allow_abbrev=False)
+        for flag, options in own.items():
+            added.add_argument(flag, **options)
+        if name == "data":
+            _add_commands(added, "action", ACTIONS, ACTION_FLAGS)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -272,17 +237,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="anystep", description="Train a spiking network once, deploy it at any step."
     )
     parser.add_argument("--version", action="version", version=f"anystep {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        text = (command.__doc__ or "").strip()
-        epilog = OVERRIDES if name in ("train", "compare", "sweep") else None
-        own = commands.add_parser(
-            name, help=text, description=text, epilog=epilog, allow_abbrev=False
-        )
-        if name in _FLAGS:
-            _FLAGS[name](own.add_argument)
-        elif name == "data":
-            add_actions(own)
+    _add_commands(parser, "command", COMMANDS, FLAGS)
     return parser
 
 
@@ -295,6 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
     try:
+        if overrides and not hasattr(arguments, "precision"):
+            raise UsageError(f"unknown argument {overrides[0]!r}")
         result = COMMANDS[arguments.command](arguments, overrides)
     except UsageError as error:
         return stopped(str(error), 2)

@@ -29,36 +29,26 @@ Row = dict[str, Any]  # of the table: label, method, t, top1_mean, top1_sd, seed
 def refuse_twice(who: str, /, **given: Sequence[Any]) -> None:
     """Refuse a list, given under its name, that is empty or has something twice."""
     if not all(given.values()):
-        raise UsageError(
-            f"{who} needs at least {' and '.join(f'one {what[:-1]}' for what in given)}"
-        )
+        needed = " and ".join(f"one {what[:-1]}" for what in given)
+        raise UsageError(f"{who} needs at least {needed}")
     for what, values in given.items():
         if len(set(values)) != len(values):
             raise UsageError(f"{who}: some {what} are named twice: {', '.join(map(str, values))}")
 
 
 def refuse_other_tests(tests: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse accuracies of different tests side by side.
-
-    tests: name -> its scores, or of them what `TEST` names.
-    """
+    """Refuse accuracies of different tests (name -> scores, or of them `TEST`) side by side."""
     # Older scores name no split
     (first, base), *others = [(name, {"split": "test", **test}) for name, test in tests.items()]
     for name, test in others:
-        unlike = [
-            f"{key} {base[key]!r} and {test[key]!r}" for key in TEST if test[key] != base[key]
-        ]
-        if unlike:
-            raise UsageError(
-                f"compare: {first} and {name} are not judged on the same test: {'; '.join(unlike)}"
-            )
+        other = [f"{key} {base[key]!r} and {test[key]!r}" for key in TEST if test[key] != base[key]]
+        if other:
+            what = f"{first} and {name} are not judged on the same test"
+            raise UsageError(f"compare: {what}: {'; '.join(other)}")
 
 
 def with_method(record: Record, name: str) -> Record:
-    """The record with the method `name`.
-
-    It keeps its options if it has that method already; another method has its defaults.
-    """
+    """The record with the method `name`: its own with its options, or another with its defaults."""
     if name == record.method.name:
         return record
     other = replace(record, method=MethodConfig(name=name))
@@ -69,7 +59,6 @@ def run_all(records: Mapping[str, Record], folder: Path) -> list[Run]:
     """Run each record into `folder/NAME`: what each scored.
 
     All are checked before the first is trained. Finished runs are kept and unfinished ones go on.
-    Error: two that were not judged on the same test.
     """
     places = {name: RunFolder(folder / name) for name in records}
     for name, record in records.items():
@@ -83,9 +72,8 @@ def run_all(records: Mapping[str, Record], folder: Path) -> list[Run]:
         try:
             scores = run_record(record, place.path, resume=place.begun)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"{place.path} is unfinished, the same command goes on with it"
-            ) from None
+            way_on = f"{place.path} is unfinished, the same command goes on with it"
+            raise KeyboardInterrupt(way_on) from None
         about = {"run": name, "method": asdict(record.method), "seed": record.seed}
         runs.append({**about, "env": place.read_environment(), "scores": scores})
     refuse_other_tests({run["run"]: run["scores"] for run in runs})
@@ -99,10 +87,7 @@ def label_of(run: Mapping[str, Any]) -> str:
 
 
 def _meanings(runs: Sequence[Run]) -> dict[str, str]:
-    """Label -> what the first t steps are: `live, from frame 6`.
-
-    It also says how the frames are cut, where that differs.
-    """
+    """Label -> what the first t steps are (`live, from frame 6`); and how cut, if unlike."""
     first = {label_of(run): run["scores"] for run in reversed(runs)}
     prefix = {label: str(scores.get("prefix", "")) for label, scores in first.items()}
     cut = {label: dict(scores.get("binning") or {}) for label, scores in first.items()}
@@ -122,8 +107,7 @@ def table_of(runs: Sequence[Run]) -> list[Row]:
     """A row for every label and prefix t: mean and sample standard deviation over the seeds.
 
     Both are in percent; the deviation of one seed is null. Where the first t steps are not the same
-    for all runs, because one sees a later part of the recording or fuller frames, say, every row
-    has what they are for it, as `prefix`.
+    for all runs (a later part of the recording, say), every row says as `prefix` what they are.
     """
     rows = []
     meanings = _meanings(runs)
@@ -143,13 +127,12 @@ def table_of(runs: Sequence[Run]) -> list[Row]:
 def _compare(
     rows: Mapping[str, Record], seeds: Sequence[int], folder: Path, said: Mapping[str, Any]
 ) -> dict[str, Any]:
-    labels = {f"{label}-seed{seed}": label for label in rows for seed in seeds}
     records = {
         f"{label}-seed{seed}": replace(record, seed=seed)
         for label, record in rows.items()
         for seed in seeds
     }
-    runs = [{"label": labels[run["run"]], **run} for run in run_all(records, folder)]
+    runs = [{"label": run["run"].rpartition("-seed")[0], **run} for run in run_all(records, folder)]
     result = {**said, "runs": runs, "table": table_of(runs)}
     write_json(folder / "comparison.json", result)
     return result
@@ -158,11 +141,10 @@ def _compare(
 def compare_methods(
     record: Record, methods: Sequence[str], seeds: Sequence[int], folder: Path | str
 ) -> dict[str, Any]:
-    """Run each method with each seed into `folder/METHOD-seedN`.
+    """Run each method with each seed into `folder/METHOD-seedN`; nothing else differs (`run_all`).
 
-    Finished runs are kept, unfinished ones go on. Only `method` and `seed` differ between the runs.
-    A method named in the record keeps the record's options; the others have their defaults. Writes
-    and returns `comparison.json`: the record, what each run scored, and the table.
+    The record's own method keeps its options; the others have their defaults. Writes and returns
+    `comparison.json`: the record, what each run scored, and the table.
     """
     refuse_twice("compare", methods=methods, seeds=seeds)
     rows = {name: with_method(record, name) for name in methods}
@@ -181,21 +163,17 @@ def _test_of(record: Record, place: RunFolder) -> dict[str, Any]:
 def compare_recipes(
     records: Sequence[Record], seeds: Sequence[int], folder: Path | str
 ) -> dict[str, Any]:
-    """Run each record with each seed into `folder/NAME-seedN`.
+    """Run each record with each seed into `folder/NAME-seedN` (`run_all`); a row a record.
 
-    Finished runs are kept, unfinished ones go on. A row of the table is a record, called by its
-    `name`. Anything may differ between them but the test: before anything is trained, records that
-    are not judged on the same samples of the same protocol are refused. The number of steps may
-    differ. Writes and returns `comparison.json`: the records by name, what each run scored, and the
-    table.
+    Records that are not judged on the same samples of the same protocol are refused before any is
+    trained; anything else may differ. Writes and returns `comparison.json`: the records by name,
+    what each run scored, and the table.
     """
     folder = Path(folder)
     refuse_twice("compare", names=[record.name for record in records], seeds=seeds)
     rows = {record.name: record for record in records}
-    for record in records:
-        check(record)
-    places = {name: RunFolder(folder / f"{name}-seed{seeds[0]}") for name in rows}
-    refuse_other_tests({name: _test_of(record, places[name]) for name, record in rows.items()})
+    tests = {n: _test_of(r, RunFolder(folder / f"{n}-seed{seeds[0]}")) for n, r in rows.items()}
+    refuse_other_tests(tests)
     said = {"records": {name: asdict(record) for name, record in rows.items()}}
     return _compare(rows, seeds, folder, said)
 
@@ -210,19 +188,15 @@ def cell(mean: float, sd: float | None) -> str:
 
 
 def table_cells(table: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of the table with a row a label and a column a t, as text.
-
-    A row whose prefix means something else than that of another row says so behind its name.
-    """
+    """(header, rows) of the table as text: a row a label, with its prefix if any, a column a t."""
     table = list(table)
     steps = sorted({row["t"] for row in table})
-    names = {
-        label_of(row): f"{label_of(row)} ({row['prefix']})" if "prefix" in row else label_of(row)
-        for row in table
-    }
+    marks = {label_of(row): f" ({row['prefix']})" if "prefix" in row else "" for row in table}
     cells = {(label_of(row), row["t"]): cell(row["top1_mean"], row["top1_sd"]) for row in table}
     head = "recipe" if any(label_of(row) != row["method"] for row in table) else "method"
-    rows = [[name, *(cells.get((label, t), "") for t in steps)] for label, name in names.items()]
+    rows = [
+        [name + mark, *(cells.get((name, t), "") for t in steps)] for name, mark in marks.items()
+    ]
     return [head, *(f"t = {t}" for t in steps)], rows
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import yaml
 
 from anystep._errors import UsageError
-from anystep._lookup import check_keys
+from anystep._lookup import check_arguments, check_keys, choose
 from anystep.training.schedule import Plan
 
 Tree = dict[str, Any]  # a recipe as YAML reads it
@@ -24,10 +23,7 @@ def _refuse_decided(options: Mapping[str, Any], decided: Sequence[str], where: s
     """Refuse options that something else decides: the data, or a key of their own."""
     for key in decided:
         if key in options:
-            raise UsageError(
-                f"{where}: {key!r} is not an option, "
-                "the data or another key of the recipe decide it"
-            )
+            raise UsageError(f"{where}: {key!r} is not an option, other keys or the data decide it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +33,8 @@ class DataConfig:
     Args:
         name: a row of DATASETS.
         binning: a row of ENCODINGS and its arguments: a binning of events, or "direct" for images.
-        augment: rows of AUGMENTS, by name or as mappings with their fields, in this order; for
-            training alone.
-        frames: keep the frames [first, stop) of every recording, counted from 0, and no others;
-            null keeps all.
+        augment: rows of AUGMENTS, by name or as mappings with their fields; for training alone.
+        frames: keep the frames [first, stop) of every recording, counted from 0; null keeps all.
         cache: folder for frames; null takes the user's cache folder.
         options: further arguments of the data set.
     """
@@ -49,13 +43,13 @@ class DataConfig:
     binning: dict[str, Any] = field(
         default_factory=lambda: {"name": "fixed_duration", "steps": 10, "duration_us": 30_000}
     )
-    augment: list[str | dict[str, Any]] = field(default_factory=list)
+    augment: list[Any] = field(default_factory=list)
     frames: list[int] | None = None
     cache: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.frames is not None and len(self.frames) != 2:
+        if self.frames is not None and [type(each) for each in self.frames] != [int, int]:
             raise UsageError(f"data.frames must be [first, stop] or null, got {self.frames}")
         _refuse_decided(self.options, ("binning", "cache", "workers"), "data.options")
 
@@ -115,10 +109,8 @@ class EngineConfig:
         if self.devices < 1:
             raise UsageError(f"engine.devices must be >= 1, got {self.devices}")
         if self.precision == "16-mixed":
-            raise UsageError(
-                "engine.precision 16-mixed has a loss scale that a checkpoint does not hold: "
-                "use bf16-mixed"
-            )
+            why = "has a loss scale that no checkpoint holds"
+            raise UsageError(f"engine.precision 16-mixed {why}: use bf16-mixed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +120,8 @@ class Record:
     Args:
         name: what the run folder is called.
         seed: of weights, order and views.
-        teacher: the run folder (or file of weights) whose network teaches, for methods that learn
-            from another run.
-        judge: the split that the finished run is judged on; val while you tune, so that test
-            chooses nothing.
+        teacher: the run folder (or file of weights) whose network teaches, if the method asks.
+        judge: the split that judges the run; val while you tune, so that test chooses nothing.
         select: the network of the last epoch, or of the best one on the validation split.
         tensorboard: also write TensorBoard events into the run folder.
     """
@@ -148,21 +138,21 @@ class Record:
     select: Literal["last", "best"] = "last"
     tensorboard: bool = True
 
+    def __post_init__(self) -> None:
+        choose({"test": 0, "val": 0}, self.judge, "judge")
+        choose({"last": 0, "best": 0}, self.select, "select")
+
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number and refuses a key that is there twice.
-
-    YAML 1.1 reads a string, and the last of the two: nobody who writes recipes means that.
-    """
+    """Reads 1e-3 as a number, not as text, and refuses a key that is no text or there twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         nodes = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         keys = [self.construct_object(key, deep=True) for key in nodes]
         for index, key in enumerate(keys):
-            if key in keys[:index]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} is there twice", nodes[index].start_mark
-                )
+            if key in keys[:index] or not isinstance(key, str):
+                where, what = nodes[index].start_mark, f"{key!r} is there twice, or no text"
+                raise yaml.constructor.ConstructorError(None, None, what, where)
         return super().construct_mapping(node, deep)
 
 
@@ -197,24 +187,20 @@ def _yaml_problem(error: Exception) -> str:
 def _read(path: Path) -> Tree:
     try:
         tree = parse_value(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"there is no recipe {path}") from None
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not a YAML recipe: {_yaml_problem(error)}") from error
     if not isinstance(tree, dict):
-        raise UsageError(
-            f"{path} is not a YAML recipe: it must be a mapping, got {type(tree).__name__}"
-        )
+        what = f"it must be a mapping, got {type(tree).__name__}"
+        raise UsageError(f"{path} is not a YAML recipe: {what}")
     return tree
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
     """`above` laid over `below`, mapping by mapping.
 
-    A section that changes its `name` starts afresh: the options of one method mean nothing to
-    another.
+    A section that changes its `name` starts afresh: its options mean nothing to the new one.
 
     >>> merge({"m": {"name": "tks", "options": {"alpha": 0.3}}}, {"m": {"name": "ce"}})
     {'m': {'name': 'ce'}}
@@ -231,10 +217,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
 
 
 def load_recipe(path: str | Path) -> Tree:
-    """A recipe file as a tree, laid over the file that its `base:` names.
-
-    The base is named relative to the recipe and has no base itself.
-    """
+    """A recipe file as a tree, laid over the file that its `base:` names, relative to it."""
     path = Path(path)
     tree = _read(path)
     base = tree.pop("base", None)
@@ -244,97 +227,41 @@ def load_recipe(path: str | Path) -> Tree:
         raise UsageError(f"{path}: base must be the name of a recipe, got {base!r}")
     below = _read(path.parent / base)
     if "base" in below:
-        raise UsageError(
-            f"{path.parent / base} has a base of its own: a recipe may stand on one level only"
-        )
+        raise UsageError(f"{path.parent / base} has a base of its own: only one level is allowed")
     return merge(below, tree)
-
-
-def _words(hint: Any) -> str:
-    """A type as people who write recipes call it: `int or null`, `a list of int`."""
-    if isinstance(hint, UnionType):
-        return " or ".join(map(_words, get_args(hint)))
-    if get_origin(hint) is Literal:
-        return " or ".join(map(str, get_args(hint)))
-    if get_origin(hint) is list:
-        return f"a list of {_words(get_args(hint)[0])}"
-    if get_origin(hint) is dict:
-        return "a mapping of names"
-    return {NoneType: "null", str: "text"}.get(hint, hint.__name__)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value that YAML gave is of the type `hint` of a field."""
-    if isinstance(hint, UnionType):
-        return any(_fits(value, each) for each in get_args(hint))
-    if get_origin(hint) is Literal:
-        return isinstance(value, str) and value in get_args(hint)
-    if get_origin(hint) is list:
-        return isinstance(value, list) and all(_fits(each, get_args(hint)[0]) for each in value)
-    if get_origin(hint) is dict:
-        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-    if hint is float:
-        return type(value) in (int, float)
-    return type(value) is hint  # so that true is no number
-
-
-def _shown(value: Any) -> str:
-    """A value as a recipe writes it."""
-    return "null" if value is None else str(value)
 
 
 def _section(kind: type, tree: Any, place: str = "") -> Any:
     """A frozen section from its part of the recipe; `place` is its name there."""
     if not isinstance(tree, Mapping):
-        raise UsageError(f"{place} must be a mapping, got {_shown(tree)}")
-    hints = get_type_hints(kind)
-    check_keys(tree, hints, "key", place or "the recipe")
-    values = {}
+        raise UsageError(f"{place} must be a mapping, got {tree!r}")
+    check_keys(tree, [each.name for each in fields(kind)], "key", place or "the recipe")
+    check_arguments(kind, tree, place or "the recipe")
+    values, defaults = {}, vars(kind())
     for key, value in tree.items():
-        name = f"{place}.{key}" if place else key
-        if is_dataclass(hints[key]):
-            values[key] = _section(hints[key], value, name)
-        elif not _fits(value, hints[key]):
-            raise UsageError(f"{name}: expected {_words(hints[key])}, got {_shown(value)}")
+        if is_dataclass(defaults[key]):
+            values[key] = _section(type(defaults[key]), value, key)
         else:
-            whole = type(value) is int and float in (hints[key], *get_args(hints[key]))
+            whole = type(value) is int and "float" in kind.__annotations__[key]
             values[key] = float(value) if whole else deepcopy(value)
     return kind(**values)
 
 
-def _keys_of(kind: Any, place: str = "") -> Iterator[tuple[str, Any, Any, str]]:
-    """(whole name, type, default, description) of every key of a section and of those in it.
+def describe_keys(section: Any = None, place: str = "") -> list[tuple[str, str, str, str]]:
+    """Every key of a recipe: its whole name, its type, its default and what it is for.
 
-    The descriptions are the lines `key: text` of the dataclass's docstring.
+    The last is the line `key: text` of the dataclass's docstring.
     """
-    default, hints = kind(), get_type_hints(kind)
-    about = re.split(rf"\s({'|'.join(hints)}): ", " ".join((kind.__doc__ or "").split()))
+    section, rows = section or Record(), []
+    about = re.split(rf"\s({'|'.join(vars(section))}): ", " ".join(section.__doc__.split()))
     texts = dict(zip(about[1::2], about[2::2], strict=True))
-    for key, hint in hints.items():
-        name, value = f"{place}.{key}".lstrip("."), getattr(default, key)
-        if is_dataclass(hint):
-            yield from _keys_of(hint, name)
+    for key, value in vars(section).items():
+        if is_dataclass(value):
+            rows += describe_keys(value, f"{key}.")
         else:
-            yield name, hint, value, texts[key]
-
-
-def describe_keys() -> list[tuple[str, str, str, str]]:
-    """Every key of a recipe: its name, its type, its default and what it is for."""
-    return [
-        (name, _words(hint), "null" if default is None else json.dumps(default), text)
-        for name, hint, default, text in _keys_of(Record)
-    ]
-
-
-def _point_into_sections(tree: Mapping[str, Any]) -> None:
-    """Refuse a key that is at home one level lower, by its whole name."""
-    own = get_type_hints(Record)
-    for key in tree:
-        homes = [name for name, *_ in _keys_of(Record) if name.partition(".")[2] == key]
-        if homes and key not in own:
-            raise UsageError(
-                f"unknown key {key!r} in the recipe. Did you mean {' or '.join(homes)}?"
-            )
+            kind = section.__annotations__[key].replace(" | ", " or ").replace("None", "null")
+            rows.append((place + key, kind, json.dumps(value), texts[key]))
+    return rows
 
 
 def record_from(tree: Mapping[str, Any]) -> Record:
@@ -342,7 +269,11 @@ def record_from(tree: Mapping[str, Any]) -> Record:
 
     Errors name the key: an unknown one (with the nearest), or a value of the wrong type.
     """
-    _point_into_sections(tree)
+    for key in set(tree) - set(vars(Record())):
+        homes = [name for name, *_ in describe_keys() if name.partition(".")[2] == key]
+        if homes:
+            near = " or ".join(homes)
+            raise UsageError(f"unknown key {key!r} in the recipe. Did you mean {near}?")
     return _section(Record, tree)
 
 
@@ -368,9 +299,8 @@ def overrides_from(arguments: Sequence[str]) -> Tree:
         try:
             section[last] = parse_value(text)
         except yaml.YAMLError as error:
-            raise UsageError(
-                f"{flag}: {text!r} is not a YAML value: {_yaml_problem(error)}"
-            ) from error
+            problem = f"{text!r} is not a YAML value: {_yaml_problem(error)}"
+            raise UsageError(f"{flag}: {problem}") from error
     return tree
 
 

@@ -15,6 +15,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -45,10 +46,7 @@ def epoch_line(row: dict[str, Any], *, epochs: int) -> str:
 
 
 class EpochLines:
-    """Prints each epoch and writes it for TensorBoard, if a folder for that is given.
-
-    A resumed run drops the events of the epochs that it will write again.
-    """
+    """Prints each epoch and writes it for TensorBoard, if a folder for that is given."""
 
     def __init__(self, *, epochs: int, tensorboard: Path | None, resumed_at: int) -> None:
         self.epochs = epochs
@@ -58,6 +56,7 @@ class EpochLines:
             purpose = "writing TensorBoard events"
             need("tensorboard", extra="train", purpose=purpose)
             module = need("torch.utils.tensorboard", extra="train", purpose=purpose)
+            # A resumed run drops the events of the epochs that it will write again
             self.writer = module.SummaryWriter(str(tensorboard), purge_step=resumed_at)
 
     def show(self, row: dict[str, Any]) -> None:
@@ -65,9 +64,8 @@ class EpochLines:
         say(epoch_line(row, epochs=self.epochs))
         if self.writer is not None:
             scalars = {key: value for key, value in row.items() if isinstance(value, float)}
-            for key, value in (
-                scalars | {f"parts/{name}": value for name, value in row["parts"].items()}
-            ).items():
+            scalars |= {f"parts/{name}": value for name, value in row["parts"].items()}
+            for key, value in scalars.items():
                 self.writer.add_scalar(f"{row['phase']}/{key}", value, self.written)
             self.writer.flush()
         self.written += 1
@@ -77,58 +75,41 @@ class EpochLines:
             self.writer.close()
 
 
+def _progress(*columns: ProgressColumn) -> Progress:
+    """A bar that is drawn on a terminal only, and vanishes at its end."""
+    about, console = TextColumn("{task.description}", markup=False), Console(stderr=True)
+    every = (about, BarColumn(), *columns, TimeRemainingColumn())
+    return Progress(*every, console=console, transient=True, disable=not sys.stderr.isatty())
+
+
 class ProgressBar:
     """A Fabric callback: a bar of one epoch's updates where stderr is a terminal, else nothing."""
 
-    def __init__(self) -> None:
-        self._bar: Progress | None = None
-
     def on_epoch_start(self, *, title: str, updates: int) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(
-            *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-        )
+        self._bar = _progress(MofNCompleteColumn())
         self._bar.start()
         self._bar.add_task(title, total=updates)
 
     def on_update_end(self) -> None:
-        if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0])
+        self._bar.advance(self._bar.task_ids[0])
 
     def on_epoch_end(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._bar.stop()
 
 
 @contextmanager
 def progress_bar(title: str, *, unit: str = "") -> Iterator[Callable[[int, int | None], None]]:
     """A bar for `progress(done, total)` on a terminal; elsewhere a line every few seconds."""
-    amounts = (
-        (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
-    )
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        *amounts,
-        TimeRemainingColumn(),
-    )
-    terminal = sys.stderr.isatty()
+    downloads = (DownloadColumn(), TransferSpeedColumn())
+    columns = downloads if unit == "bytes" else (MofNCompleteColumn(),)
     said = time.monotonic()
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=not terminal
-    ) as bar:
+    with _progress(*columns) as bar:
         task = bar.add_task(title, total=None)
 
         def progress(done: int, total: int | None) -> None:
             nonlocal said
             bar.update(task, completed=done, total=total)
-            if not terminal and time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            if bar.disable and time.monotonic() - said >= SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
                 say(f"{title}: {done} of {'?' if total is None else total}{unit and ' '}{unit}")
 

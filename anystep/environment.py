@@ -16,11 +16,7 @@ PACKAGES = ("anystep", "torch", "numpy", "numba", "lightning", "scikit-learn")
 def _processor() -> str:
     """The CPU's name as the system tells it."""
     listing = Path("/proc/cpuinfo")
-    lines = (
-        listing.read_text(encoding="utf-8", errors="replace").splitlines()
-        if listing.exists()
-        else []
-    )
+    lines = listing.read_text("utf-8", "replace").splitlines() if listing.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
@@ -36,20 +32,13 @@ def _versions() -> dict[str, str]:
 
 
 def _git_state() -> dict[str, Any]:
-    """The commit of the checkout that this package runs from, and whether it has been changed
-    since.
-    """
+    """The commit of the checkout that this package runs from, and whether it was changed since."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(
-                ["git", "-C", str(here), *arguments],
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=True,
-            )
+            command = ["git", "-C", str(here), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()
@@ -57,24 +46,19 @@ def _git_state() -> dict[str, Any]:
     tracked = git("ls-files", "--error-unmatch", str(here / "__init__.py"))
     if tracked is None:
         return {"commit": None, "dirty": None}
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-    }
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
 
 
 def describe_environment(*, seed: int, device: Any = "cpu") -> dict[str, Any]:
-    """What `env.json` holds, for work on the torch `device`. Outside a git checkout `commit` and
-    `dirty` are null.
-    """
+    """What `env.json` holds, for work on the torch `device`; no commit outside a git checkout."""
     import torch
 
+    cuda = torch.device(device).type == "cuda"
     return {
         **_git_state(),
         "versions": {"python": platform.python_version(), **_versions()},
-        "device": torch.cuda.get_device_name(device)
-        if torch.device(device).type == "cuda"
-        else _processor(),
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "seed": seed,

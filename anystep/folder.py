@@ -10,7 +10,7 @@
     scores.json                    how good that is: a run that has it is finished
     tensorboard/                   the log again, if the record asks for it
 
-Every file appears whole or not at all. So a run that is killed at any moment can go on.
+Every file appears whole or not at all, so a run that is killed at any moment can go on.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,14 +40,30 @@ if TYPE_CHECKING:  # a report needs no torch
     from anystep.nn.models.base import StepModel
     from anystep.training.fit import TrainState
 
+Contents = TypeVar("Contents")
+
 
 def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def _whole(path: Path, read: Callable[[Path], Contents]) -> Contents:
+    """What `read` makes of a file of the run folder. Error: it is missing or truncated, by name."""
     if not path.is_file():
         raise UsageError(f"{path} is missing: the run folder is not whole")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path} is truncated or not JSON: {error}") from error
+        return read(path)
+    except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise UsageError(f"{path} is truncated or not what it should be: {error}") from error
 
 
 class RunFolder:
@@ -84,27 +100,23 @@ class RunFolder:
 
     def check_free(self, record: Record, *, resume: bool) -> None:
         """Refuse a folder that holds something else, or this run unfinished unless `resume`."""
-        own = (self._checkpoints.name, self._env.name)  # written before the record is
-        if self.begun:
-            if self.read_record() != record:
-                raise UsageError(
-                    f"{self.path} holds another run (its config.yaml differs): "
-                    "choose another folder with --out"
-                )
-            if not self.finished and not resume:
-                raise UsageError(f"{self.path} holds this run, unfinished: {self.way_on}")
-        elif self.path.is_dir() and any(
-            each.name not in own and each.suffix != ".part" for each in self.path.iterdir()
-        ):
-            raise UsageError(
-                f"{self.path} is not empty and not a run folder: choose another with --out"
-            )
+        if not self.begun:
+            own = (self._checkpoints.name, self._env.name)  # written before the record is
+            inside = self.path.iterdir() if self.path.is_dir() else ()
+            if any(each.name not in own and each.suffix != ".part" for each in inside):
+                what = "is not empty and not a run folder"
+                raise UsageError(f"{self.path} {what}: choose another with --out")
+        elif self.read_record() != record:
+            what = "holds another run (its config.yaml differs)"
+            raise UsageError(f"{self.path} {what}: choose another folder with --out")
+        elif not self.finished and not resume:
+            raise UsageError(f"{self.path} holds this run, unfinished: {self.way_on}")
 
     def open(self, record: Record, environment: dict[str, Any]) -> None:
         """Make the folder, or clear what a killed process left half-written.
 
-        The record comes last: it makes a run. A run that is taken up again adds the `environment`
-        that it goes on with to that of its beginning. Error: a teacher that is not the first one.
+        The record is written last: it makes a run. A run that is taken up again adds `environment`
+        to that of its beginning. Error: a teacher that is not the first one.
         """
         try:
             self._checkpoints.mkdir(parents=True, exist_ok=True)
@@ -113,18 +125,15 @@ class RunFolder:
             if self.begun:
                 first = self.read_environment()
                 if first.get("teacher") != environment.get("teacher"):
-                    raise UsageError(
-                        f"the network of the teacher {record.teacher} is not the one "
-                        f"that {self.path} began with"
-                    )
+                    what = f"the network of the teacher {record.teacher}"
+                    raise UsageError(f"{what} is not the one that {self.path} began with")
                 environment = {**first, "resumed": [*first.get("resumed", []), environment]}
             write_json(self._env, environment)
             if not self.begun:
                 write_text(self._config, to_yaml(record))
         except OSError as error:
-            raise UsageError(
-                f"cannot write the run folder {self.path}: {error.strerror}"
-            ) from error
+            what = f"cannot write the run folder {self.path}"
+            raise UsageError(f"{what}: {error.strerror}") from error
 
     def read_record(self) -> Record:
         """The record of the run. Error: no run folder."""
@@ -137,19 +146,18 @@ class RunFolder:
 
     def read_environment(self) -> dict[str, Any]:
         """Where the run was made: commit, versions, device, command line."""
-        return _read_json(self._env)
+        return _whole(self._env, _read_json)
 
     # While it trains
 
     def save_training(self, state: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
         """Write the log and the training state, of tensors and plain Python values.
 
-        The log first: a process killed between the two leaves a log that is one epoch ahead, and
-        the same row is written again. Error: `OSError` with the path, for a full disk say; the
-        state that was there before is then still there.
+        Error: `OSError` with the path, for a full disk say; the state before is then still there.
         """
         import torch
 
+        # First, as a log that is one epoch ahead does no harm: the same row is written again
         write_text(self._log, "".join(json.dumps(row) + "\n" for row in history))
         # torch reports a full disk as an internal error of its zip writer, so it writes to memory
         content = io.BytesIO()
@@ -170,10 +178,9 @@ class RunFolder:
             return torch.load(content, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
             reason = str(error).partition("\n")[0] or "it ends too early"
-            raise UsageError(
-                f"{self._last} is truncated or not a checkpoint: "
-                f"delete it, and --resume starts at the first epoch ({reason})"
-            ) from error
+            way_out = "delete it, and --resume starts at the first epoch"
+            problem = f"{self._last} is truncated or not a checkpoint"
+            raise UsageError(f"{problem}: {way_out} ({reason})") from error
 
     def save_network(
         self, model: nn.Module, *, made_by: Mapping[str, Any], phase: str | None = None
@@ -194,7 +201,7 @@ class RunFolder:
 
     def read_scores(self) -> dict[str, Any]:
         """How good the network is on the samples that judge it. Error: an unfinished run."""
-        return _read_json(self._scores)
+        return _whole(self._scores, _read_json)
 
     def read(self, *, label: str | None = None) -> RunRecord:
         """All that a report shows of the finished run, called `label` or by the folder's name.
@@ -203,34 +210,16 @@ class RunFolder:
         """
         recipe = self._read_recipe()
         if not self.finished:
-            raise UsageError(
-                f"{self.path} is an unfinished run: it has no {self._scores.name}; {self.way_on}"
-            )
+            what = f"is an unfinished run: it has no {self._scores.name}"
+            raise UsageError(f"{self.path} {what}; {self.way_on}")
         return RunRecord(
             label=label or self.path.resolve().name,
             config=recipe,
             env=self.read_environment(),
-            log=self._read_log(),
+            log=_whole(self._log, _read_lines),
             scores=self.read_scores(),
-            outputs=self._read_outputs(),
+            outputs=_whole(self._outputs, _read_arrays),
         )
-
-    def _read_log(self) -> list[dict[str, Any]]:
-        if not self._log.is_file():
-            raise UsageError(f"{self._log} is missing: the run folder is not whole")
-        try:
-            return [json.loads(line) for line in self._log.read_text("utf-8").splitlines()]
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{self._log} is truncated or not JSON: {error}") from error
-
-    def _read_outputs(self) -> dict[str, NDArray[Any]]:
-        if not self._outputs.is_file():
-            raise UsageError(f"{self._outputs} is missing: the run folder is not whole")
-        try:
-            with np.load(self._outputs, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
-        except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
-            raise UsageError(f"{self._outputs} is truncated or not an npz file: {error}") from error
 
 
 class CheckpointWriter:
@@ -304,25 +293,23 @@ def weights_file(path: Path | str) -> Path:
 def load_model(path: Path | str) -> StepModel:
     """The network of a run folder or of a file of weights, in eval mode on the CPU.
 
-    Errors: a missing, truncated or foreign file, by its path, with how its run writes it again. It
-    does not train again for that.
+    Error: a missing, truncated or foreign file, by its path, and how its run writes it again.
     """
     from anystep.nn.weights import read_model
 
     file = weights_file(path)
-    if file.exists():
-        try:
-            return read_model(file)
-        except UsageError as error:
-            problem, cause = str(error), error
-    else:
-        problem, cause = f"{file} does not exist", None
-    folder = RunFolder(file.parent)
-    way_out = "it is not in a run folder that could make it again"
-    if folder.begun:
-        spoilt = [each.name for each in (file, folder._scores) if each.exists()]
-        way_out = (f"delete {' and '.join(spoilt)}, then " if spoilt else "") + folder.way_on
-    raise UsageError(f"{problem}: {way_out}") from cause
+    try:
+        return read_model(file)
+    except (UsageError, FileNotFoundError) as error:
+        problem, folder = (
+            error if file.exists() else f"{file} does not exist",
+            RunFolder(file.parent),
+        )
+        way_out = "it is not in a run folder that could make it again"
+        if folder.begun:
+            spoilt = [each.name for each in (file, folder._scores) if each.exists()]
+            way_out = (f"delete {' and '.join(spoilt)}, then " if spoilt else "") + folder.way_on
+        raise UsageError(f"{problem}: {way_out}") from error
 
 
 def scores_beside(weights: Path | str) -> dict[str, Any] | None:
@@ -342,10 +329,9 @@ def runs_in(place: Path | str) -> list[Path]:
 
 
 def read_runs(runs: Iterable[Path | str]) -> list[RunRecord]:
-    """Read finished run folders that share a page, whole.
+    """Finished run folders that share a page, whole, by their names or paths where names repeat.
 
-    Each is called by its name, or by its path below the common folder where names repeat. Error:
-    runs of different classes.
+    Error: runs of different classes.
     """
     folders = [Path(run).resolve() for run in runs]
     if not folders or len(set(folders)) < len(folders):
@@ -359,18 +345,15 @@ def read_runs(runs: Iterable[Path | str]) -> list[RunRecord]:
     records = [RunFolder(folder).read(label=label) for folder, label in pairs]
     for record in records:
         if record.scores["classes"] != records[0].scores["classes"]:
-            raise UsageError(
-                f"{records[0].label} and {record.label} do not have the same classes: "
-                "give each data set a report of its own"
-            )
+            pair = f"{records[0].label} and {record.label}"
+            raise UsageError(f"{pair} do not have the same classes: each needs its own report")
     return records
 
 
 def write_report(runs: Sequence[Path | str], out: Path | str, *, title: str | None = None) -> Path:
     """Write one self-contained HTML page about finished run folders and return its path.
 
-    Runs are grouped by method, and by what else tells them apart, in the order given; over several
-    seeds a number is mean ± sd (ddof = 1). What makes the comparison unfair stands at the top of
-    the page. Error: a folder that is not a finished run, by name.
+    Runs are grouped by what tells them apart, in the order given; over seeds a number is mean ± sd
+    (ddof = 1). What makes the comparison unfair stands at the top. Error: an unfinished run.
     """
     return page.write_report(read_runs(runs), out, title=title)

@@ -58,56 +58,27 @@ def learns_from_run(method: Method) -> bool:
 
 def _check_teacher(record: Record, method: Method) -> None:
     """Refuse a teacher that is missing, or that nobody asked for."""
-    asked, teacher = learns_from_run(method), record.teacher
+    name, asked, teacher = record.method.name, learns_from_run(method), record.teacher
     if asked and teacher is None:
-        raise UsageError(
-            f"method {record.method.name} learns from another run: "
-            "name its folder with --teacher RUN"
-        )
+        raise UsageError(f"method {name} learns from another run: name its folder with --teacher")
     if teacher is not None and not asked:
-        raise UsageError(
-            f"teacher: method {record.method.name} with these options learns from no other run"
-        )
+        raise UsageError(f"teacher: method {name} with these options learns from no other run")
     if teacher is not None and not weights_file(teacher).exists():
-        raise UsageError(
-            f"teacher: {teacher} is not a finished run, there is no {weights_file(teacher)}"
-        )
+        why = f"is not a finished run, there is no {weights_file(teacher)}"
+        raise UsageError(f"teacher: {teacher} {why}")
 
 
 def _check_frames(record: Record, phase: Phase) -> None:
     """Refuse a phase whose frames the recordings do not have, or that `train.steps` leaves out."""
     steps = steps_of(record)
-    parts = {"frames": phase.frames}
-    if phase.teacher is not None:
-        parts["teacher_frames"] = phase.teacher_frames
+    parts = {"frames": phase.frames, "teacher_frames": phase.teacher_frames}
     for name, part in parts.items():
         if max(part.start or 0, (part.stop or 1) - 1) >= steps:
-            raise UsageError(
-                f"phase {phase.name!r}: {name} [{part.start or 0}, {part.stop}] "
-                f"are not within the {steps} frames of a recording"
-            )
-    seen = frames_seen(phase, record.train)
-    if not range(steps)[seen]:
-        raise UsageError(
-            f"train.steps {record.train.steps} leaves no frame for phase {phase.name!r}, "
-            "which begins later"
-        )
-
-
-def _check_labels(record: Record, method: Method) -> None:
-    """Refuse augmentations that mix labels for a method that needs one class a sample."""
-    if not create_augmentation(
-        record.data.augment, classes=2, mean=[0.0] * 3, std=[1.0] * 3
-    ).soft_labels:
-        return
-    logits, shares = torch.zeros(1, 2, 2), torch.eye(2)
-    for phase in method.phases():
-        roles = ("student",) if phase.teacher is None else ("student", "teacher")
-        try:
-            method.loss(dict.fromkeys(roles, logits), shares, 0.5)
-        except ValueError as error:
-            what = "data.augment makes labels of several classes"
-            raise UsageError(f"{what}, and method {record.method.name}: {error}") from error
+            place = f"phase {phase.name!r}: {name} [{part.start or 0}, {part.stop}]"
+            raise UsageError(f"{place} are not within the {steps} frames of a recording")
+    if not range(steps)[frames_seen(phase, record.train)]:
+        left = f"train.steps {record.train.steps} leaves no frame for phase {phase.name!r}"
+        raise UsageError(f"{left}, which begins later")
 
 
 def check(record: Record) -> Method:
@@ -115,17 +86,15 @@ def check(record: Record) -> Method:
 
     No data are read. `run.dry_update` then tries what cannot be judged by name.
     """
-    method = create_method(record.method.name, **record.method.options)
-    data, devices = record.data, record.engine.devices
+    name, data, devices = record.method.name, record.data, record.engine.devices
+    method = create_method(name, **record.method.options)
     check_arguments(choose(DATASETS, data.name, "dataset"), data.options, f"dataset {data.name}")
+    create_augmentation(data.augment, classes=2, mean=[0.0] * 3, std=[1.0] * 3)
     neuron, _ = name_and_options(record.model.neuron)
     if method.neurons and neuron not in method.neurons:
-        raise UsageError(
-            f"method {record.method.name} needs model.neuron {' or '.join(method.neurons)}, "
-            f"got {neuron!r}"
-        )
+        needed = " or ".join(method.neurons)
+        raise UsageError(f"method {name} needs model.neuron {needed}, got {neuron!r}")
     _check_teacher(record, method)
-    _check_labels(record, method)
     check_shares(method, record.train)
     for phase in method.phases():
         _check_frames(record, phase)

@@ -41,9 +41,8 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> d
     """Train what `record` says into `folder` and judge it once on the test split: its scores.
 
     With `resume` the folder's own checkpoint is taken up, and the result is bit-identical to an
-    uninterrupted run; a folder that is finished is left as it is. Errors: a folder that holds
-    another run, or that cannot be written; whatever the record's parts refuse, before any training
-    starts.
+    uninterrupted run; a finished folder is left as it is. Errors: a folder that holds another run,
+    or that cannot be written; whatever the record's parts refuse, before any training starts.
     """
     place = RunFolder(folder)
     place.check_free(record, resume=resume)
@@ -84,8 +83,8 @@ def augmentation_of(record: Record, splits: Splits) -> Augmentation | None:
 def dry_update(record: Record, method: Method, splits: Splits, fabric: Any) -> None:
     """One sample through one update of every phase, and through the network as the test will.
 
-    What cannot work there is found now and not after hours. It happens on networks of its own, and
-    the global random generators are left as they were.
+    What cannot work is found now and not after hours. It has networks of its own, and leaves the
+    global random generators as they were.
     """
     # Twice: a batch norm may need more than one value
     sample = as_dataset([splits.train[0]] * 2)
@@ -96,8 +95,7 @@ def dry_update(record: Record, method: Method, splits: Splits, fabric: Any) -> N
         networks[phase.name] = model
         if OTHER_RUN in (phase.start_from, phase.teacher):
             networks[OTHER_RUN] = load_teacher(record, phase, model, splits)
-        own = {key: value for key, value in phase.plan.items() if key != "batch_size"}
-        short = replace(phase, plan=own)
+        short = replace(phase, plan={**phase.plan, "batch_size": 2})
         state = start(model.to(fabric.device), plan, phase=short, networks=networks)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AnystepWarning)  # one sample may leave layers silent
@@ -125,32 +123,26 @@ def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, dict
 def load_teacher(record: Record, phase: Phase, student: StepModel, splits: Splits) -> StepModel:
     """The network of another run, for `phase`.
 
-    Errors: it sees other frames or knows other classes than the student; it learnt from another
-    split of the same data, so perhaps from the test samples; the phase starts from it and it is an
-    SNN already.
+    Errors: it has other frames or classes than the student; it learnt from another split of the
+    same data, so perhaps from the test samples; the phase starts from it and it is an SNN already.
     """
     folder = record.teacher or ""
     teacher = load_model(folder)
     known = scores_beside(folder) or {"protocol": "", "protocol_hash": ""}
     same_data = known["protocol"].partition("/")[0] == splits.protocol.partition("/")[0]
     if same_data and known["protocol_hash"] != splits.protocol_hash:
-        raise UsageError(
-            f"teacher: {folder} learnt from the split {known['protocol']} "
-            f"({known['protocol_hash']}), not {splits.protocol} ({splits.protocol_hash}): "
-            "it may know the test samples"
-        )
+        its = f"{known['protocol']} ({known['protocol_hash']})"
+        ours = f"{splits.protocol} ({splits.protocol_hash})"
+        what = f"teacher: {folder} learnt from the split {its}, not {ours}"
+        raise UsageError(f"{what}: it may know the test samples")
     spikes = any(isinstance(module, ClippedIF) for module in teacher.modules())
     if phase.start_from == OTHER_RUN and spikes:
-        raise UsageError(
-            f"teacher: {folder} is an SNN already; "
-            "the ANN of an hsd run is its checkpoints/ann.safetensors"
-        )
+        way_out = "the ANN of an hsd run is its checkpoints/ann.safetensors"
+        raise UsageError(f"teacher: {folder} is an SNN already; {way_out}")
     for what in ("frame_shape", "num_classes"):
-        if getattr(teacher, what) != getattr(student, what):
-            raise UsageError(
-                f"teacher: the network of {folder} has {what} {getattr(teacher, what)}, "
-                f"the student {getattr(student, what)}"
-            )
+        its, own = getattr(teacher, what), getattr(student, what)
+        if its != own:
+            raise UsageError(f"teacher: {folder} has {what} {its}, the student {own}")
     return teacher
 
 
@@ -164,10 +156,7 @@ def environment_of(record: Record, fabric: Any) -> dict[str, Any]:
 
 
 def launch(fabric: Any, record: Record, method: Method, place: RunFolder) -> None:
-    """Run `work` in every process of `fabric`.
-
-    What stops it says how to go on, and leaves no process behind.
-    """
+    """Run `work` in every process of `fabric`. What stops it says how to go on."""
     others = set(torch.multiprocessing.active_children())
     try:
         # Fabric takes frozen arguments apart, so they are bound to the function
@@ -176,9 +165,8 @@ def launch(fabric: Any, record: Record, method: Method, place: RunFolder) -> Non
         last = error.msg.strip().splitlines()[-1]
         raise RunError(f"a worker failed: {last}\n{place.way_on}") from error
     except torch.multiprocessing.ProcessExitedException as error:
-        raise RunError(
-            f"a worker was killed, the others were stopped ({error})\n{place.way_on}"
-        ) from error
+        what = f"a worker was killed, the others were stopped ({error})"
+        raise RunError(f"{what}\n{place.way_on}") from error
     except (RunError, OSError, MemoryError, RuntimeError) as error:
         # All but a RuntimeError that is no lack of memory: that is a defect
         if type(error) is RuntimeError and "allocate memory" not in str(error):
@@ -230,7 +218,7 @@ def judge_and_write(
     model: StepModel, splits: Splits, phase: Phase, place: RunFolder, record: Record
 ) -> None:
     """Read the split that judges the run, once; write what the network said and how good it is."""
-    outputs, fused = judge(model, splits, phase, record, features=FEATURES)
+    outputs, scores = judge(model, splits, phase, record, features=FEATURES)
     judged = judged_on(splits, record)
     arrays: dict[str, ArrayLike] = {
         "logits": outputs.logits,
@@ -240,28 +228,27 @@ def judge_and_write(
         "example_frames": np.asarray(judged[0][0])[phase.frames],
         "example_index": 0,
     }
-    place.write_results(arrays, {**scores_of(outputs, splits, phase, record), "fused": fused})
+    place.write_results(arrays, scores)
 
 
 def judge(
     model: StepModel, splits: Splits, phase: Phase, record: Record, *, features: int = 0
-) -> tuple[Outputs, bool | str]:
-    """What the network says of the split that judges it, and whether it was fused for that.
+) -> tuple[Outputs, dict[str, Any]]:
+    """What the network says of the split that judges it, and its scores.
 
-    A fused network is what is deployed (`fuse.fuse_model`); where it cannot be fused, the reason
-    takes the place of True.
+    It is fused for that, as it is deployed so (`fuse.fuse_model`); where it cannot be, `fused` of
+    the scores is the reason.
     """
     reason, plan = why_not_fusable(model.eval()), record.train
-    network = model if reason else fuse_model(model)
     outputs = collect(
-        network,
+        model if reason else fuse_model(model),
         judged_on(splits, record),
         batch_size=plan.batch_size,
         workers=plan.workers,
         frames=phase.frames,
         features=features,
     )
-    return outputs, reason or True
+    return outputs, {**scores_of(outputs, splits, phase, record), "fused": reason or True}
 
 
 def judged_on(splits: Splits, record: Record) -> DataSet:
@@ -272,9 +259,8 @@ def judged_on(splits: Splits, record: Record) -> DataSet:
 def scores_of(outputs: Outputs, splits: Splits, phase: Phase, record: Record) -> dict[str, Any]:
     """`evaluate.score` with what a number must carry: protocol, classes, what a prefix means.
 
-    `frames` are those of the recording that the network sees, counted from 0. Step t of a network
-    that sees the second half of a recording is not what a device has seen after t frames, and
-    `prefix` says so.
+    `frames` are those of the recording that the network sees, counted from 0; where the first is
+    not 0, step t of the network is not what a device has seen after t frames, and `prefix` says so.
     """
     first = splits.first_frame + (phase.frames.start or 0)
     seen = list(range(first, first + len(outputs.logits)))
@@ -296,10 +282,4 @@ def evaluate_run(folder: Path | str) -> dict[str, Any]:
     record, model = RunFolder(folder).read_record(), load_model(folder)
     splits = load_splits(record)
     phase = create_method(record.method.name, **record.method.options).phases()[-1]
-    outputs, fused = judge(model, splits, phase, record)
-    return {**scores_of(outputs, splits, phase, record), "fused": fused}
-
-
-def default_folder(record: Record) -> Path:
-    """Where a run goes when nobody says: runs/NAME-METHOD-seedN."""
-    return Path("runs") / f"{record.name}-{record.method.name}-seed{record.seed}"
+    return judge(model, splits, phase, record)[1]

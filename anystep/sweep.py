@@ -26,10 +26,9 @@ def matrix_of(runs: Sequence[Mapping[str, Any]]) -> MatrixOf:
     """The accuracies of one method's runs in percent.
 
     Rows are training lengths, rising; columns are test lengths 1..T. `top1_mean` and `top1_sd` are
-    over the seeds; the sample standard deviation of one seed is null. A row is one network judged
-    at every t (TKS Fig. 3a: the longest row); the cells with t equal to the row's T are networks
-    judged at the length they were trained with (Fig. 3b). A network that does not see the first
-    `skipped` steps was trained on as many fewer.
+    over the seeds; the sample deviation of one seed is null. A row is one network judged at every t
+    (TKS Fig. 3a: the longest row); the cells with t = T of the row are networks judged as they were
+    trained (Fig. 3b). A network that skips the first `skipped` steps was trained on as many fewer.
     """
     lengths = sorted({run["train_steps"] for run in runs})
     rows = [
@@ -51,10 +50,7 @@ def matrix_of(runs: Sequence[Mapping[str, Any]]) -> MatrixOf:
 
 
 def draw_matrices(matrices: Mapping[str, MatrixOf], path: Path | str) -> Path:
-    """The matrices as heat maps, one a method, in a PNG or SVG file.
-
-    Each title says what a prefix is.
-    """
+    """The matrices as heat maps, one a method, in a PNG or SVG file."""
     drawn = {
         f"{name} ({matrix['prefix']})": grids.Matrix(
             list(matrix["train_steps"]),
@@ -83,7 +79,7 @@ def sweep_cells(matrices: Mapping[str, MatrixOf]) -> tuple[list[str], list[list[
 def _told(run: Run, record: Record) -> dict[str, Any]:
     """What `sweep.json` says of a run; the rest of its scores is in its folder."""
     kept = ("protocol", "protocol_hash", "split", "samples", "prefix", "prefix_top1")
-    scores = {key: run["scores"][key] for key in kept if key in run["scores"]}
+    scores = {key: run["scores"][key] for key in kept}
     about = {key: run[key] for key in ("run", "method", "seed", "env")}
     skipped = run["scores"]["frames"][0] - (record.data.frames or (0,))[0]
     return {**about, "train_steps": record.train.steps, "skipped": skipped, "scores": scores}
@@ -98,21 +94,17 @@ def sweep_steps(
 ) -> dict[str, Any]:
     """Train each method on the first T time steps, for each T of `train_steps` and each seed.
 
-    Each network is judged at all steps. Runs go to `folder/METHOD-trainT-seedN`; finished ones are
-    kept, unfinished ones go on. Only `train.steps`, `method` and `seed` differ between them. Writes
-    the pictures `sweep.png` and `sweep.svg`, and returns and writes `sweep.json`: the record, every
-    run's accuracy after t steps, and a matrix a method (`matrix_of`). Error: a T that the
-    recordings do not have.
+    Each network is judged at all steps; `run_all` runs them in `folder/METHOD-trainT-seedN`. Writes
+    the pictures, and returns and writes `sweep.json`: the record, every run's accuracy after t
+    steps, and a matrix a method (`matrix_of`).
     """
     folder = Path(folder)
     refuse_twice("sweep", train_steps=train_steps, methods=methods, seeds=seeds)
     most = steps_of(record)
     for steps in train_steps:
         if not 1 <= steps <= most:
-            raise UsageError(
-                f"sweep: train_steps must be in 1..{most}, the time steps of {record.name}, "
-                f"got {steps}"
-            )
+            rule = f"train_steps must be in 1..{most}, the time steps of {record.name}"
+            raise UsageError(f"sweep: {rule}, got {steps}")
     records = {
         f"{name}-train{steps}-seed{seed}": replace(
             with_method(record, name), seed=seed, train=replace(record.train, steps=steps)

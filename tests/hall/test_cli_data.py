@@ -63,8 +63,8 @@ def test_options_of_the_row_reach_the_check(terminal, tmp_path):
     check = ("data", "check", "events-folder", "own", "--option")
     found = terminal.done(*check, "protocol=random-90-10@3", "--option", "sensor=[34, 34]")
     assert found["protocol"]["name"] == "random-90-10@3"
-    assert "expected KEY=VALUE" in terminal.refused(*check, "protocol")
-    assert "the value is no YAML, got '[1'" in terminal.refused(*check, "sensor=[1")
+    assert "--protocol needs a value" in terminal.refused(*check, "protocol")
+    assert "'[1' is not a YAML value" in terminal.refused(*check, "sensor=[1")
 
 
 def test_a_recording_becomes_an_animation(terminal, recording, tmp_path):
@@ -73,7 +73,7 @@ def test_a_recording_becomes_an_animation(terminal, recording, tmp_path):
     assert (tmp_path / "moving.gif").read_bytes().startswith(b"GIF89a")
     assert shown["events"] == len(read_events(recording))
     assert shown["pictures"] >= 1
-    assert "--sensor: height and width" in terminal.refused(*show, "--sensor", "34x34")
+    assert "--sensor: whole numbers" in terminal.refused(*show, "--sensor", "34x34")
     assert "is a directory" in terminal.refused("data", "show", recording.parent)
     for place in ("moving.png", "nowhere/moving.gif"):
         refusal = f"--out must end with .gif in a folder that exists, got {place!r}"

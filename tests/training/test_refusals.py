@@ -141,7 +141,7 @@ TEACHER_ROWS = [
     ("hsd", {"options": {"snn_frames": [5, 20]}}, "not within the 10 frames"),
     ("ce", {"data": {"augment": ["flp"]}}, "Did you mean 'flip'"),
     ("ce", {"data": {"augment": [{"name": "roll", "pixel": 1}]}}, "Did you mean 'pixels'"),
-    ("tks", {"data": {"augment": ["mixup"]}}, "labels of several classes, and method tks: this"),
+    ("tks", {"data": {"augment": ["mixup"]}}, "this loss needs a class for each sample"),
     ("ce", {"norm": {"name": "tebn", "steps": 4}}, "made for 4 steps"),
 ]
 
