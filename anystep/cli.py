@@ -169,16 +169,8 @@ def keys(arguments: Arguments, overrides: Sequence[str]) -> Result:
 
 
 COMMANDS: dict[str, Callable[[Arguments, Sequence[str]], Result]] = {
-    "train": train,
-    "evaluate": evaluate,
-    "compare": compare,
-    "sweep": sweep,
-    "report": report,
-    "data": data,
-    "keys": keys,
+    each.__name__: each for each in (train, evaluate, compare, sweep, report, data, keys)
 }
-
-
 _RUNNING: Flags = {
     "--skip-bad": {"action": "store_true", "help": "leave out what cannot be read, and count it"},
     "--devices": {"type": int, "metavar": "N", "help": "processes, one a device (engine.devices)"},
@@ -245,24 +237,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments, overrides = make_parser().parse_known_args(argv)
 
-    def stopped(why: str, code: int) -> int:
-        print(f"anystep {arguments.command}: {why}", file=sys.stderr)
-        return code
-
     try:
         if overrides and not hasattr(arguments, "precision"):
             raise UsageError(f"unknown argument {overrides[0]!r}")
         result = COMMANDS[arguments.command](arguments, overrides)
     except UsageError as error:
-        return stopped(str(error), 2)
+        code, why = 2, str(error)
     except (RunError, OSError) as error:
-        return stopped(str(error), 1)
+        code, why = 1, str(error)
     except MemoryError as error:
-        return stopped(f"out of memory{f': {error}' if str(error) else ''}", 1)
+        code, why = 1, f"out of memory: {error}"
     except KeyboardInterrupt as stop:
-        return stopped(f"interrupted{f'; {stop}' if str(stop) else ''}", 130)
-    print(json.dumps(result))
-    return 0 if result.get("ok", True) else 1
+        code, why = 130, "; ".join(["interrupted", *map(str, stop.args)])
+    else:
+        print(json.dumps(result))
+        return 0 if result.get("ok", True) else 1
+    print(f"anystep {arguments.command}: {why}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

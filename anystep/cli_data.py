@@ -100,13 +100,8 @@ def simulate(arguments: Arguments) -> Result:
     return film
 
 
-ACTIONS: dict[str, Callable[[Arguments], Result]] = {
-    "list": list_,
-    "get": get,
-    "check": check,
-    "show": show,
-    "simulate": simulate,
-}
+ACTIONS: dict[str, Callable[[Arguments], Result]] = {"list": list_}
+ACTIONS |= {each.__name__: each for each in (get, check, show, simulate)}
 _NAME = {"help": "a row of: anystep data list"}
 ACTION_FLAGS: dict[str, Flags] = {
     "get": {"name": _NAME, "dir": {"nargs": "?", "help": "where to put it (default: data/NAME)"}},

@@ -60,13 +60,12 @@ def run_all(records: Mapping[str, Record], folder: Path) -> list[Run]:
 
     All are checked before the first is trained. Finished runs are kept and unfinished ones go on.
     """
-    places = {name: RunFolder(folder / name) for name in records}
     for name, record in records.items():
-        if not places[name].finished:  # what is finished needs nothing any more
+        if not RunFolder(folder / name).finished:  # what is finished needs nothing any more
             check(record)
     runs: list[Run] = []
     for name, record in records.items():
-        place = places[name]
+        place = RunFolder(folder / name)
         if place.finished:
             say(f"{name}: finished already, kept; another --out trains it anew")
         try:

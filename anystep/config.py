@@ -30,13 +30,12 @@ def _refuse_decided(options: Mapping[str, Any], decided: Sequence[str], where: s
 class DataConfig:
     """Which recordings, and how they become frames.
 
-    Args:
-        name: a row of DATASETS.
-        binning: a row of ENCODINGS and its arguments: a binning of events, or "direct" for images.
-        augment: rows of AUGMENTS, by name or as mappings with their fields; for training alone.
-        frames: keep the frames [first, stop) of every recording, counted from 0; null keeps all.
-        cache: folder for frames; null takes the user's cache folder.
-        options: further arguments of the data set.
+    name: a row of DATASETS.
+    binning: a row of ENCODINGS and its arguments: a binning of events, or "direct" for images.
+    augment: rows of AUGMENTS, by name or as mappings with their fields; for training alone.
+    frames: keep the frames [first, stop) of every recording, counted from 0; null keeps all.
+    cache: folder for frames; null takes the user's cache folder.
+    options: further arguments of the data set.
     """
 
     name: str = "digits-dvs"
@@ -58,11 +57,10 @@ class DataConfig:
 class ModelConfig:
     """Which network.
 
-    Args:
-        name: a row of MODELS.
-        neuron: a row of NEURONS or ACTIVATIONS, or a mapping with its name and arguments.
-        norm: a row of NORMS, or a mapping with its name and arguments.
-        options: further arguments of the model.
+    name: a row of MODELS.
+    neuron: a row of NEURONS or ACTIVATIONS, or a mapping with its name and arguments.
+    norm: a row of NORMS, or a mapping with its name and arguments.
+    options: further arguments of the model.
     """
 
     name: str = "vgg_snn"
@@ -79,9 +77,8 @@ class ModelConfig:
 class MethodConfig:
     """How it is trained.
 
-    Args:
-        name: a row of METHODS.
-        options: arguments of the method.
+    name: a row of METHODS.
+    options: arguments of the method.
     """
 
     name: str = "ce"
@@ -92,12 +89,11 @@ class MethodConfig:
 class EngineConfig:
     """On what it runs.
 
-    Args:
-        accelerator: cpu, gpu or auto.
-        devices: processes, one a device.
-        precision: as Lightning Fabric names it, like 32-true or bf16-mixed; auto is bf16-mixed on a
-            GPU, 32-true on a CPU.
-        recompute: activation checkpointing: less memory, more time.
+    accelerator: cpu, gpu or auto.
+    devices: processes, one a device.
+    precision: as Lightning Fabric names it, like 32-true or bf16-mixed; auto is bf16-mixed on a
+        GPU, 32-true on a CPU.
+    recompute: activation checkpointing: less memory, more time.
     """
 
     accelerator: str = "auto"
@@ -117,13 +113,12 @@ class EngineConfig:
 class Record:
     """All that a run depends on.
 
-    Args:
-        name: what the run folder is called.
-        seed: of weights, order and views.
-        teacher: the run folder (or file of weights) whose network teaches, if the method asks.
-        judge: the split that judges the run; val while you tune, so that test chooses nothing.
-        select: the network of the last epoch, or of the best one on the validation split.
-        tensorboard: also write TensorBoard events into the run folder.
+    name: what the run folder is called.
+    seed: of weights, order and views.
+    teacher: the run folder (or file of weights) whose network teaches, if the method asks.
+    judge: the split that judges the run; val while you tune, so that test chooses nothing.
+    select: the network of the last epoch, or of the best one on the validation split.
+    tensorboard: also write TensorBoard events into the run folder.
     """
 
     name: str = "run"

@@ -165,10 +165,7 @@ class RunFolder:
         write_bytes(self._last, content.getbuffer())
 
     def load_training(self) -> dict[str, Any] | None:
-        """The training state, None if there is none yet. No code in it is run.
-
-        Error: a truncated or foreign file, by its path.
-        """
+        """The training state, None if there is none yet. No code in it is run."""
         import torch
 
         if not self._last.exists():
@@ -204,10 +201,7 @@ class RunFolder:
         return _whole(self._scores, _read_json)
 
     def read(self, *, label: str | None = None) -> RunRecord:
-        """All that a report shows of the finished run, called `label` or by the folder's name.
-
-        Error: what is missing or truncated, by its path.
-        """
+        """All that a report shows of the finished run, called `label` or by the folder's name."""
         recipe = self._read_recipe()
         if not self.finished:
             what = f"is an unfinished run: it has no {self._scores.name}"
@@ -261,15 +255,9 @@ class CheckpointWriter:
             weights = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
             self.best = {"epoch": row["epoch"], "val_acc": row["val_acc"], "model": weights}
         if self.lines is not None:
-            now = {
-                "phase": self.number,
-                "networks": self.networks,
-                "best": self.best,
-                "model": state.model.state_dict(),
-                "optimizer": state.optimizer.state_dict(),
-                "epoch": state.epoch,
-            }
-            self.place.save_training(now, self.history)
+            now = {"phase": self.number, "networks": self.networks, "best": self.best}
+            now |= {"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
+            self.place.save_training({**now, "epoch": state.epoch}, self.history)
             self.lines.show(row)
 
     def finish(self, state: TrainState) -> dict[str, Any]:

@@ -56,7 +56,11 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> d
     splits = load_splits(record)
     if not place.begun:
         dry_update(record, method, splits, make_fabric(**engine, devices=1))
-    place.open(record, environment_of(record, fabric))
+    environment = describe_environment(seed=record.seed, device=fabric.device)
+    environment["precision"] = fabric._precision.precision
+    if record.teacher is not None:
+        environment["teacher"] = content_hash(weights_file(record.teacher).read_bytes())
+    place.open(record, environment)
     launch(fabric, record, method, place)
     return place.read_scores()
 
@@ -144,15 +148,6 @@ def load_teacher(record: Record, phase: Phase, student: StepModel, splits: Split
         if its != own:
             raise UsageError(f"teacher: {folder} has {what} {its}, the student {own}")
     return teacher
-
-
-def environment_of(record: Record, fabric: Any) -> dict[str, Any]:
-    """Where the run is made, and what tells the teacher's weights from any others."""
-    environment = describe_environment(seed=record.seed, device=fabric.device)
-    environment["precision"] = fabric._precision.precision
-    if record.teacher is not None:
-        environment["teacher"] = content_hash(weights_file(record.teacher).read_bytes())
-    return environment
 
 
 def launch(fabric: Any, record: Record, method: Method, place: RunFolder) -> None:
