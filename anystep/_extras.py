@@ -13,12 +13,7 @@ class MissingExtraError(UsageError, ImportError):
 
 
 def need(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import an optional `module`, or say which extra brings it.
-
-    >>> need("no_such_module", extra="train", purpose="training")
-    Traceback (most recent call last):
-    anystep._extras.MissingExtraError: training needs no_such_module: pip install "anystep[train]"
-    """
+    """Import an optional `module`, or say which extra brings it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+Json = dict[str, Any]  # what a JSON file holds
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -54,11 +56,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def content_hash(*parts: Any) -> str:
-    """Sixteen hex digits that name some content: bytes as they are, anything else as sorted JSON.
-
-    >>> content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
-    True
-    """
+    """Sixteen hex digits that name content: bytes as they are, anything else as sorted JSON."""
     digest = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()

@@ -13,11 +13,7 @@ Row = TypeVar("Row")
 
 
 def unknown(name: object, known: Iterable[str], what: str, where: str = "") -> UsageError:
-    """The error for a name that no table has: it offers the nearest one and lists them all.
-
-    >>> unknown("epoch", ["epochs", "lr"], "key", "train")
-    UsageError("unknown key 'epoch' in train. Did you mean 'epochs'? Known: epochs, lr")
-    """
+    """The error for a name that no table has: it offers the nearest one and lists them all."""
     known = list(known)
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -27,11 +23,7 @@ def unknown(name: object, known: Iterable[str], what: str, where: str = "") -> U
 
 
 def choose(table: Mapping[str, Row], name: str, what: str) -> Row:
-    """The row `name` of a table, or a `UsageError` with the nearest name.
-
-    >>> choose({"lif": 1, "plif": 2}, "lif", "neuron")
-    1
-    """
+    """The row `name` of a table, or a `UsageError` with the nearest name."""
     if not isinstance(name, str) or name not in table:
         raise unknown(name, table, what)
     return table[name]
@@ -64,11 +56,6 @@ def check_arguments(
 
     Only annotations made of those in `_ACCEPTED` are judged; a richer one is the function's own
     affair. `complete` also refuses to leave out an argument that has no default.
-
-    >>> def train(lr: float, name: str | None = None): ...
-    >>> check_arguments(train, {"lr": "fast"}, "train")
-    Traceback (most recent call last):
-    anystep._errors.UsageError: train: lr must be float, got 'fast'
     """
     parameters = inspect.signature(function).parameters
     check_keys(given, parameters, "argument", what)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anystep._errors import UsageError
-from anystep._files import write_json
+from anystep._files import Json, write_json
 from anystep.config import MethodConfig, Record
 from anystep.console import say
 from anystep.evaluation.metrics import mean_and_sd
@@ -125,7 +125,7 @@ def table_of(runs: Sequence[Run]) -> list[Row]:
 
 def _compare(
     rows: Mapping[str, Record], seeds: Sequence[int], folder: Path, said: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> Json:
     records = {
         f"{label}-seed{seed}": replace(record, seed=seed)
         for label, record in rows.items()
@@ -139,7 +139,7 @@ def _compare(
 
 def compare_methods(
     record: Record, methods: Sequence[str], seeds: Sequence[int], folder: Path | str
-) -> dict[str, Any]:
+) -> Json:
     """Run each method with each seed into `folder/METHOD-seedN`; nothing else differs (`run_all`).
 
     The record's own method keeps its options; the others have their defaults. Writes and returns
@@ -150,7 +150,7 @@ def compare_methods(
     return _compare(rows, seeds, Path(folder), {"record": asdict(record)})
 
 
-def _test_of(record: Record, place: RunFolder) -> dict[str, Any]:
+def _test_of(record: Record, place: RunFolder) -> Json:
     """What a record is judged on: as its finished run in `place` says, or else its data."""
     if place.finished:
         return place.read_scores()
@@ -159,9 +159,7 @@ def _test_of(record: Record, place: RunFolder) -> dict[str, Any]:
     return {**test, "split": record.judge, "samples": len(judged_on(splits, record))}
 
 
-def compare_recipes(
-    records: Sequence[Record], seeds: Sequence[int], folder: Path | str
-) -> dict[str, Any]:
+def compare_recipes(records: Sequence[Record], seeds: Sequence[int], folder: Path | str) -> Json:
     """Run each record with each seed into `folder/NAME-seedN` (`run_all`); a row a record.
 
     Records that are not judged on the same samples of the same protocol are refused before any is
@@ -178,11 +176,7 @@ def compare_recipes(
 
 
 def cell(mean: float, sd: float | None) -> str:
-    """`95.6 ± 0.3`, or `95.6` for one seed.
-
-    >>> cell(95.62, None)
-    '95.6'
-    """
+    """`95.6 ± 0.3`, or `95.6` for one seed."""
     return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
 
 

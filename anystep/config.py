@@ -164,11 +164,7 @@ for _side in (_Loader, _Dumper):
 
 
 def parse_value(text: str) -> Any:
-    """One value of the command line as YAML reads it.
-
-    >>> parse_value("1e-3"), parse_value("[[16], [32]]"), parse_value("null")
-    (0.001, [[16], [32]], None)
-    """
+    """One value of the command line as YAML reads it: `"1e-3"` -> 0.001, `"null"` -> None."""
     return yaml.load(text, _Loader)
 
 
@@ -260,10 +256,7 @@ def describe_keys(section: Any = None, place: str = "") -> list[tuple[str, str, 
 
 
 def record_from(tree: Mapping[str, Any]) -> Record:
-    """A checked record.
-
-    Errors name the key: an unknown one (with the nearest), or a value of the wrong type.
-    """
+    """A checked record. Errors name the key: an unknown one, or a value of the wrong type."""
     for key in set(tree) - set(vars(Record())):
         homes = [name for name, *_ in describe_keys() if name.partition(".")[2] == key]
         if homes:

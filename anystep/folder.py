@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anystep._errors import UsageError
-from anystep._files import atomic_path, write_bytes, write_json, write_text
+from anystep._files import Json, atomic_path, write_bytes, write_json, write_text
 from anystep.config import Record, load_recipe, record_from, to_yaml
 from anystep.console import EpochLines
 from anystep.evaluation.report import page
@@ -43,11 +43,11 @@ if TYPE_CHECKING:  # a report needs no torch
 Contents = TypeVar("Contents")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Json:
     return json.loads(path.read_text("utf-8"))
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path) -> list[Json]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
@@ -112,7 +112,7 @@ class RunFolder:
         elif not self.finished and not resume:
             raise UsageError(f"{self.path} holds this run, unfinished: {self.way_on}")
 
-    def open(self, record: Record, environment: dict[str, Any]) -> None:
+    def open(self, record: Record, environment: Json) -> None:
         """Make the folder, or clear what a killed process left half-written.
 
         The record is written last: it makes a run. A run that is taken up again adds `environment`
@@ -139,12 +139,12 @@ class RunFolder:
         """The record of the run. Error: no run folder."""
         return record_from(self._read_recipe())
 
-    def _read_recipe(self) -> dict[str, Any]:
+    def _read_recipe(self) -> Json:
         if not self.begun:
             raise UsageError(f"{self.path} is not a run folder: it has no {self._config.name}")
         return load_recipe(self._config)
 
-    def read_environment(self) -> dict[str, Any]:
+    def read_environment(self) -> Json:
         """Where the run was made: commit, versions, device, command line."""
         return _whole(self._env, _read_json)
 
@@ -164,7 +164,7 @@ class RunFolder:
         torch.save({**state, "history": history}, content)
         write_bytes(self._last, content.getbuffer())
 
-    def load_training(self) -> dict[str, Any] | None:
+    def load_training(self) -> Json | None:
         """The training state, None if there is none yet. No code in it is run."""
         import torch
 
@@ -196,7 +196,7 @@ class RunFolder:
             np.savez_compressed(file, **outputs)  # type: ignore[arg-type]
         write_json(self._scores, scores)
 
-    def read_scores(self) -> dict[str, Any]:
+    def read_scores(self) -> Json:
         """How good the network is on the samples that judge it. Error: an unfinished run."""
         return _whole(self._scores, _read_json)
 
@@ -235,7 +235,7 @@ class CheckpointWriter:
     ) -> None:
         self.place, self.record, self.number = place, record, number
         self.networks, self.history = saved["networks"], list(saved["history"])
-        self.best: dict[str, Any] = {}
+        self.best: Json = {}
         if saved["phase"] == number and "model" in saved:
             state.model.load_state_dict(saved["model"])
             state.optimizer.load_state_dict(saved["optimizer"])
@@ -248,7 +248,7 @@ class CheckpointWriter:
                 resumed_at=len(self.history),
             )
 
-    def on_epoch(self, state: TrainState, row: dict[str, Any]) -> None:
+    def on_epoch(self, state: TrainState, row: Json) -> None:
         """Keep what an epoch made."""
         self.history.append(row)
         if self.record.select == "best" and row["val_acc"] > self.best.get("val_acc", -1.0):
@@ -260,7 +260,7 @@ class CheckpointWriter:
             self.place.save_training({**now, "epoch": state.epoch}, self.history)
             self.lines.show(row)
 
-    def finish(self, state: TrainState) -> dict[str, Any]:
+    def finish(self, state: TrainState) -> Json:
         """Close the phase: later ones can start from its chosen network or learn from it."""
         if self.best:
             state.model.load_state_dict(self.best["model"])
@@ -300,7 +300,7 @@ def load_model(path: Path | str) -> StepModel:
         raise UsageError(f"{problem}: {way_out}") from error
 
 
-def scores_beside(weights: Path | str) -> dict[str, Any] | None:
+def scores_beside(weights: Path | str) -> Json | None:
     """The scores of the run that a file of weights belongs to, None where there are none."""
     file = weights_file(weights).resolve()
     for place in map(RunFolder, (file.parent, file.parent.parent)):  # or it is in checkpoints/
@@ -341,7 +341,6 @@ def read_runs(runs: Iterable[Path | str]) -> list[RunRecord]:
 def write_report(runs: Sequence[Path | str], out: Path | str, *, title: str | None = None) -> Path:
     """Write one self-contained HTML page about finished run folders and return its path.
 
-    Runs are grouped by what tells them apart, in the order given; over seeds a number is mean ± sd
-    (ddof = 1). What makes the comparison unfair stands at the top. Error: an unfinished run.
+    What makes the comparison unfair stands at the top. Error: an unfinished run.
     """
     return page.write_report(read_runs(runs), out, title=title)

@@ -42,10 +42,7 @@ def steps_of(record: Record) -> int:
 
 
 def network_of(record: Record, phase: Phase, **data: int) -> dict[str, Any]:
-    """The arguments of `create_model` for the network of a phase.
-
-    `data`: what the data decide of them: num_classes, in_planes and input_size.
-    """
+    """The arguments of `create_model` for a phase; `data`: num_classes, in_planes, input_size."""
     model = record.model
     neuron = model.neuron if phase.neuron is None else phase.neuron
     return {"name": model.name, **data, "neuron": neuron, "norm": model.norm, **model.options}

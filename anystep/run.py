@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from anystep._errors import AnystepWarning, RunError, UsageError
-from anystep._files import content_hash
+from anystep._files import Json, content_hash
 from anystep.config import Record
 from anystep.console import ProgressBar
 from anystep.data.augmentation.augment import Augmentation, create_augmentation
@@ -37,7 +37,7 @@ from anystep.training.phases import OTHER_RUN, Method, Phase, phase_epochs
 FEATURES = 1000  # penultimate features kept for the report's t-SNE
 
 
-def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> dict[str, Any]:
+def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> Json:
     """Train what `record` says into `folder` and judge it once on the test split: its scores.
 
     With `resume` the folder's own checkpoint is taken up, and the result is bit-identical to an
@@ -108,7 +108,7 @@ def dry_update(record: Record, method: Method, splits: Splits, fabric: Any) -> N
         collect(model, sample, batch_size=2, frames=phase.frames)
 
 
-def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, dict[str, Any]]:
+def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, Json]:
     """The network of a phase, its weights drawn from the seed, and the arguments that make it."""
     shape = tuple(splits.train[0][0].shape)
     if len(shape) != 4 or shape[2] != shape[3]:
@@ -228,7 +228,7 @@ def judge_and_write(
 
 def judge(
     model: StepModel, splits: Splits, phase: Phase, record: Record, *, features: int = 0
-) -> tuple[Outputs, dict[str, Any]]:
+) -> tuple[Outputs, Json]:
     """What the network says of the split that judges it, and its scores.
 
     It is fused for that, as it is deployed so (`fuse.fuse_model`); where it cannot be, `fused` of
@@ -251,7 +251,7 @@ def judged_on(splits: Splits, record: Record) -> DataSet:
     return splits.val if record.judge == "val" else splits.test
 
 
-def scores_of(outputs: Outputs, splits: Splits, phase: Phase, record: Record) -> dict[str, Any]:
+def scores_of(outputs: Outputs, splits: Splits, phase: Phase, record: Record) -> Json:
     """`evaluate.score` with what a number must carry: protocol, classes, what a prefix means.
 
     `frames` are those of the recording that the network sees, counted from 0; where the first is
@@ -272,7 +272,7 @@ def scores_of(outputs: Outputs, splits: Splits, phase: Phase, record: Record) ->
     }
 
 
-def evaluate_run(folder: Path | str) -> dict[str, Any]:
+def evaluate_run(folder: Path | str) -> Json:
     """Judge a finished run's network again on its test split, from the weights on disk."""
     record, model = RunFolder(folder).read_record(), load_model(folder)
     splits = load_splits(record)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anystep._errors import UsageError
-from anystep._files import write_json
+from anystep._files import Json, write_json
 from anystep.compare import Run, cell, refuse_twice, run_all, with_method
 from anystep.config import Record
 from anystep.evaluation.figures import grids, style
@@ -19,7 +19,7 @@ from anystep.preflight import steps_of
 
 PICTURES = ("sweep.png", "sweep.svg")
 
-MatrixOf = dict[str, Any]  # what `matrix_of` returns
+MatrixOf = Json  # what `matrix_of` returns
 
 
 def matrix_of(runs: Sequence[Mapping[str, Any]]) -> MatrixOf:
@@ -76,7 +76,7 @@ def sweep_cells(matrices: Mapping[str, MatrixOf]) -> tuple[list[str], list[list[
     return ["method", *(f"t = {t}" for t in steps)], rows
 
 
-def _told(run: Run, record: Record) -> dict[str, Any]:
+def _told(run: Run, record: Record) -> Json:
     """What `sweep.json` says of a run; the rest of its scores is in its folder."""
     kept = ("protocol", "protocol_hash", "split", "samples", "prefix", "prefix_top1")
     scores = {key: run["scores"][key] for key in kept}
@@ -91,7 +91,7 @@ def sweep_steps(
     methods: Sequence[str],
     seeds: Sequence[int],
     folder: Path | str,
-) -> dict[str, Any]:
+) -> Json:
     """Train each method on the first T time steps, for each T of `train_steps` and each seed.
 
     Each network is judged at all steps; `run_all` runs them in `folder/METHOD-trainT-seedN`. Writes
