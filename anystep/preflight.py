@@ -57,7 +57,8 @@ def _check_teacher(record: Record, method: Method) -> None:
     """Refuse a teacher that is missing, or that nobody asked for."""
     name, asked, teacher = record.method.name, learns_from_run(method), record.teacher
     if asked and teacher is None:
-        raise UsageError(f"method {name} learns from another run: name its folder with --teacher")
+        way_out = "name its folder with --teacher RUN"
+        raise UsageError(f"method {name} learns from another run: {way_out}")
     if teacher is not None and not asked:
         raise UsageError(f"teacher: method {name} with these options learns from no other run")
     if teacher is not None and not weights_file(teacher).exists():
