@@ -122,7 +122,7 @@ _DV = b"""<dv version="2.0"><node name="outInfo" path="/mainloop/Recorder/outInf
 <node name="0" path="/mainloop/Recorder/outInfo/0/"><attr key="compression" type="string">NONE</attr>
 <attr key="originalOutputName" type="string">events</attr><attr key="typeIdentifier" type="string">EVTS</attr>
 <node name="info" path="/mainloop/Recorder/outInfo/0/info/"><attr key="sizeX" type="int">64</attr>
-<attr key="sizeY" type="int">48</attr><attr key="source" type="string">hand</attr></node></node></node></dv>"""
+<attr key="sizeY" type="int">48</attr><attr key="source" type="string">hand</attr></node></node></node></dv>"""  # noqa: E501
 
 
 def aedat4_bytes(packets: Iterable[bytes], *, compression: int = 0) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 import zipfile
 import zlib
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from anystep._errors import UsageError
 from anystep._files import content_hash, write_json
 from anystep._threads import map_ahead
+from anystep.console import say
 from anystep.data.cache import cache_file, cached_ragged, cached_stack, default_cache
 from anystep.data.events.catalogue import Catalogue
 from anystep.data.events.contents import Found, content_hashes
@@ -91,8 +91,7 @@ def _reported(name: str, what: str, results: Iterable[Item], count: int) -> Iter
         now = time.monotonic()
         if now - said >= SECONDS_BETWEEN_LINES:
             said, rate = now, done / (now - begin)
-            text = f"{name}: {done} of {count} {what}, {rate:.0f} a second"
-            print(text, file=sys.stderr, flush=True)
+            say(f"{name}: {done} of {count} {what}, {rate:.0f} a second")
 
 
 def _fingerprint(found: Catalogue, folder: Path, threads: int) -> list[list[Any]]:
