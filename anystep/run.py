@@ -38,11 +38,13 @@ FEATURES = 1000  # penultimate features kept for the report's t-SNE
 
 
 def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> Json:
-    """Train what `record` says into `folder` and judge it once on the test split: its scores.
+    """Train what `record` says into `folder`, judge it once on the split that it names: its scores.
 
-    With `resume` the folder's own checkpoint is taken up, and the result is bit-identical to an
-    uninterrupted run; a finished folder is left as it is. Errors: a folder that holds another run,
-    or that cannot be written; whatever the record's parts refuse, before any training starts.
+    With `resume` the folder's own checkpoint is taken up; on a CPU the result is bit-identical to
+    an uninterrupted run. A finished folder is left as it is.
+
+    Errors: a folder that holds another run, or that cannot be written; whatever the record's parts
+    refuse, before any training starts.
     """
     place = RunFolder(folder)
     place.check_free(record, resume=resume)
@@ -51,8 +53,8 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> J
     method = check(record)
     engine = {"accelerator": record.engine.accelerator, "precision": record.engine.precision}
     fabric = make_fabric(**engine, devices=record.engine.devices, callbacks=[ProgressBar()])
-    # Before there are several processes, so that the frames are built once; and before the folder
-    # is this run's, so that what cannot work can be named and the command given again.
+    # In one process still, so that the frames are built once. Nothing is written before the dry
+    # update has passed, so a command that was refused can be given again.
     splits = load_splits(record)
     if not place.begun:
         dry_update(record, method, splits, make_fabric(**engine, devices=1))
@@ -85,12 +87,12 @@ def augmentation_of(record: Record, splits: Splits) -> Augmentation | None:
 
 
 def dry_update(record: Record, method: Method, splits: Splits, fabric: Any) -> None:
-    """One sample through one update of every phase, and through the network as the test will.
+    """One update of every phase on the first sample, and a look at it as the test will look.
 
     What cannot work is found now and not after hours. It has networks of its own, and leaves the
     global random generators as they were.
     """
-    # Twice: a batch norm may need more than one value
+    # The sample twice: batch norm refuses to train on a single value
     sample = as_dataset([splits.train[0]] * 2)
     plan = replace(record.train, epochs=1, batch_size=2, workers=0, balanced=False)
     networks: dict[str, nn.Module] = {}
@@ -163,7 +165,7 @@ def launch(fabric: Any, record: Record, method: Method, place: RunFolder) -> Non
         what = f"a worker was killed, the others were stopped ({error})"
         raise RunError(f"{what}\n{place.way_on}") from error
     except (RunError, OSError, MemoryError, RuntimeError) as error:
-        # All but a RuntimeError that is no lack of memory: that is a defect
+        # A bare RuntimeError is a defect, unless torch means by it that memory ran out
         if type(error) is RuntimeError and "allocate memory" not in str(error):
             raise
         raise RunError(f"{str(error) or 'out of memory'}\n{place.way_on}") from error
@@ -189,6 +191,7 @@ def work(fabric: Any, record: Record, method: Method, place: RunFolder) -> None:
             networks[OTHER_RUN] = load_teacher(record, phase, model, splits)
         state = start(model.to(fabric.device), record.train, phase=phase, networks=networks)
         epochs = phase_epochs(phase, record.train) if fabric.is_global_zero else None
+        # Puts `state` where `saved` ends, then writes every epoch
         writer = CheckpointWriter(place, record, number, state, saved, epochs_to_show=epochs)
         fit(
             state,
@@ -273,7 +276,7 @@ def scores_of(outputs: Outputs, splits: Splits, phase: Phase, record: Record) ->
 
 
 def evaluate_run(folder: Path | str) -> Json:
-    """Judge a finished run's network again on its test split, from the weights on disk."""
+    """Judge a finished run's network again, from the weights on disk."""
     record, model = RunFolder(folder).read_record(), load_model(folder)
     splits = load_splits(record)
     phase = create_method(record.method.name, **record.method.options).phases()[-1]

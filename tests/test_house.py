@@ -315,6 +315,17 @@ def test_files_and_functions_are_short(source):
             assert len(named - {"self", "cls"}) <= 9, f"{place} has {len(named)} arguments"
 
 
+def lines_of(folder: Path) -> int:
+    return sum(path.read_text(encoding="utf-8").count("\n") for path in folder.rglob("*.py"))
+
+
+def test_the_house_stays_small():
+    """What comes in makes something else go. Deployment is counted apart."""
+    wings = lines_of(PACKAGE) - lines_of(PACKAGE / "deploy")
+    assert wings <= 15_500
+    assert lines_of(PACKAGE.parent / "tests") <= 18_000
+
+
 def test_any_is_rare():
     """Where a type is known it is written; this number only goes down."""
     used = sum(len(re.findall(r"\bAny\b", text)) for text in TEXTS.values())
