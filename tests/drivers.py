@@ -148,6 +148,8 @@ def die_in_write(number):
 
 def command(arguments, output, number, limit):
     """The body of a process of `Command`."""
+    # A session in the background ignores Ctrl-C, and its children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (1, 2):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     register()
