@@ -12,7 +12,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_WINGS = ("data", "nn", "training", "evaluation")
+_WINGS = ("data", "nn", "training", "evaluation", "deploy")
 _NAMES = {
     "_errors": "AnystepWarning UsageError",
     "nn.models": "create_model",

@@ -24,6 +24,7 @@ from anystep.training.methods import create_method as create_method
 from anystep.training.schedule import Plan as Plan
 
 from . import data as data
+from . import deploy as deploy
 from . import evaluation as evaluation
 from . import nn as nn
 from . import training as training

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from anystep import __version__
 from anystep._errors import RunError, UsageError
 from anystep.cli_data import ACTION_FLAGS, ACTIONS, Arguments, Flags, Result, whole_numbers
+from anystep.cli_deploy import DEPLOY_FLAGS, calibrate, export, stream
 
 if TYPE_CHECKING:  # help answers at once, so a command imports what it needs itself
     from anystep.config import Record
@@ -169,7 +170,8 @@ def keys(arguments: Arguments, overrides: Sequence[str]) -> Result:
 
 
 COMMANDS: dict[str, Callable[[Arguments, Sequence[str]], Result]] = {
-    each.__name__: each for each in (train, evaluate, compare, sweep, report, data, keys)
+    each.__name__: each
+    for each in (train, evaluate, compare, sweep, report, export, calibrate, stream, data, keys)
 }
 _RUNNING: Flags = {
     "--skip-bad": {"action": "store_true", "help": "leave out what cannot be read, and count it"},
@@ -204,6 +206,7 @@ FLAGS: dict[str, Flags] = {
         "runs": {"nargs": "+", "help": "finished run folders, or folders of them"},
         "--out": {"default": "report.html", "help": "the page to write (default: report.html)"},
     },
+    **DEPLOY_FLAGS,
 }
 
 

@@ -8,6 +8,7 @@
     model.safetensors              the trained network
     outputs.npz                    what it said of every test sample
     scores.json                    how good that is: a run that has it is finished
+    exit.json                      when a sample may leave early, if that was calibrated
     tensorboard/                   the log again, if the record asks for it
 
 Every file appears whole or not at all, so a run that is killed at any moment can go on.
@@ -80,6 +81,7 @@ class RunFolder:
         self._network = self.path / "model.safetensors"
         self._outputs = self.path / "outputs.npz"
         self._scores = self.path / "scores.json"
+        self._exit = self.path / "exit.json"
 
     @property
     def begun(self) -> bool:
@@ -199,6 +201,14 @@ class RunFolder:
     def read_scores(self) -> Json:
         """How good the network is on the samples that judge it. Error: an unfinished run."""
         return _whole(self._scores, _read_json)
+
+    def write_exit(self, rule: Mapping[str, Any]) -> None:
+        """Keep when a sample may leave early."""
+        write_json(self._exit, rule)
+
+    def read_exit(self) -> dict[str, Any] | None:
+        """When a sample may leave early, None if nobody has calibrated that."""
+        return _read_json(self._exit) if self._exit.exists() else None
 
     def read(self, *, label: str | None = None) -> RunRecord:
         """All that a report shows of the finished run, called `label` or by the folder's name."""

@@ -275,6 +275,11 @@ def scores_of(outputs: Outputs, splits: Splits, phase: Phase, record: Record) ->
     }
 
 
+def seen_frames(record: Record) -> slice:
+    """The frames of a recording that the finished network is shown."""
+    return create_method(record.method.name, **record.method.options).phases()[-1].frames
+
+
 def evaluate_run(folder: Path | str) -> Json:
     """Judge a finished run's network again, from the weights on disk."""
     record, model = RunFolder(folder).read_record(), load_model(folder)

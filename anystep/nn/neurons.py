@@ -97,6 +97,10 @@ def scan_for(backend: str, x: Tensor, decay: Coefficient, gain: Coefficient, rul
     Under `torch.compile`, and under export where a backend is named, a fused scan is the one op
     `anystep::scan`.
     """
+    if backend == "graph":  # of an exported network: no gradient, so it is no row of BACKENDS
+        from anystep.nn.kernels import graph
+
+        return graph.scan
     if backend != "auto":
         return choose(BACKENDS, backend, "backend")()
     if torch.compiler.is_exporting() or torch.jit.is_tracing():

@@ -1,0 +1,68 @@
+"""What an exported network says of itself: plain values, ready for JSON."""
+
+from __future__ import annotations
+
+from anystep._errors import UsageError
+from anystep._files import Json
+
+# Binnings that cut a recording as it comes; the others need its end.
+LIVE = ("fixed_duration", "fixed_count")
+
+
+def describe(
+    *,
+    scores: Json,
+    environment: Json,
+    config: Json,
+    weights: str,
+    scale: Json,
+    exit_rule: Json | None,
+) -> Json:
+    """The `about` of a finished run.
+
+    scores, environment, config   what the run folder holds: how good it is, where it was made, and
+                                  its record
+    weights     the hash of the weights
+    scale       mean and sd of each plane, where images are normalised
+    exit_rule   from `anystep calibrate`, or None
+    """
+    binning, options = dict(scores["binning"]), config["data"].get("options") or {}
+    about: Json = {
+        "name": config["name"],
+        "method": config["method"]["name"],
+        "classes": list(scores["classes"]),
+        "steps": scores["steps"],
+        "first_frame": scores["frames"][0],
+        "accuracy": {
+            key: scores[key]
+            for key in ("prefix_top1", "prefix", "split", "samples", "protocol", "protocol_hash")
+        },
+        "exit": exit_rule,
+        "commit": environment.get("commit"),
+        "dirty": environment.get("dirty"),
+        "weights": weights,
+    }
+    if binning["name"] == "direct":
+        return about | {"planes": "colour", "normalisation": dict(scale)}
+    resize = None
+    if options.get("size"):
+        interpolation = options.get("interpolation", "nearest")
+        resize = {"size": options["size"], "interpolation": interpolation}
+    return about | {"planes": ["off", "on"], "binning": binning, "resize": resize}
+
+
+def require_live(about: Json) -> None:
+    """Refuse what cannot follow a stream: images, bins that need the end, frames from later on."""
+    if "binning" not in about:
+        raise UsageError("the network was trained on images: it follows no event stream")
+    name = about["binning"]["name"]
+    if name not in LIVE:
+        raise UsageError(
+            f"binning {name} needs the end of a recording before its first frame: "
+            f"to follow a stream, train with {' or '.join(LIVE)}"
+        )
+    if about.get("first_frame"):
+        raise UsageError(
+            f"the network was trained on frames from {about['first_frame'] + 1} on: "
+            "a stream has no such beginning"
+        )

@@ -1,0 +1,115 @@
+"""From a run folder to decisions, by the command line; real recordings stream as they evaluate."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drivers import RECIPE
+from trained import samples
+
+from anystep.config import record_from
+from anystep.data.frames import FixedDuration
+from anystep.data.readers import read_events
+from anystep.deploy.network import TorchStep, decide
+from anystep.deploy.onnx import prepared
+from anystep.deploy.sources import FileSource
+from anystep.deploy.stream import Follower
+from anystep.deploy.windows import Windows
+from anystep.evaluation.exits import ExitRule, certainties, exit_steps
+from anystep.nn.models import create_model
+from anystep.run import run_record
+
+NMNIST = Path(os.environ.get("ANYSTEP_DATA", "")) / "NMNIST" / "Test"
+
+
+@pytest.fixture
+def run(tiny_rows, tmp_path) -> Path:
+    record = record_from(RECIPE)
+    run_record(replace(record, train=replace(record.train, epochs=1)), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_is_calibrated_exported_and_followed(terminal, run, tmp_path):
+    found = terminal.done("calibrate", run, "--mean-t", "2")
+    assert found["early exit"]["mean_t"] <= 3
+    assert found["all steps"]["mean_t"] == 3
+    model = tmp_path / "net.onnx"
+    terminal.done("export", run, "--out", model)
+    parity = json.loads((tmp_path / "net.parity.json").read_text())
+    assert parity["spikes"] == parity["ties"]
+
+    draw = np.random.default_rng(0)
+    t = np.sort(draw.integers(0, 9000, 2000))
+    recording = tmp_path / "recording.npz"
+    x, y, p = draw.integers(0, (12, 12, 2), (2000, 3)).T
+    np.savez(recording, t=t, x=x, y=y, p=p)
+    said = {}
+    for source in (model, run):
+        code, out, _ = terminal("stream", source, "--source", recording, "--sensor", "12,12")
+        *lines, last = map(json.loads, out.splitlines())
+        assert code == 0
+        assert last["summary"]["events"] == 2000
+        said[source] = [(line["t_us"], line["step"], line["label"]) for line in lines]
+    assert said[model] == said[run]
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        (["calibrate", "run"], "name one target"),
+        (["calibrate", "run", "--accuracy", "101"], "no threshold reaches"),
+        (["calibrate", "run", "--mean-t", "2", "--score", "sure"], "unknown score 'sure'"),
+        (["export", "nowhere", "--out", "x.onnx"], "nowhere is not a run folder"),
+        (["export", "run", "--out", "x.onnx", "--quick"], "unknown argument '--quick'"),
+        (["stream", "run", "--source", "-", "--max-rate", "0"], "--max-rate must be > 0"),
+        (["stream", "run", "--source", "-", "--sensor", "8,8"], "trained on 12 x 12 pixels"),
+    ],
+)
+def test_a_wrong_word_is_refused(terminal, run, words, word):
+    assert word in terminal.refused(*words)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.45, 0.6, 2.0])
+def test_samples_leave_the_batch_when_the_logits_say_so(network, threshold):
+    fused, frames = prepared(network, backend="auto"), samples(40)
+    rule = ExitRule(threshold=threshold)
+    sizes = []
+    handle = fused.classifier.register_forward_pre_hook(
+        lambda _, inputs: sizes.append(inputs[0].shape[1])
+    )
+    labels, steps = decide(fused, frames, rule)
+    handle.remove()
+    with torch.inference_mode():
+        logits = fused(frames).numpy()
+    wanted = exit_steps(certainties(logits), threshold)
+    np.testing.assert_array_equal(steps, wanted)
+    np.testing.assert_array_equal(labels, logits.cumsum(0)[wanted - 1, np.arange(40)].argmax(-1))
+    assert sizes == [int((wanted >= t).sum()) for t in range(1, wanted.max() + 1)]
+
+
+@pytest.mark.skipif(not NMNIST.is_dir(), reason="ANYSTEP_DATA names no folder with NMNIST")
+def test_real_recordings_stream_as_they_evaluate():
+    torch.manual_seed(0)
+    network = create_model("vgg_snn", num_classes=10, in_planes=2, input_size=34, widths=[[8], [8]])
+    network = prepared(network.eval(), backend="auto")
+    binning = FixedDuration(10, 30_000)
+    about = {"classes": [*"0123456789"], "steps": 10, "frame": [2, 34, 34]}
+    step = TorchStep(network, about)
+    for path in sorted(NMNIST.glob("*/*.bin")):
+        events = read_events(path)
+        cutter = Windows(binning.describe(), events.sensor)
+        rule = ExitRule(threshold=2.0)
+        follower = Follower(
+            step, FileSource(events), cutter, to_frame=lambda c: c.astype(np.float32), rule=rule
+        )
+        said = [line["label"] for line in follower][:10]
+        frames = torch.from_numpy(binning(events).astype(np.float32))
+        with torch.inference_mode():
+            wanted = network(frames[:, None])[:, 0].double().cumsum(0).argmax(-1).tolist()
+        assert said == wanted, path
