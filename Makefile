@@ -32,7 +32,7 @@ demo: $(INSTALLED) ## train plain and TKS on digits-dvs, print the accuracy at e
 # busy core cost more than they bring. A process that is done takes tests from one that is not.
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n auto --dist worksteal
 
-test: $(INSTALLED) ## the suite: no download, about three minutes on two cores
+test: $(INSTALLED) ## the suite: no download, a few minutes on two cores
 	$(PYTEST) -m "not slow"
 
 test-slow: $(INSTALLED) ## the long tests
