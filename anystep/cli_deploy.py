@@ -25,18 +25,21 @@ TIMED = 256  # test samples that early exit is timed on
 def _described(run: str) -> tuple[StepModel, Json, Splits, slice]:
     """The network of a finished run, what it says of itself, its data, and the frames it sees."""
     from anystep._files import content_hash
+    from anystep.data.events.catalogue import EVENT_SETS
     from anystep.deploy.describe import describe
     from anystep.folder import RunFolder, load_model, weights_file
     from anystep.run import load_splits, seen_frames
 
     place = RunFolder(run)
     record = place.read()
+    name = record.config["data"]["name"]
     model, splits = load_model(run), load_splits(place.read_record())
     about = describe(
         scores=record.scores,
         environment=record.env,
         config=record.config,
         weights=content_hash(weights_file(run).read_bytes()),
+        from_first=name in EVENT_SETS and EVENT_SETS[name].from_first,
         scale={"mean": splits.train.mean, "std": splits.train.std},
         exit_rule=place.read_exit(),
     )

@@ -77,11 +77,18 @@ def _follower(step: AnyStep, arguments: argparse.Namespace) -> Follower:
     source, sensor = open_source(
         arguments.source, sensor=given, idle_timeout=arguments.idle_timeout
     )
+    if sensor is None and step.about.get("resize"):
+        raise UsageError("the network resizes frames: give the pixels of the source, --sensor H,W")
     sensor = sensor or (step.about["frame"][1], step.about["frame"][2])
     return Follower(
         step,
         source,
-        Windows(step.about["binning"], sensor, max_rate=arguments.max_rate),
+        Windows(
+            step.about["binning"],
+            sensor,
+            from_first=step.about["from_first"],
+            max_rate=arguments.max_rate,
+        ),
         to_frame=framer(step.about, sensor),
         rule=rule_of(arguments, step.about),
         steps=arguments.steps,

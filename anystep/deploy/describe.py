@@ -5,9 +5,6 @@ from __future__ import annotations
 from anystep._errors import UsageError
 from anystep._files import Json
 
-# Binnings that cut a recording as it comes; the others need its end.
-LIVE = ("fixed_duration", "fixed_count")
-
 
 def describe(
     *,
@@ -16,6 +13,7 @@ def describe(
     config: Json,
     weights: str,
     scale: Json,
+    from_first: bool,
     exit_rule: Json | None,
 ) -> Json:
     """The `about` of a finished run.
@@ -24,6 +22,7 @@ def describe(
                                   its record
     weights     the hash of the weights
     scale       mean and sd of each plane, where images are normalised
+    from_first  whether the time of a recording counts from its first event
     exit_rule   from `anystep calibrate`, or None
     """
     binning, options = dict(scores["binning"]), config["data"].get("options") or {}
@@ -48,18 +47,18 @@ def describe(
     if options.get("size"):
         interpolation = options.get("interpolation", "nearest")
         resize = {"size": options["size"], "interpolation": interpolation}
-    return about | {"planes": ["off", "on"], "binning": binning, "resize": resize}
+    frames = {"binning": binning, "from_first": from_first, "resize": resize}
+    return about | {"planes": ["off", "on"], **frames}
 
 
 def require_live(about: Json) -> None:
     """Refuse what cannot follow a stream: images, bins that need the end, frames from later on."""
     if "binning" not in about:
         raise UsageError("the network was trained on images: it follows no event stream")
-    name = about["binning"]["name"]
-    if name not in LIVE:
+    if not about["accuracy"]["prefix"].startswith("live"):
         raise UsageError(
-            f"binning {name} needs the end of a recording before its first frame: "
-            f"to follow a stream, train with {' or '.join(LIVE)}"
+            "the frames that the network was trained on need the end of a recording: to follow a "
+            "stream, train with fixed_duration or fixed_count, on the whole sensor"
         )
     if about.get("first_frame"):
         raise UsageError(

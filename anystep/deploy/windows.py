@@ -50,6 +50,7 @@ class Windows:
         binning: what a run's record says of it: name "fixed_duration" with duration_us, or
             "fixed_count" with count.
         sensor: (height, width).
+        from_first: count time from the first event, not from the clock's zero.
         max_rate: events a second that are counted at most; those above it are dropped, the latest
             of a window first. For windows of fixed duration.
 
@@ -58,7 +59,12 @@ class Windows:
     """
 
     def __init__(
-        self, binning: Json, sensor: tuple[int, int], *, max_rate: float | None = None
+        self,
+        binning: Json,
+        sensor: tuple[int, int],
+        *,
+        from_first: bool = False,
+        max_rate: float | None = None,
     ) -> None:
         self.sensor, self.seen = sensor, Counts()
         self.duration: int | None = None
@@ -68,16 +74,15 @@ class Windows:
                 self.duration = int(duration)
             case {"name": "fixed_count", "count": count}:
                 self.count = int(count)
-            case {"name": name}:
-                raise UsageError(
-                    f"binning {name} needs the end of a recording before its first frame: "
-                    "to follow a stream, train with fixed_duration or fixed_count"
-                )
+            case _:
+                name = binning["name"]
+                raise UsageError(f"binning {name} needs the end of a recording: it is never live")
         self._most = None
         if max_rate is not None:
             if self.duration is None:
                 raise UsageError("--max-rate is for windows of a fixed duration")
             self._most = max(1, int(max_rate * self.duration / 1e6))
+        self._zero: int | None = None if from_first else 0  # where windows count from
         self._index = 0  # of the window that is being filled
         self._flat = np.zeros(2 * sensor[0] * sensor[1], np.int64)
         self._filled = 0
@@ -86,11 +91,15 @@ class Windows:
     def add(self, packet: Packet) -> Iterator[Window]:
         """The windows that `packet` completes."""
         self.seen.events += len(packet.t)
+        if self._zero is None and len(packet.t):
+            self._zero = int(packet.t[0])
         t, cells = self._cells(packet)
         if self.duration is None:
             yield from self._by_count(t, cells, packet.arrived)
         else:
-            yield from self._by_time(t // self.duration, cells, packet.arrived)
+            yield from self._by_time(
+                (t - (self._zero or 0)) // self.duration, cells, packet.arrived
+            )
 
     def _cells(self, packet: Packet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Time and place in the flat frame of the events that are on the sensor."""
@@ -152,7 +161,9 @@ class Windows:
 
     def _end(self) -> int:
         """The end of the window that is being filled, exclusive."""
-        return self._last_us + 1 if self.duration is None else (self._index + 1) * self.duration
+        if self.duration is None:
+            return self._last_us + 1
+        return (self._zero or 0) + (self._index + 1) * self.duration
 
     def _take(self, end_us: int, arrived: float) -> Window:
         counts = np.minimum(self._flat, np.iinfo(np.uint16).max).astype(np.uint16)

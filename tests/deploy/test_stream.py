@@ -18,13 +18,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trained import SIZE, STEPS
+from trained import ABOUT, SIZE, STEPS
 
 import anystep
 from anystep._errors import UsageError
+from anystep.data.events.stack import FrameSpec
 from anystep.data.frames import FixedCount, FixedDuration
 from anystep.data.recording import Events
 from anystep.deploy import windows as module
+from anystep.deploy.command import framer
+from anystep.deploy.describe import require_live
 from anystep.deploy.sources import RECORD, FileSource, Losses, Packet, PipeSource, UdpSource, decode
 from anystep.deploy.stream import Follower
 from anystep.deploy.windows import Windows
@@ -67,6 +70,33 @@ def cut(events: Events, binning: dict[str, Any], *, size: int, **options: Any) -
 def test_windows_are_the_frames_of_training(events, binning, offline, size):
     made = cut(events, binning, size=size).made  # type: ignore[attr-defined]
     np.testing.assert_array_equal(np.stack(made[:STEPS]), offline(events))
+
+
+def test_windows_may_count_from_the_first_event_as_training_did():
+    events = recording()
+    late = Events(events.t + 7_654_321, events.x, events.y, events.p, SENSOR)
+    first = int(late.t[0])
+    moved = Events(late.t - first, late.x, late.y, late.p, SENSOR)
+    made = cut(late, DURATION, size=50, from_first=True).made  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(np.stack(made[:STEPS]), FixedDuration(STEPS, 1000)(moved))
+
+
+def test_what_was_trained_on_hindsight_a_later_part_or_images_follows_no_stream():
+    hindsight = {**ABOUT, "accuracy": {"prefix": "hindsight bins"}}
+    images = {key: value for key, value in ABOUT.items() if key != "binning"}
+    for about in (hindsight, images, {**ABOUT, "first_frame": 5}):
+        with pytest.raises(UsageError, match="trained on"):
+            require_live(about)
+
+
+def test_frames_are_resized_as_for_training():
+    counts = np.random.default_rng(0).poisson(1, (2, 20, 20)).astype(np.uint16)
+    about = {**ABOUT, "frame": [2, 16, 16]}
+    for interpolation in ("nearest", "bilinear"):
+        how = {"size": 16, "interpolation": interpolation}
+        spec = FrameSpec(FixedDuration(STEPS, 1000), 16, interpolation, (20, 20))
+        made = framer({**about, "resize": how}, (20, 20))(counts)
+        np.testing.assert_array_equal(made, spec.resized(counts[None])[0].astype(np.float32))
 
 
 def test_events_out_of_order_late_and_off_the_sensor_are_placed_or_counted():

@@ -16,6 +16,8 @@ STEPS, CLASSES, SIZE = 4, 3, 16
 ABOUT = {
     "classes": [f"class {number}" for number in range(CLASSES)],
     "steps": STEPS,
+    "accuracy": {"prefix": "live"},
+    "from_first": False,
     "binning": {"name": "fixed_duration", "steps": STEPS, "duration_us": 1000},
 }
 
