@@ -18,7 +18,8 @@ Judged = tuple[NDArray[Any], NDArray[Any]]  # step logits (T, N, C) and labels (
 BATCH = 64
 
 
-def _judge(judged: Judged, rule: ExitRule) -> dict[str, float]:
+def judge(judged: Judged, rule: ExitRule) -> dict[str, float]:
+    """Accuracy in percent, and mean, median and 95th percentile of the steps that a rule takes."""
     logits, labels = judged
     taken = exit_steps(certainties(logits, score=rule.score, reads=rule.reads), rule.threshold)
     said = logits.cumsum(0, dtype=np.float64)[taken - 1, np.arange(len(labels))].argmax(-1)
@@ -65,7 +66,7 @@ def calibrate_exit(
     curve = frontier(*test, score=score, reads=reads, points=64)
     return {
         "rule": rule.describe(),
-        "early exit": {**_judge(test, rule), "ms": early_ms},
-        "all steps": {**_judge(test, never), "ms": all_ms},
+        "early exit": {**judge(test, rule), "ms": early_ms},
+        "all steps": {**judge(test, never), "ms": all_ms},
         "frontier": {name: np.round(values, 4).tolist() for name, values in vars(curve).items()},
     }
