@@ -25,6 +25,7 @@ DATASETS: dict[str, Callable[..., Splits]] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
     **{name: partial(photographs, name) for name in LAYOUTS},
+    "imagenet-1k": partial(photographs, "imagenet-1k", interpolation="bicubic"),  # as timm tests
 }
 
 

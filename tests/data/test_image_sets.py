@@ -113,6 +113,22 @@ def test_the_shorter_side_is_resized_and_the_centre_kept(tmp_path, size):
     assert (abs(middle - np.array(size) / 2) <= 1).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "resample"), [("imagenet-1k", "BICUBIC"), ("cub-200-2011", "BILINEAR")]
+)
+def test_a_test_image_is_resized_as_the_authors_code_does(name, resample, tmp_path):
+    """ImageNet through timm, bicubic by default; the fine-grained sets through torchvision."""
+    from PIL import Image
+
+    root = TREES[name](tmp_path)
+    data = loaded(name, root, size=14).test
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    file = next(file for file in root.rglob("*") if file.as_posix().endswith(data.ids[0]))
+    Image.fromarray(noise).save(file, format="PNG")
+    resized = Image.fromarray(noise).resize((16, 16), Image.Resampling[resample])
+    assert np.array_equal(data.raw(0), np.asarray(resized.crop((1, 1, 15, 15))).transpose(2, 0, 1))
+
+
 def test_a_grey_image_gets_three_planes_and_one_that_is_none_is_named(tmp_path):
     """A line of pixels would become gigabytes."""
     from PIL import Image

@@ -30,7 +30,7 @@ from anystep.data.count import count_events
 from anystep.data.datasets import load_dataset
 from anystep.data.events.catalogue import find_recordings
 from anystep.data.frames import Direct, EqualCount, EqualTime, FixedCount, FixedDuration, resize
-from anystep.data.images.pictures import PictureSet
+from anystep.data.images.pictures import Fit, PictureSet
 from anystep.data.images.rows import photographs
 from anystep.data.loader import time_first
 from anystep.data.protocols import Split, Stratified, held_out, split, stratified
@@ -120,6 +120,7 @@ IMAGE_ROWS = [
     (lambda: pictured((0, 0, 0), (1, 1, 0)), "std must be as many numbers > 0 as mean"),
     (lambda: photographs("image-folder", binning=Direct(1), root=".", size=0), "size must be a"),
     (lambda: photographs("image-folder", binning=Direct(1), root=".", size=True), "got True"),
+    (lambda: Fit(interpolation="cubic"), "'cubic'. Did you mean 'bicubic'"),
 ]
 ITEM = np.zeros((3, 2, 4, 5)), 0
 NO_FRAMES = r"a sample must be frames \(T, P, H, W\), all of one shape in a batch, got \["

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anystep._errors import UsageError
 from anystep._extras import need
+from anystep._lookup import choose
 from anystep.data.frames import Direct
 from anystep.data.images.shards import ShardImages
 from anystep.data.sets import Blocks, StoredSet
@@ -24,12 +25,16 @@ MOST_OBLONG = 100
 class Fit:
     """The papers' test transform: the shorter side to `resize` pixels, then the centre `crop`.
 
-    Bilinear; 256 and 224 in the papers. The longer side is int(resize * longer / shorter), as in
-    torchvision.
+    256 and 224 in the papers. The longer side is int(resize * longer / shorter), as in torchvision.
+    `interpolation`: "bilinear" or "bicubic", with Pillow's weights.
     """
 
     resize: int = 256
     crop: int = 224
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        choose({"bilinear": 0, "bicubic": 0}, self.interpolation, "interpolation")
 
     def __call__(self, picture: Any) -> Any:
         """A Pillow image of crop x crop pixels."""
@@ -41,7 +46,7 @@ class Fit:
         size = tuple(int(self.resize * side / shorter) for side in picture.size)
         if size != picture.size:
             pillow = need("PIL.Image", extra="images", purpose="reading image files")
-            picture = picture.resize(size, pillow.Resampling.BILINEAR)
+            picture = picture.resize(size, pillow.Resampling[self.interpolation.upper()])
         left, top = (round((side - self.crop) / 2) for side in size)
         return picture.crop((left, top, left + self.crop, top + self.crop))
 

@@ -73,13 +73,16 @@ def photographs(
     workers: int | None = None,
     root: str | os.PathLike[str] | None = None,
     size: int = 224,
+    interpolation: str = "bilinear",
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Splits:
     """Row `name` of LAYOUTS from the folder `root`: files or parquet shards, decoded at access.
 
     The shorter side becomes 8/7 `size` and the centre `size` x `size` is kept, in all three parts:
-    256 and 224 as the papers test. Training images change by chance through `data.augment` only.
+    256 and 224 as the papers test. `interpolation` is "bilinear" (torchvision's default; the code
+    of TKS on the fine-grained sets) or "bicubic" (timm's; the row `imagenet-1k`). Training images
+    change by chance through `data.augment` only.
 
     Test is the release's (of ImageNet the 50,000 validation images, since nobody has the labels of
     its test set), validation is a tenth of every training class: protocol "<name>/official". What
@@ -94,7 +97,7 @@ def photographs(
     encoding, folder = direct(name, binning), release_folder(name, root)
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise UsageError(f"{name}: size must be a whole number of pixels >= 1, got {size!r}")
-    fit = Fit(round(size * 8 / 7), size)
+    fit = Fit(round(size * 8 / 7), size, interpolation)
     blocks = None
     if shards := find_shards(folder):
         stored = read_shards(name, _wanted(name, shards))
