@@ -5,13 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from anystep._errors import UsageError
+
 Json = dict[str, Any]  # what a JSON file holds
+
+
+def regular(path: str | os.PathLike[str]) -> Path:
+    """`path` if a file lies there; a folder, a device or a pipe is refused: it may never end.
+
+    Error: `OSError` if nothing is there.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UsageError(f"{os.fspath(path)} must be a file; it is a folder, a device or a pipe")
+    return Path(path)
 
 
 @contextmanager

@@ -130,7 +130,6 @@ def test_a_test_image_is_resized_as_the_authors_code_does(name, resample, tmp_pa
 
 
 def test_a_grey_image_gets_three_planes_and_one_that_is_none_is_named(tmp_path):
-    """A line of pixels would become gigabytes."""
     from PIL import Image
 
     def read(size: tuple[int, int] = (20, 20), content: bytes | None = None):
@@ -145,8 +144,35 @@ def test_a_grey_image_gets_three_planes_and_one_that_is_none_is_named(tmp_path):
     for content in (b"", b"no image", whole[: len(whole) // 2]):
         with pytest.raises(ValueError, match=r"some\.png is not a whole image"):
             read(content=content)
-    with pytest.raises(ValueError, match=r"some\.png .* it has 60000 x 1 pixels"):
-        read((60_000, 1))
+
+
+def written_as(format_: str, mode: str = "RGB", size: tuple[int, int] = (8, 8)):
+    """A picture in a file, whatever the name says."""
+    from PIL import Image
+
+    return lambda file: Image.new(mode, size, 77).save(file, format=format_)
+
+
+ATTACKS = [
+    (
+        lambda file: file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+        "a known",
+    ),
+    (written_as("GIF", "L"), r"of a known format \(JPEG, PNG, BMP, WEBP, TIFF\)"),
+    (written_as("PNG", "1", (9000, 9000)), "it has 9000 x 9000 pixels: an image may have 67,108,"),
+    (written_as("PNG", "1", (60_000, 1)), "3840000 x 64 pixels when its shorter side has 64: an"),
+    (written_as("PNG", "I;16"), "its pixels are I;16 in Pillow's words: write it with 8 bits"),
+    (os.mkfifo, "must be a file; it is a folder, a device or a pipe"),
+    (lambda file: file.symlink_to("/dev/zero"), "must be a file"),
+]
+
+
+@pytest.mark.parametrize(("attack", "words"), ATTACKS)
+def test_a_picture_starts_no_program_takes_no_gigabytes_and_never_hangs(attack, words, tmp_path):
+    """PostScript would run Ghostscript; a line of pixels would become 3,840,000 x 64."""
+    attack(tmp_path / "some.jpg")
+    with pytest.raises(ValueError, match=rf"some\.jpg.* {words}"):
+        ImageFiles([str(tmp_path / "some.jpg")], Fit(64, 64))[0]
 
 
 def cats_and_dogs(root: Path, *parts: str) -> Path:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from anystep._errors import AnystepWarning, UsageError
 from anystep._extras import need
+from anystep._files import regular
 
 VALIDATION = ("val", "valid", "validation", "Val")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -143,7 +144,7 @@ def _matlab(file: Path, *names: str) -> list[NDArray[Any]]:
     """The arrays of these names in a .mat file, each as one column."""
     reader = need("scipy.io", extra="images", purpose="the lists of Stanford's releases")
     try:
-        table = reader.loadmat(file)
+        table = reader.loadmat(regular(file))
         return [table[name].ravel() for name in names]
     except Exception as error:  # whatever scipy raises for a damaged file: named, not hidden
         wanted = " and ".join(names)

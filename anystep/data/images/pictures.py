@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,13 +14,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from anystep._errors import UsageError
 from anystep._extras import need
+from anystep._files import regular
 from anystep._lookup import choose
 from anystep.data.frames import Direct
 from anystep.data.images.shards import ShardImages
 from anystep.data.sets import Blocks, StoredSet
 
-# A line of 60,000 pixels in a file of 140 bytes would take 12 GB at a height of 256.
-MOST_OBLONG = 100
+# Pillow knows many more, and runs a program (Ghostscript) for one of them.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+MOST_PIXELS = 2**26  # 8192 x 8192, in 256 MiB: a camera of 61 megapixels fits
+
+
+def _check_pixels(size: tuple[int, ...], when: str = "") -> None:
+    if math.prod(size) > MOST_PIXELS:
+        rule = f"an image may have {MOST_PIXELS:,} pixels at most"
+        raise UsageError(f"it has {size[0]} x {size[1]} pixels{when}: {rule}")
 
 
 @dataclass(frozen=True)
@@ -38,12 +48,9 @@ class Fit:
 
     def __call__(self, picture: Any) -> Any:
         """A Pillow image of crop x crop pixels."""
-        width, height = picture.size
-        shorter = min(width, height)
-        if max(width, height) > MOST_OBLONG * shorter:
-            rule = f"no side may be more than {MOST_OBLONG} times the other"
-            raise UsageError(f"it has {width} x {height} pixels: {rule}")
+        shorter = min(picture.size)
         size = tuple(int(self.resize * side / shorter) for side in picture.size)
+        _check_pixels(size, f" when its shorter side has {self.resize}")
         if size != picture.size:
             pillow = need("PIL.Image", extra="images", purpose="reading image files")
             picture = picture.resize(size, pillow.Resampling[self.interpolation.upper()])
@@ -51,20 +58,37 @@ class Fit:
         return picture.crop((left, top, left + self.crop, top + self.crop))
 
 
+@contextmanager
+def _opened(file: str | bytes, where: str) -> Iterator[Any]:
+    """A Pillow image whose header was read and judged, and whose pixels were not."""
+    pillow = need("PIL.Image", extra="images", purpose="reading image files")
+    bomb = (pillow.DecompressionBombError, pillow.DecompressionBombWarning)
+    content = io.BytesIO(file) if isinstance(file, bytes) else regular(file)
+    try:
+        with pillow.open(content, formats=FORMATS) as picture:
+            _check_pixels(picture.size)
+            if picture.mode[0] in "IF":
+                kind = f"its pixels are {picture.mode} in Pillow's words"
+                raise UsageError(f"{kind}: write it with 8 bits a colour")
+            yield picture
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+    except pillow.UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise UsageError(f"{where} is not a whole image of a known format ({known})") from error
+    except (OSError, SyntaxError, ValueError, *bomb) as error:  # SyntaxError: a broken PNG
+        raise UsageError(f"{where} is not a whole image: {error}") from error
+
+
 def decode(file: str | bytes, where: str, fit: Fit | None = None) -> NDArray[np.uint8]:
     """The image in a file or in its bytes, (3, H, W); a grey one has three equal planes.
 
-    `where` names it in errors.
+    `where` names it in errors. Of a file with several pictures it is the first; transparency is
+    left out.
     """
-    pillow = need("PIL.Image", extra="images", purpose="reading image files")
-    # SyntaxError: a broken PNG.
-    broken = (OSError, SyntaxError, ValueError, pillow.DecompressionBombError)
-    try:
-        with pillow.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
-            coloured = picture.convert("RGB")
-            pixels = np.asarray(coloured if fit is None else fit(coloured))
-    except broken as error:
-        raise UsageError(f"{where} is not a whole image: {error}") from error
+    with _opened(file, where) as picture:
+        coloured = picture.convert("RGB")
+        pixels = np.asarray(coloured if fit is None else fit(coloured))
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from anystep._errors import AnystepWarning, UsageError
 from anystep._extras import need
+from anystep._files import regular
 from anystep.data.sets import Blocks
 
 # Of the hub's ImageNet 20-odd row groups, 2,000 images and more; it shapes the order of an epoch.
@@ -222,7 +223,7 @@ def _names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] |
 
 def _open(file: Path, label: str) -> _Opened:
     try:
-        with _need(".parquet").ParquetFile(file) as opened:
+        with _need(".parquet").ParquetFile(regular(file)) as opened:
             schema, footer = opened.schema_arrow, opened.metadata
             image, wanted = _wanted(schema, label)
             table = opened.read(columns=wanted, use_threads=False).flatten()
