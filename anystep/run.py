@@ -245,6 +245,7 @@ def judge(
         workers=plan.workers,
         frames=phase.frames,
         features=features,
+        work=True,
     )
     return outputs, {**scores_of(outputs, splits, phase, record), "fused": reason or True}
 

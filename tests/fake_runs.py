@@ -81,7 +81,12 @@ def make_run(
         "steps": steps,
         "prefix": "live",
         **scores_of(logits, labels, names),
-        "rates": {"conv1": 0.1},
+        "rates": {"conv1": 0.1, "conv2": 0.2},
+        "work": {
+            "acs": [1e6 * (1 + seed)] * steps,
+            "macs": [2e6] * steps,
+            "picojoules": [9e6 + 0.9e6 * (1 + seed)] * steps,
+        },
     }
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **own, "data": data}))

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from anystep._errors import UsageError
+from anystep._files import Json
 from anystep.data.loader import in_order, load_batches, to_device
 from anystep.data.sets import MapStyle, as_dataset
-from anystep.evaluation.energy import firing_rates
+from anystep.evaluation.energy import Operations, firing_rates, operations
 from anystep.evaluation.metrics import (
     accuracy_by_step,
     aurc,
@@ -30,7 +31,8 @@ from anystep.evaluation.readout import hold, prefix_mean
 @dataclass(frozen=True)
 class Outputs:
     """What a network said about M samples: `logits (T, M, C)`, `labels (M,)`, `features (M', F)` of
-    the first M' samples (the time mean of what enters the classifier), firing `rates` of layers.
+    the first M' samples (the time mean of what enters the classifier), firing `rates` of layers. If
+    it was asked for, `work`: those rates at each step, and operations (`energy.Operations`).
 
     `lengths (M,)` is there if the recordings differ in length. T is then that of the longest, and
     the `logits` after the end of a shorter one are the mean of its own (`readout.hold`).
@@ -41,6 +43,7 @@ class Outputs:
     features: NDArray
     rates: dict[str, float] = field(default_factory=dict)
     lengths: NDArray | None = None
+    work: Json = field(default_factory=dict)
 
 
 @contextmanager
@@ -87,13 +90,14 @@ def collect(
     workers: int = 0,
     frames: slice = slice(None),
     features: int = 0,
+    work: bool = False,
 ) -> Outputs:
     """Run `model` once over `dataset` (items `((T, P, H, W), label)`), without gradients.
 
     Recordings may differ in length if the data set has their `lengths (M,)`: a batch has recordings
     of one length, so each is judged as it is alone. Outputs are in the order of the data set.
     `frames` picks the steps that the network sees; `features` is how many samples' penultimate
-    features to keep (the model then needs a `classifier`).
+    features to keep (the model then needs a `classifier`); `work` counts operations.
     """
     if len(dataset) == 0:
         raise UsageError("the data set to evaluate is empty")
@@ -108,7 +112,9 @@ def collect(
     seen: AbstractContextManager[list[NDArray]] = nullcontext([])
     if features:
         seen = _classifier_inputs(model)
-    with _judging(model), firing_rates(model) as rates, seen as inputs:
+    counting: AbstractContextManager[Operations | None]
+    counting = operations(model) if work else nullcontext()
+    with _judging(model), firing_rates(model) as rates, counting as counted, seen as inputs:
         for x, y in load_batches(dataset, order, workers=workers):
             if not len(x[frames]):
                 span = f"[{frames.start}, {frames.stop}]"
@@ -126,6 +132,7 @@ def collect(
         rows,
         rates.mean(),
         own if differ else None,
+        {"rates": rates.by_step(), **counted.describe()} if counted else {},
     )
 
 
@@ -163,4 +170,5 @@ def score(outputs: Outputs) -> dict[str, Any]:
             for t in {0, len(logits) - 1}
         },
         "rates": outputs.rates,
+        **({"work": outputs.work} if outputs.work else {}),
     }

@@ -16,7 +16,7 @@ from anystep.evaluation.report.pictures import embed
 from anystep.folder import read_runs
 
 FIGURES = ("accuracy", "step", "class", "confusion", "risk", "film", "features", "training")
-TABLES = ("accuracy", "confidence", "provenance")
+TABLES = ("accuracy", "confidence", "work", "provenance")
 DASH = "A dash: this method was not tested on these frames."
 
 
@@ -125,6 +125,18 @@ def test_the_confidence_table_holds_the_first_and_the_last_step(page, scores):
         means = [np.mean([each[key][at] for each in pair]) for key in keys for at in (0, -1)]
         told = [float(cell.split(" ± ")[0]) for cell in rows[method]]
         assert told == pytest.approx(means, abs=0.0051)
+
+
+def test_the_work_table_adds_up_the_steps(page):
+    for row in page.table("work")[1:]:
+        assert row[1:4] == ["15.00 ± 0.00", "1.500 ± 0.707", "4.500 ± 2.121"]
+        assert row[4:6] == ["2.000 ± 0.000", "6.000 ± 0.000"]
+        assert row[6:] == ["10.350 ± 0.636", "31.050 ± 1.909"]
+
+
+def test_runs_that_do_not_know_their_work_have_no_table_of_it(tmp_path, page_of):
+    rescore(small(tmp_path / "old"), work=None)
+    assert "work-table" not in page_of(tmp_path / "old").ids
 
 
 def test_the_provenance_table_has_a_row_a_run(page):

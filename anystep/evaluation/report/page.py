@@ -31,6 +31,7 @@ def _sections(groups: Groups) -> dict[str, list[Block]]:
         ],
         "Classes": [pictures.classes_figure(groups), pictures.confusion_figure(groups)],
         "Confidence": [tables.confidence_table(groups), pictures.risk_figure(groups)],
+        "Work": [tables.work_table(groups)],
         "A sample": [pictures.film_figure(groups)],
         "Features": [pictures.features_figure(groups)],
         "Training": [pictures.training_figure(groups)],
