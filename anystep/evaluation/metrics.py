@@ -96,8 +96,9 @@ def ece(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15) -> float:
 
         sum_b (n_b / N) |accuracy_b - confidence_b|
 
-    `confidence` must be probabilities. The bins are those of torchmetrics, which TKS used: bin b
-    holds confidences in [b/bins, (b+1)/bins), and a confidence of exactly 1 has a bin of its own.
+    `confidence` must be probabilities. Bin b holds confidences in [b/bins, (b+1)/bins), and a
+    confidence of exactly 1 has a bin of its own, as in torchmetrics 1.9. Version 0.10.3, which TKS
+    used, has (b/bins, (b+1)/bins]: another number only where a confidence lies on an edge.
     """
     confidence, correct = _ranking(confidence, correct)
     if not ((confidence >= 0) & (confidence <= 1)).all():

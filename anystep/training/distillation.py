@@ -58,7 +58,9 @@ def skd(
     `KLDivLoss`: `"mean"` divides by N C, as HSD's released code does, `"batchmean"` sums over C and
     divides by N, which is C times as much. The teacher z gets no gradient.
 
-    HSD, arXiv 2409.12507: its loss is `ce` plus this, its step-wise trainer has temperature 10.
+    HSD, arXiv 2409.12507: its loss is `ce` plus this. Its code has two trainers: `train_snn2`
+    (CIFAR10-DVS by the folder of its weights) has temperature 10 and is called by nothing,
+    `train_snn_step` (N-Caltech101) has 2 and is called.
     """
     check_logits(logits)
     check_teacher(logits, teacher)
@@ -79,8 +81,7 @@ def kd(
     `skd`, which is never smaller. The teacher z gets no gradient.
 
     Hinton et al. 2015; in HSD (arXiv 2409.12507) beside `skd`. The default temperature is that of
-    `skd`, so that the two differ in one thing. The authors' time-mean trainer seems to have 2, but
-    its code cannot run.
+    `skd`, so that the two differ in one thing.
     """
     check_logits(logits)
     mean = logits.mean(0, keepdim=True)

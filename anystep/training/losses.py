@@ -162,7 +162,8 @@ def tks_teacher(
 
     - `"sum_correct"`: sum_t m_t o_t, as released. k right steps act like a temperature of
       temperature / k on their mean.
-    - `"mean_correct"`: the mean of the right steps, the paper's wording ("averaged").
+    - `"mean_correct"`: the mean of the right steps; the paper lists "averaging" among the
+      possible strategies.
     - `"mean_all"`: the mean of all steps, right or wrong.
     - `"label"`: no step teaches: q = onehot(y), which no temperature softens. A control.
 
@@ -230,10 +231,11 @@ def tks_parts(
 
     arXiv 2304.06540 (q: eq. 5), read through the authors' code, whose choices are the defaults: the
     teacher is a *sum* over the right steps, only the teacher has a temperature, the soft part is
-    multiplied by temperature squared, and the teacher is not detached. The paper's text says
-    "averaged" (`pool="mean_correct"`) and leaves the last two open. `detach=True` stops the
-    gradient through the teacher. With `pool="label"` the soft part is temperature^2 `step_ce`; for
-    `divergence="kl"` see `tks_soft`. The method `TKS` lets `alpha` grow over the epochs.
+    multiplied by temperature squared, and the teacher is not detached. The paper's text lists
+    "averaging" among the strategies (`pool="mean_correct"`) and leaves the last two open.
+    `detach=True` stops the gradient through the teacher. With `pool="label"` the soft part is
+    temperature^2 `step_ce`; for `divergence="kl"` see `tks_soft`. The method `TKS` lets `alpha`
+    grow over the epochs.
     """
     check_unit("alpha", alpha)
     teacher = tks_teacher(logits, labels, temperature=temperature, pool=pool)
@@ -298,7 +300,7 @@ def strong_weak(
     weight: float = 1.0,
     temperature: float = 2.0,
     direction: str = "s2w",
-    detach: bool = True,
+    detach: bool = False,
 ) -> Tensor:
     r"""The most and the least confident step of a batch: one of them teaches the other.
 
@@ -311,9 +313,10 @@ def strong_weak(
     earliest of equals. Step a teaches b: `"s2w"` strong to weak, `"w2s"` weak to strong. The two
     are chosen for the whole batch, so the loss is no mean of losses of single samples.
 
-    Strong2Weak and Weak2Strong, NeurIPS 2025, known from summaries and not from code. Weight 1 and
-    temperature 2 are theirs. Whether the teacher is detached they do not say; ours is. Their
-    formula has no factor temperature^2, so there is none here; `weight=4` would be it.
+    Strong2Weak and Weak2Strong, arXiv 2510.07924 (NeurIPS 2025); we know no code. Weight 1 and
+    temperature 2 are theirs. Their algorithm 1 detaches nothing, so the gradient flows into both
+    steps; `detach=True` is ours and stops it at the teacher. Their formula has no factor
+    temperature^2, so there is none here; `weight=4` would be it.
     """
     check_step_logits(logits, labels, soft=True)
     check_weight("weight", weight)

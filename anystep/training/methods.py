@@ -262,8 +262,8 @@ class HSD(QCFSConversion):
     `teacher` names, trained before with neuron "qcfs", and has phase 2 alone.
 
     arXiv 2409.12507. Defaults: the authors' code, with its 'mean' reduction, which divides by C
-    too, and temperature 10. In that code teacher and student are one object, which is never in eval
-    mode; here the teacher is a frozen copy.
+    too, and the temperature of CIFAR10-DVS, 10 (N-Caltech101: 2, see `skd`). In that code teacher
+    and student are one object, which is never in eval mode; here the teacher is a frozen copy.
     """
 
     distill: str = "skd"

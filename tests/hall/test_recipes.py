@@ -7,9 +7,10 @@ the recipe asks for, and the real rows read releases in miniature.
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -27,8 +28,8 @@ from anystep.data.augmentation.randaugment import RandAugment
 from anystep.data.augmentation.warps import Crop, Flip, ResizedCrop, Roll, Rotate
 from anystep.data.datasets import DATASETS
 from anystep.data.frames import Direct
+from anystep.data.images.cifar import CIFAR10_MEAN, CIFAR10_STD
 from anystep.data.images.pictures import PictureSet
-from anystep.data.images.rows import IMAGENET_MEAN, IMAGENET_STD
 from anystep.data.sets import FrameSet, Splits
 from anystep.preflight import check
 from anystep.run import augmentation_of, build, load_splits
@@ -82,8 +83,10 @@ CLIPS = 8  # HSD's ANN learns one a layer
 # What happens to training samples, in this order. TKS as in its code, without colour jitter on
 # ImageNet; HSD as in its code for CIFAR10-DVS, without the flip on gestures, where left and right
 # are classes.
-PIXELS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}  # of the made-up images
-CHANGED = RandAugment(**PIXELS, layers=2, magnitude=9.0, spread=0.5, p=0.5)
+PIXELS = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}  # of the made-up images
+CHANGED = RandAugment(
+    **PIXELS, layers=2, magnitude=9.0, spread=0.5, p=0.5, fill=(0.485, 0.456, 0.406)
+)
 CIFAR = [Crop(4, 0.0), Flip(0.5), CHANGED, Erase(0.25)]
 PHOTOGRAPHS = [ResizedCrop(0.08, 4 / 3), Flip(0.5)]
 AUGMENTED = {data: PHOTOGRAPHS for data, (_, side, _) in SHAPES.items() if side == 224} | {
@@ -102,6 +105,30 @@ PROTOCOLS = {
     "ncaltech101": "ncaltech101/90-10-per-class",
     "dvs-gesture": "dvs-gesture/users",
 }
+
+# What was read by hand: recipes, a key, its value, and where it stands. A run may have more.
+NO_AMP = "--amp of TKS's train_main.py is off by default; HSD's funcs.py never enters autocast"
+TIMM = "BrainCog, datasets.py, build_transform"
+CALLED = "HSD, funcs.py: train_snn_step, which main calls, saves to ncal_model_weight"
+UNCALLED = "HSD, funcs.py: train_snn2 saves to dvscifar10_model_weight"
+TET = "temporal_efficient_training, main_training_parallel.py"
+PUBLISHED = (
+    ("*", "engine.precision", "32-true", NO_AMP),
+    ("cifar10_*", "data.augment.2.fill", [0.485, 0.456, 0.406], f"{TIMM}: no mean is named"),
+    ("cifar100_*", "data.augment.2.fill", [0.485, 0.456, 0.406], f"{TIMM}: no mean is named"),
+    ("imagenet_*", "data.options.interpolation", "bicubic", "timm 0.6.13, resolve_data_config"),
+    ("*_sts", "method.name", "tet", "HSD, caption of Figure 2: TET with STS"),
+    ("*_dts", "method.name", "tet", "HSD, caption of Figure 2: TET with DTS"),
+    ("*_[sd]ts", "method.options", {"lamb": 1e-3, "phi": 1.0}, TET),
+    ("*_tet", "method.options", {"lamb": 1e-3, "phi": 1.0}, TET),
+    ("ncaltech101_*_hsd", "method.options.temperature", 2.0, CALLED),
+    ("ncaltech101_*_hsd_kd", "method.options.temperature", 2.0, CALLED),
+    ("cifar10dvs_*_hsd", "method.options.temperature", 10.0, UNCALLED),
+    ("*_hsd*", "method.options.reduction", "mean", "HSD, funcs.py: nn.KLDivLoss()"),
+    ("*_hsd*", "method.options.levels", 16, "HSD, folder saved_models_std_ann_snn_l_16_dvs"),
+    ("*_hsd*", "method.options.snn.lr", 1e-5, "HSD, main_VGGSNN_dvscifar10.py, last call"),
+    ("*_hsd*", "train.batch_size", 64, "HSD, main_VGGSNN_dvscifar10.py, --bs"),
+)
 RELEASES = image_trees.TREES | {
     "cifar10": image_trees.cifar10_binary,
     "cifar100": image_trees.cifar100_binary,
@@ -276,12 +303,24 @@ def test_a_tks_recipe_is_trained_as_its_authors_say(name):
         assert record.method.options == {"alpha": alpha, "temperature": temperature}
 
 
+@pytest.mark.parametrize(("recipes", "key", "value", "source"), PUBLISHED)
+def test_a_recipe_has_the_value_that_was_read(recipes, key, value, source):
+    names = fnmatch.filter(RECIPES, recipes)
+    assert names
+    for name in names:
+        found = asdict(record_of(name))
+        for part in key.split("."):
+            found = found[int(part) if part.isdigit() else part]
+        assert found == value, f"{name}: {source}"
+
+
 @pytest.mark.parametrize("data", ["cifar10dvs", "ncaltech101", "dvsgesture"])
 def test_hsd_differs_from_its_ablations_in_the_teaching_alone(data, rows):
     whole, kd, none = (record_of(f"{data}_vggsnn_{row}") for row in ("hsd", "hsd_kd", "hsd_none"))
     assert [each.method.options["distill"] for each in (whole, kd, none)] == ["skd", "kd", "none"]
-    for other in (kd, none):
-        method = replace(other.method, options={**other.method.options, "distill": "skd"})
+    for other in (kd, none):  # which has no temperature
+        options = {"temperature": whole.method.options["temperature"], **other.method.options}
+        method = replace(other.method, options={**options, "distill": "skd"})
         assert replace(other, name=whole.name, method=method) == whole
     ann, snn = check(whole).phases()
     assert (ann.frames, snn.frames) == (slice(0, 5), slice(5, 10))

@@ -162,7 +162,8 @@ class NDA(Augment):
     """Flip with 1/2, then one of roll, rotate and shear for every sample. Li et al. 2022.
 
     Neuromorphic data augmentation. The defaults are those of CIFAR10-DVS in their code;
-    N-Caltech101 has 3, 15, 15. Cutout and CutMix, which their paper adds, are rows of their own.
+    N-Caltech101 has 3, 15, 15. The flip is the paper's, their code has none: without it this is
+    `one_of`. Cutout and CutMix, which the paper adds too, are rows of their own.
     """
 
     name: ClassVar[str] = "nda"

@@ -86,20 +86,36 @@ def _sharpness(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
     return _away(levels, smooth, strength)
 
 
+def _cubic(values: Sequence[Tensor], part: Tensor) -> Tensor:
+    """Between the middle two of four values, `part` of the way: Keys 1981 with a = -1, as Pillow's
+    transforms have it (torch's grid_sample has -0.75).
+    """
+    p, q, r, s = values
+    return q + part * (r - p + part * (2 * (p - q) + r - s + part * (q - p + s - r)))
+
+
 def _affine(levels: Tensor, rows: Sequence[Sequence[Tensor | float]], fill: Tensor) -> Tensor:
     """Pixel (u, v) shows (a u + b v + c, d u + e v + f); `rows` is ((a, b, c), (d, e, f)), pixel
-    centres lie at 1/2.
+    centres lie at 1/2. Bicubic as in Pillow: a place outside of the image shows `fill`, and one at
+    its border sees the border's pixels repeated.
     """
     height, width = levels.shape[-2:]
     count = torch.zeros(len(levels), dtype=torch.float64, device=levels.device)
-    (a, b, c), (d, e, f) = ([count + each for each in row] for row in rows)
-    b, d, c, f = b * height / width, d * width / height, 2 * c / width, 2 * f / height
-    theta = torch.stack(
-        [torch.stack([a, b, a + b + c - 1], 1), torch.stack([d, e, d + e + f - 1], 1)], 1
-    )
-    places = F.affine_grid(theta, list(levels.shape), align_corners=False).to(levels)
-    ground = fill.view(3, 1, 1)
-    return (F.grid_sample(levels - ground, places, align_corners=False) + ground).round()
+    u = torch.arange(width, device=count.device) + 0.5
+    v = (torch.arange(height, device=count.device) + 0.5).view(-1, 1)
+    turned = [[(count + each).view(-1, 1, 1) for each in row] for row in rows]
+    x, y = (a * u + b * v + c for a, b, c in turned)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    left, top = (x - 0.5).floor(), (y - 0.5).floor()
+    columns = [(left + k).clamp(0, width - 1).long() for k in range(-1, 3)]
+    pixels, lines = levels.double().flatten(2), []
+    for k in range(-1, 3):
+        start = (top + k).clamp(0, height - 1).long() * width
+        places = [(start + column).flatten(1)[:, None].expand(-1, 3, -1) for column in columns]
+        found = [pixels.gather(2, place).view(levels.shape) for place in places]
+        lines.append(_cubic(found, (x - 0.5 - left)[:, None]))
+    made = _cubic(lines, (y - 0.5 - top)[:, None]).floor().to(levels)
+    return torch.where(inside[:, None], made, fill.view(3, 1, 1))
 
 
 def _rotate(levels: Tensor, strength: Tensor, fill: Tensor) -> Tensor:
@@ -142,12 +158,13 @@ class RandAugment(Augment):
     uses on CIFAR: strength m from N(magnitude, spread) cut to 0..10; m/10 of 30 degrees of
     rotation, 0.3 of shear, 0.45 of the side of translation, 0.9 of change in colour, contrast,
     brightness or sharpness (each up or down), 4 bits of posterising, 256 levels of solarising, 110
-    levels of adding below the middle; auto-contrast, equalise and invert have no strength. timm
-    interpolates with bilinear or bicubic weights by chance; this is always bilinear. What comes in
-    from outside is the mean colour, as there.
+    levels of adding below the middle; auto-contrast, equalise and invert have no strength. Moves
+    are bicubic, which is what TKS's code asks of timm (unasked, timm draws bilinear or bicubic).
 
     mean, std   with which the images were normalised: levels are 255 (std x + mean), rounded. Comes
     before `erase`.
+    fill        the colour that comes in from outside, in 0..1; None: `mean`, as in timm. TKS's code
+    names no mean, so that there it is ImageNet's.
     """
 
     name: ClassVar[str] = "randaugment"
@@ -157,13 +174,16 @@ class RandAugment(Augment):
     magnitude: float = 9.0
     spread: float = 0.5
     p: float = 0.5
+    fill: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         self.chance()
         self.need(self.layers >= 1, "layers", ">= 1")
         self.need(0 <= self.magnitude <= 10, "magnitude", "in 0..10")
         self.need(self.spread >= 0, "spread", ">= 0")
-        for field in ("mean", "std"):
+        if self.fill is None:
+            object.__setattr__(self, "fill", self.mean)
+        for field in ("mean", "std", "fill"):
             object.__setattr__(self, field, tuple(float(each) for each in getattr(self, field)))
             self.need(len(getattr(self, field)) == 3, field, "three numbers, one a colour")
 
@@ -171,16 +191,16 @@ class RandAugment(Augment):
         if len(x) != 1 or x.shape[2] != 3:
             rule = "randaugment is for colour images, the same at every step"
             raise UsageError(f"{rule}, got frames {tuple(x.shape)}")
-        mean, std = (
+        mean, std, fill = (
             torch.tensor(each, dtype=x.dtype, device=x.device).view(3, 1, 1)
-            for each in (self.mean, self.std)
+            for each in (self.mean, self.std, self.fill)
         )
         levels = (255 * (x[0] * std + mean)).round()
         low, high = float(levels.min()), float(levels.max())
         if low < 0 or high > 255:
             rule = "mean and std must be those that the images were normalised with"
             raise UsageError(f"randaugment: {rule}, levels are {low:g}..{high:g}")
-        fill = (255 * mean.view(3)).round()
+        fill = (255 * fill.view(3)).round()
         for _ in range(self.layers):
             levels = self._layer(levels, fill, generator)
         return ((levels / 255 - mean) / std)[None], y
