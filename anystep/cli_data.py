@@ -53,7 +53,7 @@ def check(arguments: Arguments) -> Result:
 
     if arguments.sheet:
         check_path(arguments.sheet)  # before hours of reading, not after
-    given: Result = {"options": {}, "deep": arguments.deep}
+    given: Result = {"options": {}, "deep": arguments.deep, "skip_bad": arguments.skip_bad}
     for pair in arguments.option:
         given["options"] |= overrides_from([f"--{pair}"])
     with progress_bar(f"checking {arguments.name}") as progress:
@@ -61,7 +61,9 @@ def check(arguments: Arguments) -> Result:
     print_table(*table_cells(found.summary))
     for each in found.summary["corrupt"]:
         say(f"cannot be read: {each['file']}: {each['reason']}")
-    result = {**found.summary, "ok": arguments.skip_bad or not found.summary["corrupt"]}
+    if problem := found.summary["protocol"].get("problem"):
+        say(problem)
+    result = found.summary
     if arguments.sheet and found.examples:
         result["sheet"] = str(contact_sheet(Path(arguments.sheet), found.examples))
         say(f"one sample of each class: {arguments.sheet}")

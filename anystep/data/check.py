@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anystep._errors import UsageError
-from anystep._lookup import check_keys
+from anystep._errors import AnystepWarning, UsageError
+from anystep._lookup import check_arguments, check_keys
 from anystep._threads import map_ahead
-from anystep.data.datasets import load_dataset, options_of
+from anystep.data.datasets import DATASETS, load_dataset, options_of
 from anystep.data.digits import digits_events
 from anystep.data.events.catalogue import EVENT_SETS, Catalogue, find_recordings
 from anystep.data.events.layouts import Sample
 from anystep.data.events.stack import files_of, finished_frames
-from anystep.data.frames import Direct
+from anystep.data.frames import Direct, check_size
 from anystep.data.images.shards import find_shards
 from anystep.data.readers import read_events
 from anystep.data.recording import Events
@@ -61,8 +63,8 @@ Look = tuple[Facts | None, Example | None] | str
 class Check:
     """What `check_dataset` found.
 
-    summary    numbers and names that JSON can hold, see docs/data.md; `summary["corrupt"]` is empty
-               if all is well
+    summary    numbers and names that JSON can hold, see docs/data.md; `summary["ok"]` if training
+               can read all that it needs
     examples   {class: its first sample that can be read}: 100 ms of events, an image (P, H, W), or
                counts (2, H, W) where the files hold finished frames
     """
@@ -110,16 +112,24 @@ def excerpt(events: Events, window_us: int = EXCERPT_US) -> Events:
     return deepcopy(events.part(first, int(last[first])))
 
 
-def _recorded(found: Catalogue) -> Inventory:
-    """The inventory of recordings in files. Where the protocol does not fit, all of them train."""
+def _drawn(found: Catalogue, skip: Sequence[int] = ()) -> dict[str, Any]:
+    """Parts and protocol of an inventory. Where the protocol does not fit, all samples train."""
     try:
-        split = found.split()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AnystepWarning)  # what it says is in `split.short`
+            split = found.split(skip)
         parts = {part: getattr(split, part) for part in PARTS}
         protocol: dict[str, Any] = {"name": split.name, "hash": split.hash}
+        problem = split.short
     except UsageError as error:
-        none, everyone = np.arange(0), np.arange(len(found.samples))
+        none, everyone = np.arange(0), np.setdiff1d(np.arange(len(found.samples)), skip)
         parts = {"train": everyone, "val": none, "test": none}
-        protocol = {"name": found.protocol, "hash": None, "problem": str(error)}
+        protocol, problem = {"name": found.protocol, "hash": None}, str(error)
+    return {"parts": parts, "protocol": protocol | ({"problem": problem} if problem else {})}
+
+
+def _recorded(found: Catalogue) -> Inventory:
+    """The inventory of recordings in files."""
     paths = [os.fspath(sample.path) for sample in found.samples]
     files = [os.path.relpath(path, found.root) for path in paths]
     used, others, empty = set(paths), Counter[str](), []
@@ -130,7 +140,7 @@ def _recorded(found: Catalogue) -> Inventory:
             empty.append(os.path.relpath(folder, found.root))
     beside = {"other_files": dict(sorted(others.items())), "empty_folders": sorted(empty)}
     said = (found.name, os.fspath(found.root), found.classes, found.labels)
-    return Inventory(*said, files, parts, protocol, beside)
+    return Inventory(*said, files, **_drawn(found), beside=beside)
 
 
 def _recordings(found: Catalogue, threads: int) -> Iterator[Look]:
@@ -217,7 +227,7 @@ def _measures(facts: Sequence[Facts]) -> dict[str, Any]:
 
 
 def _summary(
-    inventory: Inventory, facts: dict[int, Facts | None], corrupt: dict[str, str]
+    inventory: Inventory, facts: dict[int, Facts | None], corrupt: dict[str, str], skip_bad: bool
 ) -> dict[str, Any]:
     """For JSON. "train" has all that does not test: the numbers are the release's own."""
     training = np.concatenate([inventory.parts["train"], inventory.parts["val"]])
@@ -244,11 +254,21 @@ def _summary(
         **inventory.beside,
         "unreadable": len(inventory.labels) - len(facts),
         "corrupt": [{"file": file, "reason": reason} for file, reason in corrupt.items()],
+        "ok": inventory.protocol["hash"] is not None and (skip_bad or not corrupt),
     }
 
 
-def _counted(inventory: Inventory, looks: Iterable[Look], progress: Progress) -> Check:
-    """Go through the looks at all samples, which come in the order of the inventory."""
+def _counted(
+    inventory: Inventory,
+    looks: Iterable[Look],
+    progress: Progress,
+    skip_bad: bool,
+    draw: Callable[[Sequence[int]], dict[str, Any]] | None = None,
+) -> Check:
+    """Go through the looks at all samples, which come in the order of the inventory.
+
+    `draw` gives parts and protocol without the samples that `skip_bad` leaves out.
+    """
     facts: dict[int, Facts | None] = {}
     examples: dict[str, Example] = {}
     corrupt: dict[str, str] = {}
@@ -261,8 +281,11 @@ def _counted(inventory: Inventory, looks: Iterable[Look], progress: Progress) ->
             if sample is not None and group not in examples:
                 examples[group] = excerpt(sample) if isinstance(sample, Events) else sample
         progress(index + 1, len(inventory.labels))
+    if skip_bad and corrupt and draw:
+        left_out = [index for index in range(len(inventory.labels)) if index not in facts]
+        inventory = replace(inventory, **draw(left_out))
     ordered = {group: examples[group] for group in inventory.classes if group in examples}
-    return Check(_summary(inventory, facts, corrupt), ordered)
+    return Check(_summary(inventory, facts, corrupt, skip_bad), ordered)
 
 
 def check_dataset(
@@ -272,27 +295,31 @@ def check_dataset(
     workers: int | None = None,
     options: Mapping[str, Any] | None = None,
     deep: bool = False,
+    skip_bad: bool = False,
     progress: Progress = lambda done, samples: None,
 ) -> Check:
     """Count what data set `name` has in `folder`; what cannot be read is listed, not raised.
 
     folder     None for data sets that are built in
     workers    threads that read; None: one a processor
-    options    of event data sets `protocol` and `sensor`, of others what the row takes
+    options    what the row takes, as in a recipe; of `size` only whether it can be one is asked
     deep       decode every image, not only the first of each class; recordings are always read
+    skip_bad   judge what is left without the samples that cannot be read
     progress   called with (samples done, all samples)
 
     Recordings are read one after the other and forgotten: memory grows by a few numbers each.
     """
     known, given = options_of(name) or [], dict(options or {})
     threads = (os.cpu_count() or 1) if workers is None else workers
-    takes = (
-        ["protocol", "sensor"] if name in EVENT_SETS else [key for key in known if key != "root"]
-    )
+    takes = [key for key in known if key != "root"]
     check_keys(given, takes, "option", f"the check of {name}")
+    check_arguments(DATASETS[name], given, f"dataset {name}")
     if name in EVENT_SETS:
-        found = find_recordings(name, folder, **given)
-        return _counted(_recorded(found), _recordings(found, threads), progress)
+        check_size(given.get("size"), given.get("interpolation", "nearest"))
+        own = {key: given[key] for key in ("protocol", "sensor") if key in given}
+        found = find_recordings(name, folder, **own)
+        looks, skip_bad = _recordings(found, threads), skip_bad or given.get("skip_bad", False)
+        return _counted(_recorded(found), looks, progress, skip_bad, partial(_drawn, found))
     if "root" in known:
         given["root"] = folder
     elif folder is not None:
@@ -300,13 +327,14 @@ def check_dataset(
     if name == "digits-dvs":  # the same digits in the same parts, filmed
         inventory = _loaded(name, None, load_dataset("digits", binning=Direct(1)))
         filmed = digits_events([int(each) for each in inventory.files], workers=workers, **given)
-        return _counted(inventory, ((facts_of(each), each) for each, _ in filmed), progress)
+        seen = ((facts_of(each), each) for each, _ in filmed)
+        return _counted(inventory, seen, progress, skip_bad)
     splits = load_dataset(name, binning=Direct(1), workers=workers, **given)
     if folder is not None and find_shards(Path(folder)):
         threads = 1  # one reader has the row groups that are in memory; others would decode again
     inventory = _loaded(name, folder, splits)
     looks = _images(splits, inventory.labels.tolist(), threads if deep else 0)
-    return _counted(inventory, looks, progress)
+    return _counted(inventory, looks, progress, skip_bad)
 
 
 def _counts(parts: Mapping[str, int]) -> str:
@@ -322,19 +350,19 @@ def table_cells(summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[s
     """The title, the header and the rows of a table for people."""
     classes = [sum(parts.values()) for parts in summary["classes"].values()]
     protocol = summary["protocol"]
-    fits = protocol["hash"] or f"does not fit: {protocol['problem']}"
     rows = {
         "samples": _counts(summary["samples"]),
         "events": _counts(summary["events"]) if summary["events"] else "unknown",
         "classes": f"{len(classes):,}, of {min(classes):,} to {max(classes):,} samples",
-        "protocol": f"{protocol['name']} ({fits})",
+        "protocol": f"{protocol['name']} ({protocol['hash'] or 'does not fit'})",
         "": _counts({part: protocol[part] for part in PARTS}),
     }
     if "sensor" in summary:
         height, width = summary["sensor"]
         sizes = f", the largest of {summary['sensors']:,} sizes" if summary["sensors"] > 1 else ""
         first, last = summary["time_us"]
-        rows["sensor"] = f"{height} x {width}{sizes}"
+        square = height == width and not sizes
+        rows["sensor"] = f"{height} x {width}{sizes}{'' if square else ': training needs size'}"
         rows["time of the events"] = f"{first:,} to {last:,} us"
         rows["duration"] = f"{_from_to(summary['duration_us'])} us"
         rows["events a recording"] = _from_to(summary["events_per_recording"])

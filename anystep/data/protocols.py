@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import count as numbers_from
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from anystep._errors import UsageError
+from anystep._errors import AnystepWarning, UsageError
 from anystep._files import content_hash
 from anystep._lookup import unknown
 
@@ -38,24 +40,40 @@ def number_in(name: str) -> int:
 
 
 class Members(NamedTuple):
-    """All samples of a data set: their ids, labels, and the part in which each came, or None."""
+    """All samples of a data set.
+
+    ids, labels   of each
+    parts         the part in which each came, or None
+    classes       the names of the labels, or None
+    skip          samples that are left out once the parts are drawn
+    """
 
     ids: list[str]
     labels: NDArray[Any]
     parts: list[str | None] | None
+    classes: Sequence[str] | None = None
+    skip: Sequence[int] = ()
+
+    def class_of(self, label: int) -> str:
+        """What a class is called."""
+        return f"class {label if self.classes is None else self.classes[label]}"
 
 
 def _members(
-    labels: ArrayLike, ids: Iterable[Any] | None, parts: Sequence[str | None] | None = None
+    labels: ArrayLike,
+    ids: Iterable[Any] | None,
+    parts: Sequence[str | None] | None = None,
+    classes: Sequence[str] | None = None,
+    skip: Sequence[int] = (),
 ) -> Members:
-    classes = np.asarray(labels)
-    names = [str(each) for each in (range(len(classes)) if ids is None else ids)]
+    known = np.asarray(labels)
+    names = [str(each) for each in (range(len(known)) if ids is None else ids)]
     for what, column in (("ids", names), ("parts", parts)):
-        if column is not None and len(column) != len(classes):
-            raise UsageError(f"split: {what} has {len(column)} entries for {len(classes)} labels")
+        if column is not None and len(column) != len(known):
+            raise UsageError(f"split: {what} has {len(column)} entries for {len(known)} labels")
     if len(set(names)) != len(names):
         raise UsageError("split: ids must differ: the order within a class comes from them")
-    return Members(names, classes, None if parts is None else list(parts))
+    return Members(names, known, None if parts is None else list(parts), classes, skip)
 
 
 def _by_class(samples: Members, name: str) -> list[list[int]]:
@@ -142,8 +160,9 @@ def by_fold(name: str, samples: Members, *, fold: int, folds: int, seed: int) ->
     test = np.zeros(len(samples.ids), dtype=np.bool_)
     for members in _by_class(samples, f"folds-{folds}@{seed}"):
         if len(members) < folds:
+            which = samples.class_of(samples.labels[members[0]])
             rule = f"every class needs {folds} samples or more"
-            raise UsageError(f"{name}: {rule}, one has {len(members)}")
+            raise UsageError(f"{name}: {rule}, {which} has {len(members)}")
         test[members[fold - 1 :: folds]] = True
     return test
 
@@ -178,6 +197,8 @@ PROTOCOLS: dict[str, Rule] = {
 RANDOM = re.compile(r"random-90-10@[0-9]+")
 FOLD = re.compile(r"fold-([1-9][0-9]*)-of-([1-9][0-9]*)@([0-9]+)")
 VALIDATION = 0.1  # of what trains, in every protocol but Stratified
+BY_NAME = "1 sample that tests and 5 that do not"  # a class needs where names decide what tests
+TOLD = 3  # classes that a message names
 
 
 def rule_of(name: str) -> Rule:
@@ -200,12 +221,14 @@ class Split:
 
     train, val, test   int64 indices, increasing, read-only, without a sample in common
     hash               16 hex digits of the three lists: print it beside every accuracy
+    short              which classes have too few samples to be in all three, in words
     """
 
     name: str
     train: NDArray[np.int64]
     val: NDArray[np.int64]
     test: NDArray[np.int64]
+    short: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         for part in ("train", "val", "test"):
@@ -227,14 +250,62 @@ class Split:
         return content_hash(self.train.tolist(), self.val.tolist(), self.test.tolist())
 
 
+def _least(rule: Callable[..., NDArray[np.bool_]]) -> str:
+    """How many samples put a class into all three parts, where their names do not decide that."""
+    inner, fixed = (rule.func, rule.keywords) if isinstance(rule, partial) else (rule, {})
+    if inner not in (random_tenth, last_tenth, by_fold):
+        return BY_NAME
+
+    def enough(count: int) -> bool:
+        one_class = Members([str(each) for each in range(count)], np.zeros(count), None)
+        test = int(rule("", one_class).sum())
+        return test > 0 and _rounded(VALIDATION, count - test) > 0
+
+    return f"{next(filter(enough, numbers_from(fixed.get('folds', 1))))} samples"
+
+
+def _in_three(name: str, samples: Members, masks: Sequence[NDArray[np.bool_]], least: str) -> Split:
+    """The split with `masks` (M,) of train, val and test, without the samples to skip.
+
+    A class needs `least` to be in all three: a warning says which are not. Error: an empty part, in
+    the same words.
+    """
+    here = ~np.isin(np.arange(len(samples.labels)), samples.skip)
+    parts = [np.flatnonzero(mask & here) for mask in masks]
+    classes, place = np.unique(samples.labels, return_inverse=True)
+    sizes = np.array([np.bincount(place[part], minlength=len(classes)) for part in parts])
+    lacking = np.flatnonzero((sizes == 0).any(axis=0))
+    if not len(lacking):
+        return Split(name, *parts)
+    told = [
+        "{} has {} samples ({} train, {} val, {} test)".format(
+            samples.class_of(classes[at]), sizes[:, at].sum(), *sizes[:, at]
+        )
+        for at in lacking[:TOLD]
+    ]
+    if len(lacking) > TOLD:
+        told.append(f"{len(lacking) - TOLD} classes more")
+    empty = [
+        each for each, part in zip(("train", "val", "test"), parts, strict=True) if not len(part)
+    ]
+    what = f"has nothing for {' and '.join(empty)}" if empty else "leaves classes out of a part"
+    short = f"{name} {what}: {'; '.join(told)}. A class needs at least {least}"
+    if empty:
+        raise UsageError(short)
+    warnings.warn(short, AnystepWarning, stacklevel=2)
+    return Split(name, *parts, short=short)
+
+
 def stratified(
     labels: ArrayLike,
     fractions: tuple[float, float, float],
     *,
     name: str,
     ids: Iterable[Any] | None = None,
+    classes: Sequence[str] | None = None,
+    skip: Sequence[int] = (),
 ) -> Split:
-    """Split every class by `fractions` of (train, val, test).
+    """Split every class by `fractions` of (train, val, test); the rest is as `split` has it.
 
     Within a class of n samples the order is that of sha256("<name>/<id>"). The first floor(n * test
     + 1/2) are test, the next floor(n * val + 1/2) are val, the rest train. A sample that joins or
@@ -245,24 +316,39 @@ def stratified(
     (4, 2, 2)
     """
     _, val_share, test_share = Stratified(fractions).fractions
-    train, val, test = [], [], []
-    for members in _by_class(_members(labels, ids), name):
-        first, second = (_rounded(share, len(members)) for share in (test_share, val_share))
-        test += members[:first]
-        val += members[first : first + second]
-        train += members[first + second :]
-    return Split(name, *(np.array(part, dtype=np.int64) for part in (train, val, test)))
+
+    def edges(count: int) -> tuple[int, int]:
+        first = _rounded(test_share, count)
+        return first, first + _rounded(val_share, count)
+
+    samples = _members(labels, ids, classes=classes, skip=skip)
+    test, val = np.zeros((2, len(samples.ids)), dtype=np.bool_)
+    for members in _by_class(samples, name):
+        first, second = edges(len(members))
+        test[members[:first]] = True
+        val[members[first:second]] = True
+    least = next(n for n in numbers_from(1) if 0 < edges(n)[0] < edges(n)[1] < n)
+    return _in_three(name, samples, (~test & ~val, val, test), f"{least} samples")
 
 
 def held_out(
-    labels: ArrayLike, test: ArrayLike, *, name: str, ids: Iterable[Any] | None = None
+    labels: ArrayLike,
+    test: ArrayLike,
+    *,
+    name: str,
+    ids: Iterable[Any] | None = None,
+    classes: Sequence[str] | None = None,
+    skip: Sequence[int] = (),
+    least: str = BY_NAME,
 ) -> Split:
     """The split whose test set is known, `test` (M,) bool; validation is carved from the rest.
 
     Of the m samples of a class that do not test, floor(m / 10 + 1/2) are val: the first in the
-    order of sha256("<name>/<id>").
+    order of sha256("<name>/<id>"). `classes` are the names of the labels, `skip` the samples that
+    are left out at the end, `least` what a class needs to be in all three, for people.
     """
-    samples, testing = _members(labels, ids), np.asarray(test, dtype=np.bool_)
+    samples = _members(labels, ids, classes=classes, skip=skip)
+    testing = np.asarray(test, dtype=np.bool_)
     if testing.shape != (len(samples.ids),):
         rule = f"test must be ({len(samples.ids)},) like labels"
         raise UsageError(f"held_out: {rule}, got {testing.shape}")
@@ -270,8 +356,7 @@ def held_out(
     for members in _by_class(samples, name):
         rest = [i for i in members if not testing[i]]
         val[rest[: _rounded(VALIDATION, len(rest))]] = True
-    parts = (~testing & ~val, val, testing)
-    return Split(name, *(np.flatnonzero(part) for part in parts))
+    return _in_three(name, samples, (~testing & ~val, val, testing), least)
 
 
 def split(
@@ -280,17 +365,22 @@ def split(
     *,
     ids: Iterable[Any] | None = None,
     parts: Sequence[str | None] | None = None,
+    classes: Sequence[str] | None = None,
+    skip: Sequence[int] = (),
 ) -> Split:
     """The split that protocol `name` makes of samples with these labels (M,).
 
-    ids     (M,); None: 0, 1, ...
-    parts   (M,) in which part, "train" or "test", each sample came, for rules that go by it
+    ids       (M,); None: 0, 1, ...
+    parts     (M,) in which part, "train" or "test", each sample came, for rules that go by it
+    classes   the names of the labels, for messages
+    skip      samples to leave out when all have their part, so that no other changes its own
 
     A rule says which samples test; a tenth of every class of the others becomes `val`, see
     `held_out`. `Stratified` makes all three at once.
     """
     rule = rule_of(name)
     if isinstance(rule, Stratified):
-        return stratified(labels, rule.fractions, name=name, ids=ids)
-    samples = _members(labels, ids, parts)
-    return held_out(labels, rule(name, samples), name=name, ids=samples.ids)
+        return stratified(labels, rule.fractions, name=name, ids=ids, classes=classes, skip=skip)
+    samples = _members(labels, ids, parts, classes, skip)
+    own: dict[str, Any] = {"ids": samples.ids, "classes": classes, "skip": skip}
+    return held_out(labels, rule(name, samples), name=name, least=_least(rule), **own)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import tracemalloc
+import warnings
 from itertools import product
 
 import numpy as np
 import pytest
 from event_files import bin_bytes
-from event_trees import EVENTS, OPTIONS, TREES, rows_of
+from event_trees import EVENTS, OPTIONS, TREES, put, rows_of
 from image_trees import image_folder, imagenet_shards
 
+from anystep._errors import AnystepWarning, UsageError
 from anystep.data import check
 from anystep.data.check import check_dataset, excerpt, table_cells
 from anystep.data.datasets import load_dataset
@@ -209,9 +211,67 @@ def test_a_folder_that_the_protocol_does_not_fit_is_counted_all_the_same_and_say
     protocol = summary["protocol"]
     assert (protocol["name"], protocol["hash"]) == ("cifar10-sim/last-100", None)
     assert "the largest here is 106" in protocol["problem"]
-    assert "does not fit: " in dict(table_cells(summary)[2])["protocol"]
+    assert dict(table_cells(summary)[2])["protocol"] == "cifar10-sim/last-100 (does not fit)"
+    assert not summary["ok"]
     options = {"protocol": "random-90-10@0"}
     assert check_dataset("cifar10-sim", tmp_path, options=options).summary["samples"]["test"] == 10
+
+
+def some(root, counts):
+    """`counts` {folder: recordings} of 240 x 320 pixels."""
+    for folder, count in counts.items():
+        for number in range(count):
+            put(root / folder / f"{number}.npz", rows_of(f"{folder}/{number}", 240, 320))
+
+
+def damaged(root):
+    """So many recordings that validation is gone with those that cannot be read."""
+    some(root, {"left": 6, "right": 6})
+    for each in load_dataset("events-folder", **SMALL, root=root).val.ids:
+        (root / f"{each}.npz").write_bytes(b"half a file")
+
+
+SMALL = {"binning": FixedDuration(1, 400_000), "cache": None, "size": 8, "sensor": [240, 320]}
+FEW = {  # how to make the folder, and what is said
+    "four of each class": (
+        lambda root: some(root, {"left": 4, "right": 4}),
+        "random-90-10@0 has nothing for val and test: class left has 4 samples (4 train, 0 val, 0 "
+        "test); class right has 4 samples (4 train, 0 val, 0 test). A class needs at least 6",
+    ),
+    "parts that are given": (
+        lambda root: some(root, {"train/left": 4, "train/right": 3, "test/left": 9}),
+        "events-folder/given has nothing for val: class left has 13 samples (4 train, 0 val, 9 "
+        "test); class right has 3 samples (3 train, 0 val, 0 test). A class needs at least 1 "
+        "sample that tests and 5 that do not",
+    ),
+    "damaged": (damaged, "random-90-10@0 has nothing for val: class left has 5 samples (4 train"),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), FEW.values(), ids=FEW)
+def test_too_few_recordings_are_told_by_the_check_as_by_training(
+    make, words, tmp_path, terminal, monkeypatch
+):
+    monkeypatch.setitem(SMALL, "cache", tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AnystepWarning)
+        make(tmp_path / "few")
+        with pytest.raises(UsageError) as refusal:
+            load_dataset("events-folder", **SMALL, root=tmp_path / "few", skip_bad=True)
+    sensor = ("--option", "sensor=[240,320]")
+    code, out, err = terminal("data", "check", "events-folder", "few", "--skip-bad", *sensor)
+    protocol = json.loads(out)["protocol"]
+    assert (code, protocol["hash"], protocol["problem"]) == (1, None, str(refusal.value))
+    assert protocol["problem"].startswith(words)
+    assert protocol["problem"] in err.splitlines()
+
+
+def test_a_check_says_which_class_is_missing_in_a_part_and_is_content(tmp_path, terminal):
+    some(tmp_path / "odd", {"left": 12, "right": 4})
+    sensor = ("--option", "sensor=[240,320]")
+    found = terminal.done("data", "check", "events-folder", "odd", *sensor)
+    assert "class right has 4 samples (4 train, 0 val, 0 test)" in found["protocol"]["problem"]
+    assert (found["ok"], found["protocol"]["test"]) == (True, 1)
 
 
 def test_the_table_for_people_says_the_same(digits):
@@ -231,6 +291,9 @@ def test_the_table_for_people_says_the_same(digits):
     assert told.items() <= dict(rows).items()
     images = dict(table_cells(check_dataset("digits").summary)[2])
     assert (images["events"], "sensor" in images) == ("unknown", False)
+    some(root / "wide", {"left": 6, "right": 6})
+    wide = check_dataset("events-folder", root / "wide", options={"sensor": [240, 320]}).summary
+    assert dict(table_cells(wide)[2])["sensor"] == "240 x 320: training needs size"
 
 
 def test_progress_is_told_for_every_sample(digits):

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 
 import numpy as np
 import pytest
 from event_trees import CIFAR10
 from sklearn.datasets import load_digits
 
+from anystep._errors import AnystepWarning, UsageError
 from anystep.data.protocols import held_out, split, stratified
 
 
@@ -130,3 +132,46 @@ def test_a_test_set_of_your_own_is_a_split_too():
     parts = held_out([0] * 20, np.arange(20) >= 10, name="mine")
     assert (parts.name, len(parts.train), len(parts.val)) == ("mine", 9, 1)
     assert parts.test.tolist() == list(range(10, 20))
+
+
+COUNTED = "random-90-10@3 fold-1-of-2@0 fold-2-of-5@0 fold-3-of-3@1 ncaltech101/90-10-per-class"
+
+
+@pytest.mark.parametrize("name", [*COUNTED.split(), "digits-dvs/stratified-70-10-20"])
+def test_the_least_that_a_class_needs_is_the_first_size_that_fits(name):
+    fits, told = [], ""
+    for count in range(1, 20):
+        try:
+            split(name, [0] * count, classes=["cat"])
+            fits.append(count)
+        except UsageError as error:
+            told = str(error)
+    assert f"class cat has {fits[0] - 1} samples" in told
+    assert told.endswith(f"needs at least {fits[0]} samples")
+    assert fits == list(range(fits[0], 20))
+
+
+def test_a_class_that_is_not_in_every_part_is_told_with_its_samples_and_the_split_stays():
+    labels, classes = [0] * 20 + [1] * 4 + [2] * 5, ("cat", "dog", "eel")
+    known = (
+        "random-90-10@0 leaves classes out of a part: class dog has 4 samples (4 train, 0 val, 0 "
+        "test); class eel has 5 samples (4 train, 0 val, 1 test). A class needs at least 6 samples"
+    )
+    with pytest.warns(AnystepWarning, match=re.escape(known)):
+        parts = split("random-90-10@0", labels, classes=classes)
+    assert parts.short == known
+    assert (len(parts.train), len(parts.val), len(parts.test)) == (24, 2, 3)
+
+
+def test_what_is_skipped_leaves_its_part_and_nobody_else_moves():
+    labels = [0] * 20 + [1] * 20
+    whole = split("random-90-10@0", labels, classes=("cat", "dog"))
+    skip = [*whole.val[:2], *whole.train[:3]]
+    with pytest.warns(
+        AnystepWarning, match=r"class cat has 15 samples \(13 train, 0 val, 2 test\)"
+    ):
+        rest = split("random-90-10@0", labels, classes=("cat", "dog"), skip=skip)
+    assert rest.test.tolist() == whole.test.tolist()
+    assert rest.train.tolist() == whole.train[3:].tolist()
+    with pytest.raises(UsageError, match="has nothing for val: class cat has"):
+        split("random-90-10@0", labels, classes=("cat", "dog"), skip=whole.val)

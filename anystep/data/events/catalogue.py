@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -262,10 +263,16 @@ class Catalogue:
         """The names of the samples."""
         return [sample.id for sample in self.samples]
 
-    def split(self) -> Split:
-        """Which samples train, choose and test."""
+    def split(self, skip: Sequence[int] = ()) -> Split:
+        """Which samples train, choose and test, without those of `skip`: nobody else moves."""
         parts = [sample.part for sample in self.samples]
-        return split(self.protocol, self.labels, ids=self.ids, parts=parts)
+        own: dict[str, Any] = {
+            "ids": self.ids,
+            "parts": parts,
+            "classes": self.classes,
+            "skip": skip,
+        }
+        return split(self.protocol, self.labels, **own)
 
 
 def _finished_frames(path: Path) -> FinishedFrames | None:

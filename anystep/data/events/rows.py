@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from anystep._errors import AnystepWarning, UsageError
 from anystep.data.events.catalogue import EVENT_SETS, Catalogue, find_recordings
 from anystep.data.events.layouts import Folder
@@ -26,14 +24,13 @@ def _check_finished(found: Catalogue, spec: FrameSpec) -> None:
         raise UsageError(f"{found.name}: {holds}, {asked}; {way_out}")
 
 
-def _without(parts: Split, found: Catalogue, bad: dict[int, str]) -> Split:
+def _without(found: Catalogue, bad: dict[int, str]) -> Split:
     """The split without the recordings that cannot be read, and a warning that counts them."""
     index, message = next(iter(bad.items()))
     text = f"left out {len(bad)} of {len(found.samples)} recordings that cannot be read"
     said = f"{found.name}: {text}; the first, {found.ids[index]}: {message}"
     warnings.warn(said, AnystepWarning, stacklevel=4)
-    kept = (part[~np.isin(part, list(bad))] for part in (parts.train, parts.val, parts.test))
-    return Split(parts.name, *kept)
+    return found.split(skip=list(bad))
 
 
 def event_set(name: str) -> Callable[..., Splits]:
@@ -78,7 +75,7 @@ def event_set(name: str) -> Callable[..., Splits]:
             described["cut_by"] = "spikingjelly"
         data, bad = stack_frames(found, spec, cache=cache, workers=workers, skip_bad=skip_bad)
         if bad:
-            parts = _without(parts, found, bad)
+            parts = _without(found, bad)
         return Splits.of(data, parts, found.classes, causal=spec.causal, binning=described)
 
     load.__doc__ = row.find.__doc__

@@ -202,9 +202,10 @@ def _cifar(
     if labels.min() < 0 or labels.max() > most:
         raise UsageError(f"{cifar.name}: labels must be in 0..{most}, {folder} has others")
     data = PictureSet(table["image"], labels, encoding=encoding, mean=mean, std=std, ids=ids)
-    split = held_out(labels, table["test"], name=f"{cifar.name}/official", ids=ids.tolist())
+    name, classes = f"{cifar.name}/official", cifar.classes
+    split = held_out(labels, table["test"], name=name, ids=ids.tolist(), classes=classes)
     described = encoding.describe()
-    return Splits.of(data, split, cifar.classes, causal=encoding.causal, binning=described)
+    return Splits.of(data, split, classes, causal=encoding.causal, binning=described)
 
 
 def cifar10(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,16 +53,21 @@ def _wanted(name: str, shards: dict[str, list[Path]]) -> dict[str, list[Path]]:
 
 
 def _split(
-    name: str, labels: NDArray[np.int64], ids: NDArray[np.str_], parts: NDArray[np.str_]
+    name: str,
+    labels: NDArray[np.int64],
+    ids: NDArray[np.str_],
+    parts: NDArray[np.str_],
+    classes: tuple[str, ...],
 ) -> Split:
     """The split of samples, in the order of their ids, by the parts that the release gives them."""
+    own: dict[str, Any] = {"ids": ids, "classes": classes}
     there, three = set(parts.tolist()), ("train", "validation", "test")
     if there >= set(three):
         return Split(f"{name}/given", *(np.flatnonzero(parts == part) for part in three))
     if len(there) == 1:
-        return stratified(labels, (0.7, 0.1, 0.2), name=f"{name}/stratified-70-10-20", ids=ids)
+        return stratified(labels, (0.7, 0.1, 0.2), name=f"{name}/stratified-70-10-20", **own)
     test = parts == ("test" if "test" in there else "validation")
-    return held_out(labels, test, name=f"{name}/official", ids=ids)
+    return held_out(labels, test, name=f"{name}/official", **own)
 
 
 def photographs(
@@ -118,7 +124,7 @@ def photographs(
     # A split counts in the order of the ids, that of the same images as files; the parts keep the
     # order of the set.
     order = np.argsort(ids, kind="stable")
-    split = _split(name, labels[order], ids[order], parts[order])
+    split = _split(name, labels[order], ids[order], parts[order], classes)
     members = (np.sort(order[each]) for each in (split.train, split.val, split.test))
     train, val, test = (data.subset(each) for each in members)
     described = split.name, split.hash, encoding.causal, encoding.describe()
