@@ -21,7 +21,7 @@ from anystep.config import describe_keys
 # lower floors and from its own room, nothing else. A room is a file, or a folder with all in it.
 HOUSE = {
     "tools": "_errors | _files _lazy _threads | _extras _lookup environment | console",
-    "nn": "surrogate layers | activations kernels norms | neurons | models | fuse weights",
+    "nn": "surrogate layers | activations kernels norms | neurons | models | foreign fuse weights",
     "data": """recording | count | frames | cache protocols | sets
         | augmentation readers fetch loader | images | camera | events | digits | datasets
         | check""",
