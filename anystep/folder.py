@@ -36,8 +36,6 @@ from anystep.evaluation.report import page
 from anystep.evaluation.report.runs import RunRecord
 
 if TYPE_CHECKING:  # a report needs no torch
-    from torch import nn
-
     from anystep.nn.models.base import StepModel
     from anystep.training.fit import TrainState
 
@@ -181,14 +179,12 @@ class RunFolder:
             problem = f"{self._last} is truncated or not a checkpoint"
             raise UsageError(f"{problem}: {way_out} ({reason})") from error
 
-    def save_network(
-        self, model: nn.Module, *, made_by: Mapping[str, Any], phase: str | None = None
-    ) -> None:
+    def save_network(self, model: StepModel, *, phase: str | None = None) -> None:
         """Write the trained network, or that of an earlier `phase`."""
         from anystep.nn.weights import save_model
 
         path = self._network if phase is None else self._checkpoints / f"{phase}.safetensors"
-        save_model(path, model, made_by=made_by)
+        save_model(path, model)
 
     # When it is finished
 

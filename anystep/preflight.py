@@ -27,7 +27,7 @@ from anystep.training.phases import (
 
 def make_binning(spec: str | dict[str, Any]) -> Encoding:
     """A binning, or the encoding of images, from its name and arguments."""
-    name, options = name_and_options(spec)
+    name, options = name_and_options(spec, "binning")
     kind = choose(ENCODINGS, name, "binning")
     check_arguments(kind, options, f"binning {name}", complete=True)
     return kind(**options)
@@ -41,7 +41,7 @@ def steps_of(record: Record) -> int:
     return len(range(steps)[slice(*(record.data.frames or (None,)))])
 
 
-def network_of(record: Record, phase: Phase, **data: int) -> dict[str, Any]:
+def network_of(record: Record, phase: Phase, **data: int | list[int]) -> dict[str, Any]:
     """The arguments of `create_model` for a phase; `data`: num_classes, in_planes, input_size."""
     model = record.model
     neuron = model.neuron if phase.neuron is None else phase.neuron
@@ -88,7 +88,7 @@ def check(record: Record) -> Method:
     method = create_method(name, **record.method.options)
     check_arguments(choose(DATASETS, data.name, "dataset"), data.options, f"dataset {data.name}")
     create_augmentation(data.augment, classes=2, mean=[0.0] * 3, std=[1.0] * 3)
-    neuron, _ = name_and_options(record.model.neuron)
+    neuron, _ = name_and_options(record.model.neuron, "neuron")
     if method.neurons and neuron not in method.neurons:
         needed = " or ".join(method.neurons)
         raise UsageError(f"method {name} needs model.neuron {needed}, got {neuron!r}")

@@ -97,7 +97,7 @@ def dry_update(record: Record, method: Method, splits: Splits, fabric: Any) -> N
     plan = replace(record.train, epochs=1, batch_size=2, workers=0, balanced=False)
     networks: dict[str, nn.Module] = {}
     for phase in method.phases():
-        model, _ = build(record, phase, splits)
+        model = build(record, phase, splits)
         networks[phase.name] = model
         if OTHER_RUN in (phase.start_from, phase.teacher):
             networks[OTHER_RUN] = load_teacher(record, phase, model, splits)
@@ -110,20 +110,21 @@ def dry_update(record: Record, method: Method, splits: Splits, fabric: Any) -> N
         collect(model, sample, batch_size=2, frames=phase.frames)
 
 
-def build(record: Record, phase: Phase, splits: Splits) -> tuple[StepModel, Json]:
-    """The network of a phase, its weights drawn from the seed, and the arguments that make it."""
-    shape = tuple(splits.train[0][0].shape)
-    if len(shape) != 4 or shape[2] != shape[3]:
-        raise UsageError(f"a sample must be square frames (T, P, H, W), the first one is {shape}")
-    _, planes, size, _ = map(int, shape)
-    made_by = network_of(
-        record, phase, num_classes=len(splits.classes), in_planes=planes, input_size=size
-    )
+def build(record: Record, phase: Phase, splits: Splits) -> StepModel:
+    """The network of a phase, its weights drawn from the seed."""
+    shape, other = (tuple(part[0][0].shape) for part in (splits.train, splits.val))
+    if len(shape) != 4:
+        raise UsageError(f"a sample must be frames (T, P, H, W), the first one is {shape}")
+    if other[1:] != shape[1:]:
+        raise UsageError(f"samples of train are {shape}, those of val {other}: (T, P, H, W)")
+    _, planes, height, width = map(int, shape)
+    data = {"num_classes": len(splits.classes), "in_planes": planes}
+    size = height if height == width else [height, width]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(record.seed, "weights", phase.name))
-        model = create_model(**made_by)
+        model = create_model(**network_of(record, phase, **data, input_size=size))
     model.recompute = record.engine.recompute
-    return model, made_by
+    return model
 
 
 def load_teacher(record: Record, phase: Phase, student: StepModel, splits: Splits) -> StepModel:
@@ -182,7 +183,7 @@ def work(fabric: Any, record: Record, method: Method, place: RunFolder) -> None:
     networks: dict[str, nn.Module] = {}
     phases = method.phases()
     for number, phase in enumerate(phases):
-        model, made_by = build(record, phase, splits)
+        model = build(record, phase, splits)
         networks[phase.name] = model
         if phase.name in saved["networks"]:
             model.load_state_dict(saved["networks"][phase.name])
@@ -206,9 +207,9 @@ def work(fabric: Any, record: Record, method: Method, place: RunFolder) -> None:
         )
         saved = writer.finish(state)
         if fabric.is_global_zero and phase is not phases[-1]:
-            place.save_network(model, made_by=made_by, phase=phase.name)
+            place.save_network(model, phase=phase.name)
     if fabric.is_global_zero:
-        place.save_network(model, made_by=made_by)
+        place.save_network(model)
         judge_and_write(model, splits, phase, place, record)
 
 

@@ -11,7 +11,7 @@ must know the end of the recording before its first frame is not, and cannot lea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, cast
 
@@ -210,9 +210,12 @@ BINNINGS: dict[str, type[Binning]] = {
 ENCODINGS: dict[str, type[Encoding]] = {**BINNINGS, Direct.name: Direct}
 
 
-def _nearest(frames: NDArray[Any], size: int) -> NDArray[Any]:
+Size = tuple[int, int]  # (H, W)
+
+
+def _nearest(frames: NDArray[Any], size: Size) -> NDArray[Any]:
     """Pixel k of n shows pixel floor(k * N / n) of N, as torch's "nearest" (HSD)."""
-    rows, columns = (np.arange(size) * frames.shape[axis] // size for axis in (-2, -1))
+    rows, columns = (np.arange(size[axis]) * frames.shape[axis] // size[axis] for axis in (-2, -1))
     return frames[..., rows[:, None], columns]
 
 
@@ -226,32 +229,44 @@ def _between(values: NDArray[np.float32], size: int, axis: int) -> NDArray[np.fl
     return (below * (1 - part) + above * part).astype(np.float32, copy=False)
 
 
-def _bilinear(frames: NDArray[Any], size: int) -> NDArray[np.float32]:
+def _bilinear(frames: NDArray[Any], size: Size) -> NDArray[np.float32]:
     """Pixel k of n lies at k * (N - 1) / (n - 1) of N: the corners stay corners.
 
     torch's `align_corners=True` (TKS): on straight lines between pixels, without smoothing first.
     """
-    return _between(_between(frames.astype(np.float32), size, -2), size, -1)
+    return _between(_between(frames.astype(np.float32), size[0], -2), size[1], -1)
 
 
-INTERPOLATIONS: dict[str, Callable[[NDArray[Any], int], NDArray[Any]]] = {
+INTERPOLATIONS: dict[str, Callable[[NDArray[Any], Size], NDArray[Any]]] = {
     "nearest": _nearest,
     "bilinear": _bilinear,
 }
 
 
-def check_size(size: int | None, interpolation: str) -> None:
+def _sides(size: int | Sequence[int]) -> Size:
+    """(H, W) of the side of a square or of [H, W]. Error: anything else."""
+    sides: Any = list(size) if isinstance(size, Sequence) else [size, size]
+    whole = all(isinstance(side, (int, np.integer)) and type(side) is not bool for side in sides)
+    if isinstance(size, str) or len(sides) != 2 or not whole or min(sides) < 1:
+        rule = "size must be a whole number >= 1, or two of them [H, W]"
+        raise UsageError(f"resize: {rule}, got {size!r}")
+    return int(sides[0]), int(sides[1])
+
+
+def check_size(size: int | Sequence[int] | None, interpolation: str) -> None:
     """Refuse a size below 1, and an interpolation that is unknown or has nothing to do."""
     choose(INTERPOLATIONS, interpolation, "interpolation")
     if size is None:
         if interpolation != "nearest":
             raise UsageError(f"resize: interpolation {interpolation!r} needs a size, got None")
-    elif isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-        raise UsageError(f"resize: size must be a whole number >= 1, got {size!r}")
+    else:
+        _sides(size)
 
 
-def resize(frames: NDArray[Any], size: int, interpolation: str) -> NDArray[Any]:
-    """Frames (..., H, W) as (..., size, size): the picture is stretched, its shape is not kept.
+def resize(
+    frames: NDArray[Any], size: int | Sequence[int], interpolation: str
+) -> NDArray[Any]:
+    """Frames (..., H, W) in another `size`, the side of a square or [H, W]: they are stretched.
 
     `interpolation` is a row of INTERPOLATIONS: "nearest" keeps the number type, "bilinear" gives
     float32. Neither keeps the number of events.
@@ -263,4 +278,4 @@ def resize(frames: NDArray[Any], size: int, interpolation: str) -> NDArray[Any]:
     check_size(size, interpolation)
     if frames.ndim < 2 or 0 in frames.shape[-2:]:
         raise UsageError(f"resize: frames must be (..., H, W), each >= 1, got shape {frames.shape}")
-    return INTERPOLATIONS[interpolation](frames, int(size))
+    return INTERPOLATIONS[interpolation](frames, _sides(size))

@@ -178,6 +178,7 @@ def fuse_model(model: Model, *, verify: bool = True, tolerance: float = 1e-4) ->
         block.conv, block.norm = fused_conv, Folded().eval()
     if type(fused).weighted_after is not StepModel.weighted_after:  # it says what follows what
         _fold_scales(fused, [name for name, neuron in _clipped(fused) if neuron.scale == "output"])
+    fused.made_by = None  # create_model makes none of this kind
     fused.requires_grad_(False)
     difference = _difference(exact, fused) if verify else None
     if difference is not None and not difference <= tolerance:

@@ -15,14 +15,21 @@ from anystep.nn.models import create_model
 from anystep.nn.models.base import StepModel
 
 
-def save_model(path: Path | str, model: nn.Module, *, made_by: Mapping[str, Any]) -> None:
-    """Write the weights and, as metadata, the arguments of `create_model` that make the network."""
+def save_model(path: Path | str, model: StepModel) -> None:
+    """Write the weights of a network of `create_model` and, as metadata, what it was made of."""
     from safetensors.torch import save
 
+    if getattr(model, "made_by", None) is None:
+        what = f"{type(model).__name__} does not know what it was made of (made_by)"
+        raise UsageError(f"save_model: {what}: it writes the networks of create_model")
+    try:
+        made_by = json.dumps(model.made_by)
+    except TypeError as error:
+        raise UsageError(f"save_model: the network was made with an object: {error}") from error
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
     }
-    write_bytes(path, save(tensors, metadata={"anystep": json.dumps(made_by)}))
+    write_bytes(path, save(tensors, metadata={"anystep": made_by}))
 
 
 def read_model(file: Path) -> StepModel:

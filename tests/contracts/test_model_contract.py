@@ -18,14 +18,14 @@ from anystep.nn.models import MODELS, create_model
 from anystep.nn.neurons import ACTIVATIONS, NEURONS, Neuron
 from anystep.nn.norms import NORMS
 
-SMALL = {  # odd sides are halved on the way
-    "vgg_snn": {"input_size": 8, "widths": [[4, 6], [8]]},
+SMALL = {  # odd sides are halved on the way; some frames are not square
+    "vgg_snn": {"input_size": [8, 11], "widths": [[4, 6], [8]]},
     "vgg9": {"input_size": 5, "widths": [[4, 6]], "pool": "max"},
-    "resnet19": {"input_size": 5, "stem": 4, "stages": [[4, 1], [6, 2]]},
+    "resnet19": {"input_size": [5, 7], "stem": 4, "stages": [[4, 1], [6, 2]]},
     "sew_resnet18": {"input_size": 9, "stages": [[4, 1], [6, 2]]},
     "sew_resnet19": {"input_size": 5, "stem": 3, "stages": [[4, 1], [6, 2]]},
     "sew_resnet34": {"input_size": 13, "stages": [[4, 2], [6, 1]]},
-    "sew_resnet50": {"input_size": 9, "stages": [[2, 1], [3, 2]]},
+    "sew_resnet50": {"input_size": [6, 9], "stages": [[2, 1], [3, 2]]},
 }
 EVENTS = {"in_planes": 2, "input_size": 48}
 IMAGES = {"in_planes": 3, "input_size": 32}
@@ -96,11 +96,16 @@ def make(name, neuron="lif", norm="bn", *, dtype=torch.float32, seed=0):
     return copy.deepcopy(trained(name, neuron, norm, dtype, seed))
 
 
+def sides(name):
+    size = SMALL[name]["input_size"]
+    return size if isinstance(size, list) else (size, size)
+
+
 def frames(name, *, steps=T, samples=N, dtype=torch.float32, seed=0):
     """Event counts, more of them in some places than in others."""
-    size = SMALL[name]["input_size"]
+    height, width = sides(name)
     generator = torch.Generator().manual_seed(seed)
-    rate = 2.0 * torch.rand(1, samples, P, size, size, generator=generator)
+    rate = 2.0 * torch.rand(1, samples, P, height, width, generator=generator)
     return torch.poisson(rate.expand(steps, -1, -1, -1, -1), generator=generator).to(dtype)
 
 
@@ -279,15 +284,15 @@ def test_the_hundredth_frame_costs_what_the_first_did(net):
 
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_frames_of_a_wrong_shape_or_dtype_are_refused_by_name(name):
-    model, size = make(name), SMALL[name]["input_size"]
-    wanted = rf"{type(model).__name__}: frames must be \(T, N, 2, {size}, {size}\) with T >= 1, got"
-    wrong = [(T, N, P + 1, size, size), (T, N, P, size + 1, size), (T, N, P, size, size - 1)]
-    for shape in [*wrong, (N, P, size, size), (0, N, P, size, size), (5,), ()]:
+    model, (h, w) = make(name), sides(name)
+    wanted = rf"{type(model).__name__}: frames must be \(T, N, 2, {h}, {w}\) with T >= 1, got"
+    wrong = [(T, N, P + 1, h, w), (T, N, P, h + 1, w), (T, N, P, h, w - 1)]
+    for shape in [*wrong, (N, P, h, w), (0, N, P, h, w), (5,), ()]:
         with pytest.raises(ValueError, match=wanted):
             model(torch.zeros(shape))
     for dtype in (torch.float64, torch.uint8, torch.int64, torch.float16):
         with pytest.raises(ValueError, match=rf"must be torch.float32 like .*, got {dtype}"):
-            model(torch.zeros(T, N, P, size, size, dtype=dtype))
+            model(torch.zeros(T, N, P, h, w, dtype=dtype))
 
 
 @every_spiking

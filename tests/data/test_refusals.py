@@ -97,8 +97,9 @@ FRAMES = [
     (lambda: FixedCount(None, 1)(MANY), "fixed_count: the recording needs 2000 frames of 720 x"),
     (lambda: count_events(events(), np.array([0, 3, 2])), r"borders must .* be in 0\.\.3"),
     (lambda: Direct(2)(np.zeros((3, 3))), r"an image must be \(P, H, W\)"),
-    (lambda: resize(IMAGES, 0, "nearest"), "size must be a whole number >= 1, got 0"),
-    (lambda: resize(IMAGES, True, "nearest"), "size must be a whole number >= 1, got True"),
+    (lambda: resize(IMAGES, 0, "nearest"), r"whole number >= 1, or two of them \[H, W\], got 0"),
+    (lambda: resize(IMAGES, True, "nearest"), "two of them .*, got True"),
+    (lambda: resize(IMAGES, [4], "nearest"), r"two of them .*, got \[4\]"),
     (lambda: resize(IMAGES, 2, "linear"), "'linear'. Did you mean 'bilinear'"),
     (lambda: resize(IMAGES[..., :0], 2, "nearest"), r"frames must be \(..., H, W\)"),
 ]

@@ -24,7 +24,7 @@ RESUME = "go on with: anystep train --resume /"
 @pytest.fixture
 def network(tmp_path):
     path = tmp_path / "model.safetensors"
-    save_model(path, create_model(**MADE_BY), made_by=MADE_BY)
+    save_model(path, create_model(**MADE_BY))
     return path
 
 

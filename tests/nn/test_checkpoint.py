@@ -32,7 +32,7 @@ def model():
 @pytest.fixture
 def file(tmp_path, model):
     path = tmp_path / "model.safetensors"
-    save_model(path, model, made_by=MADE_BY)
+    save_model(path, model)
     return path
 
 

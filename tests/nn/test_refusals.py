@@ -56,7 +56,12 @@ REFUSED = [
     (lambda: made("vgg_snn", norm="tebn"), "norm tebn: steps is required"),
     (lambda: made("vgg_snn", widths=[[4]], init="kaimin"), "unknown init 'kaimin'"),
     (lambda: made("vgg_snn", num_classes=0), "VGGSNN: num_classes must be >= 1, got 0"),
-    (lambda: made("vgg_snn", input_size=3, widths=[[4], [6]]), "input_size 3 is too small"),
+    *[
+        (lambda size=size: made("vgg_snn", input_size=size), f"two of them [H, W], got {size}")
+        for size in (0, [8], [8, 0], [8, 8, 8], [8, 4.0])
+    ],
+    (lambda: made("vgg_snn", neuron=LIF()), "neuron must be a name, or its name and arguments"),
+    (lambda: made("vgg_snn", input_size=3, widths=[[4], [6]]), "input_size 3 x 3 is too small"),
     *[
         (lambda widths=widths: made("vgg_snn", widths=widths), "VGGSNN: widths must be")
         for widths in ([4, 6], [], [[4], []], [[4], [0]], [[4], [2.5]])

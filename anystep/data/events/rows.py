@@ -41,7 +41,7 @@ def event_set(name: str) -> Callable[..., Splits]:
     root            the folder with the recordings; what it must hold, EVENT_SETS says
     sensor          (height, width), for files that do not say it; None: the data set's own
     protocol        a name of PROTOCOLS for this data set; None: its default
-    size            frames become size x size; None: they keep the size of the sensor
+    size            frames become size x size, or [H, W]; None: they keep the size of the sensor
     interpolation   how: "nearest" or "bilinear", see `frames.resize`
     skip_bad        leave out recordings that cannot be read, with a warning. The hash of the split
                     then changes
@@ -56,7 +56,7 @@ def event_set(name: str) -> Callable[..., Splits]:
         root: Folder | None = None,
         sensor: Sequence[int] | None = None,
         protocol: str | None = None,
-        size: int | None = None,
+        size: int | Sequence[int] | None = None,
         interpolation: str = "nearest",
         skip_bad: bool = False,
     ) -> Splits:

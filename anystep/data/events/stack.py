@@ -44,7 +44,7 @@ Item = TypeVar("Item")
 class FrameSpec:
     """How a recording becomes frames (T, 2, H, W): all that shapes them besides its file.
 
-    size            None keeps the sensor's size; else frames are stretched to size x size
+    size            None keeps the sensor's size; else frames are stretched to that side or [H, W]
     interpolation   a row of `frames.INTERPOLATIONS`
     sensor          (height, width); None: the file says it
     from_first      time counts from the first event, not from the clock's zero
@@ -52,7 +52,7 @@ class FrameSpec:
     """
 
     binning: Binning
-    size: int | None
+    size: int | Sequence[int] | None
     interpolation: str
     sensor: tuple[int, int] | None
     from_first: bool = True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
 import torch
 
+from anystep._errors import UsageError
 from anystep._lookup import check_arguments, choose
 from anystep.nn.models.base import StepModel
 from anystep.nn.models.blocks import Layers
@@ -29,8 +30,11 @@ MODELS: dict[str, Callable[..., StepModel]] = {
 }
 
 
-def name_and_options(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def name_and_options(spec: str | Mapping[str, Any], what: str) -> tuple[str, dict[str, Any]]:
     """`"lif"` or `{"name": "lif", "tau": 2}` as (name, options)."""
+    if not isinstance(spec, str | Mapping):
+        rule = "a name, or its name and arguments like {'name': 'lif', 'tau': 2.0}"
+        raise UsageError(f"{what} must be {rule}, got {spec!r}")
     options = {"name": spec} if isinstance(spec, str) else dict(spec)
     return options.pop("name", ""), options
 
@@ -40,15 +44,15 @@ def create_model(
     *,
     num_classes: int,
     in_planes: int = 2,
-    input_size: int,
+    input_size: int | Sequence[int],
     neuron: str | Mapping[str, Any] = "lif",
     norm: str | Mapping[str, Any] = "bn",
     **options: Any,
 ) -> StepModel:
     """A new network from `MODELS`, `NEURONS` or `ACTIVATIONS` (the ANN twin), and `NORMS`.
 
-    `neuron` and `norm` are a name, or a mapping with a name and its arguments. Further options are
-    the model's own. Weights are drawn from torch's global generator: seed it first. They are laid
+    `input_size` is the side of square frames or [H, W]. `neuron` and `norm` are a name, or a mapping
+    with a name and its arguments. Further options are the model's own. Weights are drawn from torch's global generator: seed it first. They are laid
     out channels_last, the faster layout on CPU and GPU, which the layers then keep.
 
     >>> model = create_model("vgg_snn", num_classes=10, input_size=8, widths=[[4], [8]])
@@ -57,13 +61,13 @@ def create_model(
     """
     kind = choose(MODELS, name, "model")
     check_arguments(kind, options, f"model {name}")
-    neuron_name, neuron_options = name_and_options(neuron)
-    norm_name, norm_options = name_and_options(norm)
+    neuron_name, neuron_options = name_and_options(neuron, "neuron")
+    norm_name, norm_options = name_and_options(norm, "norm")
     make_norm = choose(NORMS, norm_name, "norm")
     check_arguments(make_norm, {"channels": 1, **norm_options}, f"norm {norm_name}", complete=True)
     make = Layers(neuron_factory(neuron_name, **neuron_options), partial(make_norm, **norm_options))
-    model = kind(
-        make, num_classes=num_classes, in_planes=in_planes, input_size=input_size, **options
-    )
+    shape = {"num_classes": num_classes, "in_planes": in_planes, "input_size": input_size}
+    model = kind(make, **shape, **options)
+    model.made_by = {"name": name, **shape, "neuron": neuron, "norm": norm, **options}
     # torch's annotations lack this argument
     return cast(Any, model).to(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -23,21 +24,29 @@ class StepModel(nn.Module):
     Laws in eval mode: `model(x)[:t] == model(x[:t])`, and advancing chunk by chunk equals the whole
     sequence. `classifier` is the last linear layer; what enters it are the penultimate features.
 
-    `recompute = True` is activation checkpointing: see `layers.recomputed`.
+    `recompute = True` is activation checkpointing: see `layers.recomputed`. `made_by` are the
+    arguments of `create_model`, None for a network that it did not make.
     """
 
     causal = True
     recompute: bool = False
+    made_by: dict[str, Any] | None = None
     classifier: nn.Linear
 
-    def __init__(self, *, in_planes: int, input_size: int, num_classes: int) -> None:
+    def __init__(
+        self, *, in_planes: int, input_size: int | Sequence[int], num_classes: int
+    ) -> None:
         super().__init__()
-        self.frame_shape = (in_planes, input_size, input_size)
-        self.num_classes = num_classes
-        numbers = {"in_planes": in_planes, "input_size": input_size, "num_classes": num_classes}
-        for name, value in numbers.items():
+        name = type(self).__name__
+        sides = [input_size] * 2 if isinstance(input_size, int) else list(input_size)
+        if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
+            rule = "input_size must be a whole number >= 1, or two of them [H, W]"
+            raise UsageError(f"{name}: {rule}, got {input_size}")
+        for what, value in {"in_planes": in_planes, "num_classes": num_classes}.items():
             if value < 1:
-                raise UsageError(f"{type(self).__name__}: {name} must be >= 1, got {value}")
+                raise UsageError(f"{name}: {what} must be >= 1, got {value}")
+        self.frame_shape = (in_planes, sides[0], sides[1])
+        self.num_classes = num_classes
 
     def network(self, frames: Tensor, carry: Carry) -> Tensor:
         """The topology: frames -> step logits, every neuron and norm called through `carry`."""

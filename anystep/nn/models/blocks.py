@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from anystep._errors import UsageError
 from anystep.nn.layers import Carry, fold
 
+Size = tuple[int, int]  # (H, W)
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -20,9 +22,9 @@ class Layers:
     norm: Callable[..., nn.Module]
 
 
-def strided(size: int, stride: int) -> int:
-    """The side after a convolution or pool of odd kernel k and padding k // 2: the ceiling."""
-    return -(-size // stride)
+def strided(size: Size, stride: int) -> Size:
+    """The sides after a convolution or pool of odd kernel k and padding k // 2: the ceiling."""
+    return -(-size[0] // stride), -(-size[1] // stride)
 
 
 class ConvNorm(nn.Module):
@@ -50,11 +52,11 @@ class ConvNorm(nn.Module):
 
 
 class ConvNormNeuron(ConvNorm):
-    """`ConvNorm`, with its options `conv`, and a neuron. `size` is the side of the result."""
+    """`ConvNorm`, with its options `conv`, and a neuron. `size` is (H, W) of the result."""
 
-    def __init__(self, inputs: int, outputs: int, size: int, make: Layers, **conv: Any) -> None:
+    def __init__(self, inputs: int, outputs: int, size: Size, make: Layers, **conv: Any) -> None:
         super().__init__(inputs, outputs, make, **conv)
-        self.neuron = make.neuron(shape=(outputs, size, size))
+        self.neuron = make.neuron(shape=(outputs, *size))
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:
         return carry(self.neuron, super().forward(x, carry))
@@ -93,12 +95,12 @@ def check_stages(model: str, stages: Sequence[Sequence[int]]) -> None:
 
 
 def residual_stages(
-    stages: Sequence[Sequence[int]], channels: int, size: int, block: Callable[..., nn.Module]
+    stages: Sequence[Sequence[int]], channels: int, size: Size, block: Callable[..., nn.Module]
 ) -> nn.ModuleList:
-    """All blocks of all stages, from frames of `channels` and side `size`.
+    """All blocks of all stages, from frames of `channels` and `size` (H, W).
 
     The first block of each stage but the first has stride 2. `block(inputs, width, size, stride)`
-    takes the side of its input, and says the channels and the side of its result.
+    takes the size of its input, and says the channels and the size of its result.
     """
     blocks: list[nn.Module] = []
     for number, (width, count) in enumerate(stages):

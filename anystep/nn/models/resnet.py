@@ -16,6 +16,7 @@ from anystep.nn.models.blocks import (
     Hidden,
     Identity,
     Layers,
+    Size,
     check_stages,
     residual_stages,
     space_mean,
@@ -43,7 +44,7 @@ class ResidualBlock(nn.Module):
     The shortcut is x itself, or a 1x1 convolution and a norm where the shape changes.
     """
 
-    def __init__(self, inputs: int, outputs: int, size: int, stride: int, *, make: Layers) -> None:
+    def __init__(self, inputs: int, outputs: int, size: Size, stride: int, *, make: Layers) -> None:
         super().__init__()
         self.outputs, self.size = outputs, strided(size, stride)
         self.first = ConvNormNeuron(inputs, outputs, self.size, make, stride=stride)
@@ -53,7 +54,7 @@ class ResidualBlock(nn.Module):
             self.shortcut = ConvNorm(
                 inputs, outputs, make, kernel=1, stride=stride, before_addition=True
             )
-        self.neuron = make.neuron(shape=(outputs, self.size, self.size))
+        self.neuron = make.neuron(shape=(outputs, *self.size))
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:
         y = self.second(self.first(x, carry), carry)
@@ -80,7 +81,7 @@ class ResNet19(StepModel):
         *,
         num_classes: int,
         in_planes: int,
-        input_size: int,
+        input_size: int | Sequence[int],
         stem: int = 128,
         stages: Sequence[Sequence[int]] = PUBLISHED_STAGES,
         init: str = "torch",
@@ -89,9 +90,10 @@ class ResNet19(StepModel):
         if stem < 1:
             raise UsageError(f"{type(self).__name__}: stem must be >= 1, got {stem}")
         check_stages(type(self).__name__, stages)
+        size = self.frame_shape[1:]
         braincog = self.adds_norms and stem == stages[0][0]
-        self.stem = ConvNormNeuron(in_planes, stem, input_size, make, before_addition=braincog)
-        self.blocks = residual_stages(stages, stem, input_size, partial(self.block, make=make))
+        self.stem = ConvNormNeuron(in_planes, stem, size, make, before_addition=braincog)
+        self.blocks = residual_stages(stages, stem, size, partial(self.block, make=make))
         if braincog:
             self.blocks[0].shortcut = NormOnly(stem, make)
         channels = stages[-1][0]

@@ -16,6 +16,7 @@ from anystep.nn.models.blocks import (
     ConvNormNeuron,
     Identity,
     Layers,
+    Size,
     check_stages,
     residual_stages,
     space_mean,
@@ -40,7 +41,7 @@ class SEWBlock(nn.Module):
         self,
         inputs: int,
         width: int,
-        size: int,
+        size: Size,
         stride: int,
         *,
         make: Layers,
@@ -88,14 +89,14 @@ class SEWResNet(StepModel):
         *,
         num_classes: int,
         in_planes: int,
-        input_size: int,
+        input_size: int | Sequence[int],
         stages: Sequence[Sequence[int]] = STAGES_18,
         bottleneck: bool = False,
         init: str = "kaiming",
     ) -> None:
         super().__init__(in_planes=in_planes, input_size=input_size, num_classes=num_classes)
         check_stages(type(self).__name__, stages)
-        width, size = stages[0][0], strided(input_size, 2)
+        width, size = stages[0][0], strided(self.frame_shape[1:], 2)
         self.stem = ConvNormNeuron(in_planes, width, size, make, kernel=7, stride=2)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         block = partial(SEWBlock, make=make, bottleneck=bottleneck)

@@ -11,19 +11,19 @@ from anystep._errors import UsageError
 from anystep._lookup import choose
 from anystep.nn.layers import Carry, fold
 from anystep.nn.models.base import StepModel
-from anystep.nn.models.blocks import ConvNormNeuron, Layers
+from anystep.nn.models.blocks import ConvNormNeuron, Layers, Size
 from anystep.nn.models.init import initialise
 
 PUBLISHED_WIDTHS = ((64, 128), (256, 256), (512, 512), (512, 512))
 POOLS: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
 
 
-def _check_widths(model: str, widths: Sequence[Sequence[int]], input_size: int) -> None:
+def _check_widths(model: str, widths: Sequence[Sequence[int]], size: Size) -> None:
     lists = bool(widths) and all(isinstance(stage, Sequence) and stage for stage in widths)
     if not lists or not all(isinstance(n, int) and n >= 1 for stage in widths for n in stage):
         raise UsageError(f"{model}: widths must be one list of channels a stage, got {widths}")
-    if input_size >> len(widths) < 1:
-        raise UsageError(f"{model}: input_size {input_size} is too small for {len(widths)} stages")
+    if min(size) >> len(widths) < 1:
+        raise UsageError(f"{model}: input_size {size[0]} x {size[1]} is too small for {len(widths)} stages")
 
 
 class VGGSNN(StepModel):
@@ -42,25 +42,25 @@ class VGGSNN(StepModel):
         *,
         num_classes: int,
         in_planes: int,
-        input_size: int,
+        input_size: int | Sequence[int],
         widths: Sequence[Sequence[int]] = PUBLISHED_WIDTHS,
         conv_bias: bool = False,
         pool: str = "average",
         init: str = "torch",
     ) -> None:
         super().__init__(in_planes=in_planes, input_size=input_size, num_classes=num_classes)
-        _check_widths(type(self).__name__, widths, input_size)
+        size, channels, stages = self.frame_shape[1:], in_planes, []
+        _check_widths(type(self).__name__, widths, size)
         self.pool = choose(POOLS, pool, "pool")(2)
-        size, channels, stages = input_size, in_planes, []
         for stage in widths:
             blocks = nn.ModuleList()
             for outputs in stage:
                 blocks.append(ConvNormNeuron(channels, outputs, size, make, bias=conv_bias))
                 channels = outputs
             stages.append(blocks)
-            size //= 2
+            size = (size[0] // 2, size[1] // 2)
         self.stages = nn.ModuleList(stages)
-        self.classifier = nn.Linear(channels * size * size, num_classes)
+        self.classifier = nn.Linear(channels * size[0] * size[1], num_classes)
         initialise(self, init)
 
     def network(self, frames: Tensor, carry: Carry) -> Tensor:
