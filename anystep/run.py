@@ -93,7 +93,11 @@ def dry_update(record: Record, method: Method, splits: Splits, fabric: Any) -> N
     global random generators as they were.
     """
     # The sample twice: batch norm refuses to train on a single value
-    sample = as_dataset([splits.train[0]] * 2)
+    first = splits.train[0]
+    sample = as_dataset([first] * 2)
+    shape, other = tuple(first[0].shape), tuple(splits.val[0][0].shape)
+    if other[1:] != shape[1:]:
+        raise UsageError(f"samples of train are {shape}, those of val {other}: (T, P, H, W)")
     plan = replace(record.train, epochs=1, batch_size=2, workers=0, balanced=False)
     networks: dict[str, nn.Module] = {}
     for phase in method.phases():
@@ -112,11 +116,9 @@ def dry_update(record: Record, method: Method, splits: Splits, fabric: Any) -> N
 
 def build(record: Record, phase: Phase, splits: Splits) -> StepModel:
     """The network of a phase, its weights drawn from the seed."""
-    shape, other = (tuple(part[0][0].shape) for part in (splits.train, splits.val))
+    shape = tuple(splits.train[0][0].shape)
     if len(shape) != 4:
         raise UsageError(f"a sample must be frames (T, P, H, W), the first one is {shape}")
-    if other[1:] != shape[1:]:
-        raise UsageError(f"samples of train are {shape}, those of val {other}: (T, P, H, W)")
     _, planes, height, width = map(int, shape)
     data = {"num_classes": len(splits.classes), "in_planes": planes}
     size = height if height == width else [height, width]

@@ -46,7 +46,8 @@ class Blobs:
 
 def make(name: str, **options: object) -> StepModel:
     """An untrained network of a row of MODELS for the blobs."""
-    return create_model(name, num_classes=CLASSES, in_planes=2, input_size=SIZE, **options)
+    shape = {"num_classes": CLASSES, "in_planes": 2, "input_size": SIZE}
+    return create_model(name, **{**shape, **options})
 
 
 def trained(model: StepModel, *, epochs: int = 3) -> StepModel:

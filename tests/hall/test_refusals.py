@@ -30,7 +30,7 @@ TRAIN = [
     ("--method.name hsd", "method hsd needs model.neuron qcfs_if, got 'lif'"),
     # data
     ("--data.options.flaw labels", "labels must be in 0..3, got 7..7 in a batch"),
-    ("--data.options.flaw planes", "must be frames (T, P, H, W), the first one is (2, 12, 12)"),
+    ("--data.options.flaw planes", "train are (2, 12, 12), those of val (3, 2, 12, 12)"),
     ("--data.options.flaw width", "train are (3, 2, 12, 14), those of val (3, 2, 12, 12)"),
     ("--data.options.flaw empty", "fixed_duration: an empty event stream has no frames"),
     ("--data.frames [1,9]", "must be [first, stop] within the 3 frames of a recording"),

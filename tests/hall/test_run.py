@@ -15,7 +15,7 @@ from anystep import run
 from anystep.data.datasets import DATASETS
 from anystep.data.frames import FixedDuration
 from anystep.folder import RunFolder, load_model
-from anystep.run import run_record
+from anystep.run import evaluate_run, run_record
 from anystep.training import fit as train
 
 FILES = "config.yaml env.json log.jsonl scores.json outputs.npz model.safetensors"
@@ -108,6 +108,13 @@ def test_scores_say_what_they_were_measured_on_and_are_those_of_the_outputs(tmp_
     assert np.array_equal(outputs["ids"], np.arange(24))
 
 
+def test_frames_need_not_be_square(tmp_path, record):
+    data = replace(record.data, options={"flaw": "wide"})
+    scores = run_record(replace(record, data=data), tmp_path / "run")
+    assert load_model(tmp_path / "run").frame_shape == (2, 12, 14)
+    assert evaluate_run(tmp_path / "run")["prefix_top1"] == scores["prefix_top1"]
+
+
 def test_frames_of_whole_recordings_give_prefixes_in_hindsight(tmp_path, record):
     data = replace(record.data, binning={"name": "equal_time", "steps": 2})
     scores = run_record(replace(record, data=data), tmp_path / "run")
@@ -129,7 +136,7 @@ def test_the_test_split_is_read_once_and_only_after_training(tmp_path, record, m
     assert moments[first:] == [("test", index) for index in [*range(24), 0]]
     # One is the sample of the dry update, two are asked for their shape
     assert sum(name == "train" for name, _ in moments) == 3 + 3 * 64
-    assert sum(name == "val" for name, _ in moments) == 3 * 24
+    assert sum(name == "val" for name, _ in moments) == 1 + 3 * 24  # one for its shape
 
 
 @pytest.mark.parametrize(

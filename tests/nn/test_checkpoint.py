@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from anystep._errors import UsageError
+from anystep.nn.fuse import fuse_model
 from anystep.nn.models import create_model
+from anystep.nn.surrogate import Triangle
 from anystep.nn.weights import copy_weights, read_model, save_model
 
 MADE_BY = {
@@ -19,6 +21,8 @@ MADE_BY = {
     "neuron": {"name": "lif", "tau": 3.0},
     "widths": [[4], [8]],
 }
+
+WITH_OBJECT = {"name": "lif", "surrogate": Triangle()}
 
 
 @pytest.fixture
@@ -44,6 +48,20 @@ def test_a_network_comes_back_with_every_bit_and_in_eval_mode(file, model):
         assert torch.equal(value, loaded.state_dict()[key]), key
     x = torch.rand(3, 2, 2, 12, 12)
     assert torch.equal(model(x), loaded(x))
+
+
+@pytest.mark.parametrize(
+    ("broken", "word"),
+    [
+        (lambda net: torch.nn.Linear(2, 2), "Linear does not know what it was made of"),
+        (fuse_model, "VGGSNN does not know what it was made of"),
+        (lambda net: create_model(**MADE_BY | {"neuron": WITH_OBJECT}), "was made with an object"),
+    ],
+)
+def test_a_network_that_a_file_cannot_make_again_is_refused(model, tmp_path, broken, word):
+    with pytest.raises(UsageError, match=word):
+        save_model(tmp_path / "model.safetensors", broken(model))
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("size", [0, 5, 300, -1])
