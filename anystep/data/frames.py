@@ -263,9 +263,7 @@ def check_size(size: int | Sequence[int] | None, interpolation: str) -> None:
         _sides(size)
 
 
-def resize(
-    frames: NDArray[Any], size: int | Sequence[int], interpolation: str
-) -> NDArray[Any]:
+def resize(frames: NDArray[Any], size: int | Sequence[int], interpolation: str) -> NDArray[Any]:
     """Frames (..., H, W) in another `size`, the side of a square or [H, W]: they are stretched.
 
     `interpolation` is a row of INTERPOLATIONS: "nearest" keeps the number type, "bilinear" gives

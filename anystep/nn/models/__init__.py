@@ -51,9 +51,10 @@ def create_model(
 ) -> StepModel:
     """A new network from `MODELS`, `NEURONS` or `ACTIVATIONS` (the ANN twin), and `NORMS`.
 
-    `input_size` is the side of square frames or [H, W]. `neuron` and `norm` are a name, or a mapping
-    with a name and its arguments. Further options are the model's own. Weights are drawn from torch's global generator: seed it first. They are laid
-    out channels_last, the faster layout on CPU and GPU, which the layers then keep.
+    `input_size` is the side of square frames or [H, W]. `neuron` and `norm` are a name, or a
+    mapping with a name and its arguments. Further options are the model's own. Weights are drawn
+    from torch's global generator: seed it first. They are laid out channels_last, the faster layout
+    on CPU and GPU, which the layers then keep. The network's `made_by` are these arguments.
 
     >>> model = create_model("vgg_snn", num_classes=10, input_size=8, widths=[[4], [8]])
     >>> sum(p.numel() for p in model.parameters())

@@ -23,7 +23,9 @@ def _check_widths(model: str, widths: Sequence[Sequence[int]], size: Size) -> No
     if not lists or not all(isinstance(n, int) and n >= 1 for stage in widths for n in stage):
         raise UsageError(f"{model}: widths must be one list of channels a stage, got {widths}")
     if min(size) >> len(widths) < 1:
-        raise UsageError(f"{model}: input_size {size[0]} x {size[1]} is too small for {len(widths)} stages")
+        raise UsageError(
+            f"{model}: input_size {size[0]} x {size[1]} is too small for {len(widths)} stages"
+        )
 
 
 class VGGSNN(StepModel):
