@@ -9,7 +9,7 @@ from torch import nn
 from anystep import UsageError, create_model
 from anystep.nn.foreign import load_foreign, read_state_dict
 
-FRAMES = torch.rand(3, 2, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+FRAMES = 4 * torch.rand(6, 2, 2, 8, 8, generator=torch.Generator().manual_seed(1)) - 1
 SIZE = {"num_classes": 3, "in_planes": 2, "input_size": 8}
 LIF = {"name": "lif", "tau": 2.0, "v_threshold": 0.2}
 
@@ -107,7 +107,7 @@ def settled(net):
     for layer in net.modules():
         if isinstance(layer, nn.Linear):
             layer.weight.data *= 4
-            nn.init.uniform_(layer.bias, 0.1, 0.5)
+            nn.init.uniform_(layer.bias, 0.1, 0.3)
     for norm in net.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.weight, 0.5, 2)
