@@ -22,7 +22,7 @@ from anystep.config import describe_keys
 HOUSE = {
     "tools": "_errors | _files _lazy _threads | _extras _lookup environment | console",
     "nn": "surrogate layers | activations kernels norms | neurons | models | foreign fuse weights",
-    "data": """recording | count | frames | cache protocols | sets
+    "data": """recording | count | frames groups | cache protocols | sets
         | augmentation readers fetch loader | images | camera | events | digits | datasets
         | check""",
     "evaluation": "readout metrics energy | exits evaluate figures | report",

@@ -359,10 +359,10 @@ def table_cells(summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[s
     }
     if "sensor" in summary:
         height, width = summary["sensor"]
-        sizes = f", the largest of {summary['sensors']:,} sizes" if summary["sensors"] > 1 else ""
+        count = summary["sensors"]
+        sizes = f", the largest of {count:,} sizes: training needs size" if count > 1 else ""
         first, last = summary["time_us"]
-        square = height == width and not sizes
-        rows["sensor"] = f"{height} x {width}{sizes}{'' if square else ': training needs size'}"
+        rows["sensor"] = f"{height} x {width}{sizes}"
         rows["time of the events"] = f"{first:,} to {last:,} us"
         rows["duration"] = f"{_from_to(summary['duration_us'])} us"
         rows["events a recording"] = _from_to(summary["events_per_recording"])

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from anystep._errors import AnystepWarning, UsageError
 from anystep._files import content_hash
 from anystep._lookup import unknown
+from anystep.data.groups import Grouped, grouped_rule
 
 
 def natural(name: str) -> tuple[Any, ...]:
@@ -180,7 +181,7 @@ class Stratified:
 
 
 # Which samples (M,) test, by a function of the protocol's name and the samples; or all three parts.
-Rule = Stratified | Callable[[str, Members], NDArray[np.bool_]]
+Rule = Stratified | Grouped | Callable[[str, Members], NDArray[np.bool_]]
 
 # A name here is a promise: its rule never changes, a changed rule gets another name.
 PROTOCOLS: dict[str, Rule] = {
@@ -202,7 +203,7 @@ TOLD = 3  # classes that a message names
 
 
 def rule_of(name: str) -> Rule:
-    """The rule of a protocol: a row of PROTOCOLS, `random-90-10@SEED` or `fold-K-of-N@SEED`."""
+    """The rule of a protocol: a row of PROTOCOLS or one of those with a seed."""
     if isinstance(name, str) and RANDOM.fullmatch(name):
         return random_tenth
     if isinstance(name, str) and (found := FOLD.fullmatch(name)):
@@ -210,8 +211,11 @@ def rule_of(name: str) -> Rule:
         if not 1 <= fold <= folds or folds < 2:
             raise UsageError(f"fold-K-of-N@SEED: K must be in 1..N and N >= 2, got {name!r}")
         return partial(by_fold, fold=fold, folds=folds, seed=seed)
+    if isinstance(name, str) and (grouped := grouped_rule(name)):
+        return grouped
     if not isinstance(name, str) or name not in PROTOCOLS:
-        raise unknown(name, [*PROTOCOLS, "random-90-10@0", "fold-1-of-5@0"], "protocol")
+        seeded = ("random-90-10@0", "fold-1-of-5@0", "grouped-70-10-20@0")
+        raise unknown(name, [*PROTOCOLS, *seeded], "protocol")
     return PROTOCOLS[name]
 
 
@@ -376,11 +380,14 @@ def split(
     skip      samples to leave out when all have their part, so that no other changes its own
 
     A rule says which samples test; a tenth of every class of the others becomes `val`, see
-    `held_out`. `Stratified` makes all three at once.
+    `held_out`. `Stratified` and `Grouped` make all three at once.
     """
     rule = rule_of(name)
     if isinstance(rule, Stratified):
         return stratified(labels, rule.fractions, name=name, ids=ids, classes=classes, skip=skip)
     samples = _members(labels, ids, parts, classes, skip)
+    if isinstance(rule, Grouped):
+        masks = rule.masks(name, samples.ids, samples.labels)
+        return _in_three(name, samples, masks, "3 groups")
     own: dict[str, Any] = {"ids": samples.ids, "classes": classes, "skip": skip}
     return held_out(labels, rule(name, samples), name=name, least=_least(rule), **own)

@@ -291,9 +291,6 @@ def test_the_table_for_people_says_the_same(digits):
     assert told.items() <= dict(rows).items()
     images = dict(table_cells(check_dataset("digits").summary)[2])
     assert (images["events"], "sensor" in images) == ("unknown", False)
-    some(root / "wide", {"left": 6, "right": 6})
-    wide = check_dataset("events-folder", root / "wide", options={"sensor": [240, 320]}).summary
-    assert dict(table_cells(wide)[2])["sensor"] == "240 x 320: training needs size"
 
 
 def test_progress_is_told_for_every_sample(digits):

@@ -6,8 +6,9 @@ A sample's id is the same in every layout; samples are ordered by id, never by t
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anystep._errors import UsageError
+from anystep._errors import AnystepWarning, UsageError
 from anystep._lookup import choose
 from anystep.data.camera.film import CAMERA_FILE
 from anystep.data.events.layouts import (
@@ -33,6 +34,7 @@ from anystep.data.events.layouts import (
     tonic_gesture,
     two_levels,
 )
+from anystep.data.groups import SLICE, cut_apart
 from anystep.data.images.cifar import CIFAR10_CLASSES
 from anystep.data.protocols import Split, natural, number_in, rule_of, split
 
@@ -58,7 +60,7 @@ class EventSet:
                  classes; its docstring says what the data set is
     holds        what the folder must hold, for people
     protocol     the default split; None: the train and test of the folder if it has them, else
-                 "random-90-10@0"
+                 "random-90-10@0", or of slices "grouped-70-10-20@0"
     sensor       (height, width); None: the files say it
     from_first   time counts from a recording's first event, not from the clock's zero
     tight        of each recording the pixels in use are stretched to `size`
@@ -272,7 +274,14 @@ class Catalogue:
             "classes": self.classes,
             "skip": skip,
         }
-        return split(self.protocol, self.labels, **own)
+        drawn = split(self.protocol, self.labels, **own)
+        if apart := cut_apart(self.ids, (drawn.train, drawn.val, drawn.test)):
+            what = f"slices of {len(apart)} recordings lie in two parts, the first {apart[0]}"
+            text = f"{self.protocol}: {what}; scores will be too good. grouped-70-10-20@0 keeps"
+            text = f"{text} a recording together"
+            warnings.warn(text, AnystepWarning, stacklevel=2)
+            drawn = replace(drawn, short=f"{drawn.short}{drawn.short and '. '}{text}")
+        return drawn
 
 
 def _finished_frames(path: Path) -> FinishedFrames | None:
@@ -294,8 +303,8 @@ def find_recordings(
     row = choose(EVENT_SETS, name, "event data set")
     if protocol is not None:
         rule_of(protocol)
-        if not protocol.startswith((f"{name}/", "random-", "fold-")):
-            known = f"{name}/..., random-90-10@SEED or fold-K-of-N@SEED"
+        if not protocol.startswith((f"{name}/", "random-", "fold-", "grouped-")):
+            known = f"{name}/..., random-90-10@SEED, fold-K-of-N@SEED or grouped-70-10-20@SEED"
             raise UsageError(f"{name}: protocol must be one of {known}, got {protocol!r}")
     sides = row.sensor
     if sensor is not None:
@@ -315,6 +324,8 @@ def find_recordings(
         if one.id == other.id:
             paths = f"{one.path} and {other.path}; keep one of them"
             raise UsageError(f"{name}: two files are the sample {one.id}: {paths}")
-    default = row.protocol or (f"{name}/given" if ordered[0].part else "random-90-10@0")
+    sliced = any(SLICE in sample.id for sample in ordered)
+    drawn = "grouped-70-10-20@0" if sliced else "random-90-10@0"
+    default = row.protocol or (f"{name}/given" if ordered[0].part else drawn)
     finished = _finished_frames(ordered[0].path)
     return Catalogue(name, base, tuple(ordered), classes, protocol or default, sides, finished)
