@@ -1,28 +1,25 @@
-"""The command line: `anystep COMMAND`. Text for people on stderr, one JSON line last on stdout.
-
-Exit codes: 0 done; 1 it came to no good end; 2 it was asked wrongly; 130 interrupted (a run can be
-resumed). Wrong usage (`UsageError`) is one line, and so is what no line of code is to blame for: a
-`RunError`, a file that the system refuses (`OSError`), memory that ran out. Any other exception is
-a defect and keeps its traceback (exit code 1).
+"""The command line: `anystep COMMAND`. Text for people on stderr; one JSON line last on stdout, if
+that is no terminal or `--json` asks for it. `_command` says what the exit codes mean.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anystep import __version__
-from anystep._errors import RunError, UsageError
+from anystep._command import open_streams, run_command, say
+from anystep._errors import UsageError
 from anystep.cli_data import ACTION_FLAGS, ACTIONS, Arguments, Flags, Result, whole_numbers
 from anystep.cli_deploy import DEPLOY_FLAGS, calibrate, export, stream
 
 if TYPE_CHECKING:  # help answers at once, so a command imports what it needs itself
     from anystep.config import Record
 
+JSON = "print what it ends with as JSON on stdout; always done where stdout is no terminal"
 OVERRIDES = "any key of the recipe can be overridden: --train.epochs 3 (see: anystep keys)"
 
 
@@ -68,7 +65,6 @@ def _print_scores(scores: Mapping[str, Any]) -> None:
 def train(arguments: Arguments, overrides: Sequence[str]) -> Result:
     """Train what RECIPE says, or go on with a run that stopped."""
     from anystep.folder import RunFolder
-    from anystep.run import run_record
 
     if arguments.resume:
         others = (arguments.recipe, arguments.out, arguments.devices, arguments.precision)
@@ -80,8 +76,12 @@ def train(arguments: Arguments, overrides: Sequence[str]) -> Result:
         record = _record(arguments.recipe, arguments, overrides)
         name = f"{record.name}-{record.method.name}-seed{record.seed}"
         folder = Path(arguments.out or Path("runs") / name)
+    from anystep.run import run_record  # torch; a recipe that is not there is said before
+
+    finished = RunFolder(folder).finished
     scores = run_record(record, folder, resume=bool(arguments.resume))
     _print_scores(scores)
+    say(f"{folder} was finished before: nothing was trained" if finished else f"run: {folder}")
     told = {key: scores[key] for key in ("prefix_top1", "protocol")}
     return {"run": str(folder), **told}
 
@@ -97,9 +97,6 @@ def evaluate(arguments: Arguments, overrides: Sequence[str]) -> Result:
 
 def compare(arguments: Arguments, overrides: Sequence[str]) -> Result:
     """Train several methods of one recipe, or several recipes; finished runs are kept."""
-    from anystep.compare import compare_methods, compare_recipes, table_cells
-    from anystep.console import print_table
-
     several = len(arguments.recipe) > 1
     if several and arguments.methods:
         raise UsageError("--methods is for one recipe; of several recipes each has its own method")
@@ -107,6 +104,9 @@ def compare(arguments: Arguments, overrides: Sequence[str]) -> Result:
         raise UsageError("one recipe needs --methods, like --methods ce,tks")
     records = [_record(recipe, arguments, overrides) for recipe in arguments.recipe]
     folder = Path(arguments.out or Path("runs") / ("compare" if several else records[0].name))
+    from anystep.compare import compare_methods, compare_recipes, table_cells
+    from anystep.console import print_table
+
     if several:
         result = compare_recipes(records, range(arguments.seeds), folder)
     else:
@@ -118,32 +118,33 @@ def compare(arguments: Arguments, overrides: Sequence[str]) -> Result:
     split = scores.get("split", "test")
     title = f"top-1 in percent, prefix of {prefix}, {_protocol(scores)}, {split}"
     print_table(title, *table_cells(table))
+    say(f"runs: {folder}")
     return {"out": str(folder), "table": table}
 
 
 def sweep(arguments: Arguments, overrides: Sequence[str]) -> Result:
     """Train with several numbers of time steps, judge at every step; finished runs are kept."""
-    from anystep.console import print_table
-    from anystep.sweep import PICTURES, sweep_cells, sweep_steps
-
     if any(each.startswith("--train.steps") for each in overrides):
         raise UsageError("sweep sets train.steps itself: name them in --train-steps")
     lengths = whole_numbers(arguments.train_steps, "--train-steps", "1,2,4,10")
     record = _record(arguments.recipe, arguments, overrides)
     methods = arguments.methods.split(",") if arguments.methods else [record.method.name]
     folder = Path(arguments.out or Path("runs") / f"{record.name}-sweep")
+    from anystep.console import print_table
+    from anystep.sweep import PICTURES, sweep_cells, sweep_steps
+
     result = sweep_steps(record, lengths, methods, range(arguments.seeds), folder)
     scores, matrices = result["runs"][0]["scores"], result["matrices"]
     prefix = " / ".join(dict.fromkeys(matrix["prefix"] for matrix in matrices.values()))
     title = f"top-1 in percent after t steps, {prefix}, {_protocol(scores)}, {record.judge}"
     print_table(title, *sweep_cells(matrices))
     pictures = [str(folder / name) for name in PICTURES]
+    say(f"runs: {folder}\npictures: {', '.join(pictures)}")
     return {"out": str(folder), "pictures": pictures, "matrices": matrices}
 
 
 def report(arguments: Arguments, overrides: Sequence[str]) -> Result:
     """One self-contained HTML page, and a PNG of the accuracy over t, from finished runs."""
-    from anystep.console import say
     from anystep.evaluation.report.page import accuracy_png, write_report
     from anystep.folder import read_runs, runs_in
 
@@ -224,6 +225,8 @@ def _add_commands(
             added.add_argument(flag, **options)
         if name == "data":
             _add_commands(added, "action", ACTIONS, ACTION_FLAGS)
+        elif name != "stream":
+            added.add_argument("--json", action="store_true", help=JSON)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -238,25 +241,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    open_streams()
     arguments, overrides = make_parser().parse_known_args(argv)
 
-    try:
+    def command() -> Result:
         if overrides and not hasattr(arguments, "precision"):
             raise UsageError(f"unknown argument {overrides[0]!r}")
-        result = COMMANDS[arguments.command](arguments, overrides)
-    except UsageError as error:
-        code, why = 2, str(error)
-    except (RunError, OSError) as error:
-        code, why = 1, str(error)
-    except MemoryError as error:
-        code, why = 1, f"out of memory: {error}"
-    except KeyboardInterrupt as stop:
-        code, why = 130, "; ".join(["interrupted", *map(str, stop.args)])
-    else:
-        print(json.dumps(result))
-        return 0 if result.get("ok", True) else 1
-    print(f"anystep {arguments.command}: {why}", file=sys.stderr)
-    return code
+        return COMMANDS[arguments.command](arguments, overrides)
+
+    # A stream is lines of JSON anyway, and has no flag for it
+    shown = getattr(arguments, "json", True) or not sys.stdout.isatty()
+    return run_command(f"anystep {arguments.command}", command, shown=shown)
 
 
 if __name__ == "__main__":

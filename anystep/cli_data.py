@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from anystep._command import say
 from anystep._errors import UsageError
 
 Result = dict[str, Any]  # what a command ends with, as JSON
@@ -33,7 +34,7 @@ def list_(arguments: Arguments) -> Result:
 
 def get(arguments: Arguments) -> Result:
     """Fetch a data set's release, check its hash and unpack it; a broken download goes on."""
-    from anystep.console import progress_bar, say
+    from anystep.console import progress_bar
     from anystep.data.fetch.get import get_dataset
 
     folder = arguments.dir or Path("data") / arguments.name
@@ -46,7 +47,7 @@ def get(arguments: Arguments) -> Result:
 def check(arguments: Arguments) -> Result:
     """Read every sample where it lies: counts, times, sizes, and the files that cannot be read."""
     from anystep.config import overrides_from
-    from anystep.console import print_table, progress_bar, say
+    from anystep.console import print_table, progress_bar
     from anystep.data.check import check_dataset, table_cells
     from anystep.evaluation.figures.contact_sheet import contact_sheet
     from anystep.evaluation.figures.style import check_path
@@ -72,7 +73,6 @@ def check(arguments: Arguments) -> Result:
 
 def show(arguments: Arguments) -> Result:
     """Animate one recording as a GIF, at its own speed or slower."""
-    from anystep.console import say
     from anystep.data.readers import read_events
     from anystep.evaluation.figures.animation import animate
 
@@ -89,7 +89,7 @@ def show(arguments: Arguments) -> Result:
 
 def simulate(arguments: Arguments) -> Result:
     """Film a set of images with the simulated event camera; what is there already is kept."""
-    from anystep.console import progress_bar, say
+    from anystep.console import progress_bar
     from anystep.data.camera.cifar10_sim import simulate_dataset
 
     given = {

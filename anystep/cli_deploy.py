@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anystep._command import say
 from anystep._errors import RunError, UsageError
 from anystep._files import Json
 from anystep.cli_data import Arguments, Flags, Result
@@ -60,7 +61,6 @@ def _stacked(dataset: DataSet, count: int, frames: slice) -> Tensor:
 def export(arguments: Arguments, overrides: Sequence[str]) -> Result:
     """Write one time step of a finished run's network to a file, with its state outside."""
     from anystep._files import write_json
-    from anystep.console import say
     from anystep.deploy.onnx import export_step
 
     out = Path(arguments.out)

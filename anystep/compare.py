@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from anystep._command import say
 from anystep._errors import UsageError
 from anystep._files import Json, write_json
 from anystep.config import MethodConfig, Record
-from anystep.console import say
 from anystep.evaluation.metrics import mean_and_sd
 from anystep.folder import RunFolder
 from anystep.preflight import check, learns_from_run

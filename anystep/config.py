@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from anystep._lookup import check_arguments, check_keys, choose
 from anystep.training.schedule import Plan
 
 Tree = dict[str, Any]  # a recipe as YAML reads it
+MOST_BYTES = 2**18  # of a recipe's file
+MOST_VALUES = 10_000  # of a recipe, each alias counted as all that it stands for
 
 
 def _refuse_decided(options: Mapping[str, Any], decided: Sequence[str], where: str) -> None:
@@ -48,8 +51,10 @@ class DataConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.frames is not None and [type(each) for each in self.frames] != [int, int]:
-            raise UsageError(f"data.frames must be [first, stop] or null, got {self.frames}")
+        frames = [0, 1] if self.frames is None else self.frames
+        if [type(each) for each in frames] != [int, int] or not 0 <= frames[0] < frames[1]:
+            rule = "[first, stop] with 0 <= first < stop, or null"
+            raise UsageError(f"data.frames must be {rule}, got {self.frames}")
         _refuse_decided(self.options, ("binning", "cache", "workers"), "data.options")
 
 
@@ -139,7 +144,24 @@ class Record:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, not as text, and refuses a key that is no text or there twice."""
+    """Reads 1e-3 as a number, not as text, and refuses a key that is no text or there twice.
+
+    A few aliases of aliases can stand for millions of values: too many are refused.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        root = super().get_single_node()
+        todo, seen = [root] if root else [], 0
+        while todo:
+            node, seen = todo.pop(), seen + 1
+            if seen > MOST_VALUES:
+                what = f"more than {MOST_VALUES:,} values, with what aliases stand for"
+                raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+            if isinstance(node, yaml.MappingNode):
+                todo += chain(*node.value)
+            elif isinstance(node, yaml.SequenceNode):
+                todo += node.value
+        return root
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         nodes = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -165,7 +187,13 @@ for _side in (_Loader, _Dumper):
 
 def parse_value(text: str) -> Any:
     """One value of the command line as YAML reads it: `"1e-3"` -> 0.001, `"null"` -> None."""
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise yaml.YAMLError("brackets or lines are nested too deeply") from None
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # What PyYAML makes of `2001-13-45`, `0b_` and `!!bool x`
+        raise yaml.YAMLError(f"a value is not what it looks like ({error})") from error
 
 
 def _yaml_problem(error: Exception) -> str:
@@ -177,10 +205,14 @@ def _yaml_problem(error: Exception) -> str:
 
 def _read(path: Path) -> Tree:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError(0, "it is not a regular file")  # a device or a pipe may have no end
+        if path.stat().st_size > MOST_BYTES:
+            raise OSError(0, f"it has more than {MOST_BYTES:,} bytes")
         tree = parse_value(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{path} is not a YAML recipe: {_yaml_problem(error)}") from error
     if not isinstance(tree, dict):
         what = f"it must be a mapping, got {type(tree).__name__}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -20,16 +22,12 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
+from anystep._command import say
 from anystep._extras import need
 
 SECONDS_BETWEEN_LINES = 5.0
-
-
-def say(text: str) -> None:
-    """A line for people."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def epoch_line(row: dict[str, Any], *, epochs: int) -> str:
@@ -46,10 +44,12 @@ def epoch_line(row: dict[str, Any], *, epochs: int) -> str:
 
 
 class EpochLines:
-    """Prints each epoch and writes it for TensorBoard, if a folder for that is given."""
+    """Prints each epoch behind the name of its run, and writes it for TensorBoard, if a folder for
+    that is given.
+    """
 
-    def __init__(self, *, epochs: int, tensorboard: Path | None, resumed_at: int) -> None:
-        self.epochs = epochs
+    def __init__(self, *, run: str, epochs: int, tensorboard: Path | None, resumed_at: int) -> None:
+        self.run, self.epochs = run, epochs
         self.written = resumed_at
         self.writer: Any = None
         if tensorboard is not None:
@@ -61,7 +61,7 @@ class EpochLines:
 
     def show(self, row: dict[str, Any]) -> None:
         """One epoch, a row of the log."""
-        say(epoch_line(row, epochs=self.epochs))
+        say(f"{self.run}: {epoch_line(row, epochs=self.epochs)}")
         if self.writer is not None:
             scalars = {key: value for key, value in row.items() if isinstance(value, float)}
             scalars |= {f"parts/{name}": value for name, value in row["parts"].items()}
@@ -85,10 +85,13 @@ def _progress(*columns: ProgressColumn) -> Progress:
 class ProgressBar:
     """A Fabric callback: a bar of one epoch's updates where stderr is a terminal, else nothing."""
 
+    def __init__(self, run: str) -> None:
+        self.run = run
+
     def on_epoch_start(self, *, title: str, updates: int) -> None:
         self._bar = _progress(MofNCompleteColumn())
         self._bar.start()
-        self._bar.add_task(title, total=updates)
+        self._bar.add_task(f"{self.run}: {title}", total=updates)
 
     def on_update_end(self) -> None:
         self._bar.advance(self._bar.task_ids[0])
@@ -116,18 +119,49 @@ def progress_bar(title: str, *, unit: str = "") -> Iterator[Callable[[int, int |
         yield progress
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stderr."""
-    table = Table(title=title, title_justify="left")
-    for index, name in enumerate(header):
-        cells = [row[index] for row in rows]
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, narrow: bool = True) -> Table:
+    """Numbers stand right and are never folded; text is, and if `narrow` the heads of numbers."""
+    table = Table()
+    for index, (name, *cells) in enumerate(zip(header, *rows, strict=True)):
         numbers = index > 0 and all(
             not cell or cell[0].isdigit() or cell[0] in "-–." for cell in cells
         )
-        table.add_column(name, justify="right" if numbers else "left")
+        width = max(map(len, [*cells, *name.split()]), default=0) if numbers and narrow else None
+        side: Literal["left", "right"] = "right" if numbers else "left"
+        table.add_column(name, justify=side, width=width, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console(stderr=True, markup=False, emoji=False)  # a folder may be called [/b]
-    if not sys.stderr.isatty():
-        console.width = 160  # a log file has no width; do not cut numbers
+    return table
+
+
+def _list(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A line a cell, behind its column's name."""
+    table = Table(Column(overflow="fold"), Column(overflow="fold"), show_header=False)
+    for row in rows:
+        for name, cell in zip(header, row, strict=True):
+            table.add_row(name, cell)
+        table.add_section()
+    return table
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stderr. Where it is too wide it is folded, or rows and columns are exchanged."""
+    seen, drawn = sys.stderr.isatty(), io.StringIO()
+    # A folder may be called [/b]
+    console = Console(file=drawn, force_terminal=seen or None, markup=False, emoji=False)
+    if not seen:
+        console.width = 160  # a log file has no width
+    endless = console.options.update(width=10_000)
+    whole, folded = _table(header, rows, narrow=False), _table(header, rows)
+    head, *below = zip(header, *rows, strict=True)
+    turned = _table(head, below)
+    needed = {
+        whole: Measurement.get(console, endless, whole).maximum,
+        folded: Measurement.get(console, endless, folded).minimum,
+        turned: Measurement.get(console, endless, turned).minimum,
+    }
+    fitting = [table for table, width in needed.items() if width <= console.width]
+    table = fitting[0] if fitting else _list(header, rows)
+    table.title, table.title_justify = title, "left"
     console.print(table)
+    say(drawn.getvalue().rstrip("\n"))

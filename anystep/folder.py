@@ -92,6 +92,11 @@ class RunFolder:
         return self._scores.exists()
 
     @property
+    def name(self) -> str:
+        """What it is called where several train."""
+        return self.path.resolve().name
+
+    @property
     def way_on(self) -> str:
         """How to go on with a run that stopped."""
         return f"go on with: anystep train --resume {self.path}"
@@ -213,7 +218,7 @@ class RunFolder:
             what = f"is an unfinished run: it has no {self._scores.name}"
             raise UsageError(f"{self.path} {what}; {self.way_on}")
         return RunRecord(
-            label=label or self.path.resolve().name,
+            label=label or self.name,
             config=recipe,
             env=self.read_environment(),
             log=_whole(self._log, _read_lines),
@@ -249,6 +254,7 @@ class CheckpointWriter:
         self.lines: EpochLines | None = None
         if epochs_to_show is not None:
             self.lines = EpochLines(
+                run=place.name,
                 epochs=epochs_to_show,
                 tensorboard=place.tensorboard if record.tensorboard else None,
                 resumed_at=len(self.history),

@@ -61,8 +61,8 @@ def _check_teacher(record: Record, method: Method) -> None:
         raise UsageError(f"method {name} learns from another run: {way_out}")
     if teacher is not None and not asked:
         raise UsageError(f"teacher: method {name} with these options learns from no other run")
-    if teacher is not None and not weights_file(teacher).exists():
-        why = f"is not a finished run, there is no {weights_file(teacher)}"
+    if teacher is not None and not weights_file(teacher).is_file():  # a pipe would have no end
+        why = f"is not a finished run, there is no file {weights_file(teacher)}"
         raise UsageError(f"teacher: {teacher} {why}")
 
 

@@ -52,7 +52,9 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> J
         return place.read_scores()
     method = check(record)
     engine = {"accelerator": record.engine.accelerator, "precision": record.engine.precision}
-    fabric = make_fabric(**engine, devices=record.engine.devices, callbacks=[ProgressBar()])
+    fabric = make_fabric(
+        **engine, devices=record.engine.devices, callbacks=[ProgressBar(place.name)]
+    )
     # In one process still, so that the frames are built once. Nothing is written before the dry
     # update has passed, so a command that was refused can be given again.
     splits = load_splits(record)

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from anystep._command import say
 from anystep._errors import UsageError
 from anystep._files import write_json
-from anystep.console import print_table, say
+from anystep.console import print_table
 from benchmarks import BENCHES, run_bench, tables_of
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anystep.console import say
+from anystep._command import say
 from anystep.nn.neurons import LIF
 from benchmarks.measure import Contender, Rows, Setup, measure, measure_groups
 from benchmarks.memory import peak_bytes, saved_bytes
@@ -33,7 +33,7 @@ FLOOR_BYTES = 20  # a float32 element: read x, write s; read x and ds, write dx
 COPY_BYTES = 8
 FIRST_CALL = """
 import sys, time, torch
-from anystep.console import say
+from anystep._command import say
 from anystep.nn.neurons import LIF
 x = torch.zeros(4, 2, 8, device=sys.argv[2], requires_grad=True)
 start = time.perf_counter()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anystep.console import say
+from anystep._command import say
 from benchmarks.memory import page_faults
 
 Rows = list[dict[str, Any]]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from anystep.console import say
+from anystep._command import say
 from anystep.nn.kernels import Rule
 from anystep.nn.neurons import BACKENDS, LIF, Scan, scan
 from anystep.nn.surrogate import surrogate_of

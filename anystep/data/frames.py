@@ -24,6 +24,7 @@ from anystep.data.recording import Events
 
 # In one recording, where its own length decides how many frames it has: half a gigabyte.
 MOST_COUNTS = 2**28
+MOST_STEPS = 10_000  # that can be asked for
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,10 @@ class Encoding:
             if field == "steps" and value is None and self.name in causal:
                 continue
             whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not whole or value < 1:
-                rule = f"{self.name}: {field} must be a whole number >= 1, got {value!r}"
+            many = whole and field == "steps" and value > MOST_STEPS
+            if not whole or value < 1 or many:
+                limit = f" and <= {MOST_STEPS:,}" * many
+                rule = f"{self.name}: {field} must be a whole number >= 1{limit}, got {value!r}"
                 only = f"; only {' and '.join(causal)} can make as many frames as a recording needs"
                 raise UsageError(rule + only * (value is None))
             object.__setattr__(self, field, int(value))

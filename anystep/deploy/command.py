@@ -5,15 +5,13 @@ window on stdout, and a summary as the last of them.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import signal
-import sys
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anystep._command import answer
 from anystep._errors import UsageError
 from anystep._files import Json
 from anystep.deploy.describe import require_live
@@ -104,10 +102,9 @@ def follow(step: AnyStep, arguments: argparse.Namespace) -> Json:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's way to say stop
     try:
         for line in follower:
-            print(json.dumps(line), flush=follower.source.live)
+            if not answer(line, flush=follower.source.live):
+                break
     except KeyboardInterrupt:
-        print(json.dumps({"summary": follower.summary()}), flush=True)
+        answer({"summary": follower.summary()})
         raise
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return {"summary": follower.summary()}

@@ -87,6 +87,7 @@ RECORDINGS = [
 ]
 FRAMES = [
     (lambda: EqualCount(2.5), "steps must be a whole number >= 1, got 2.5"),
+    (lambda: FixedDuration(10**9, 1), r"steps must be a whole number >= 1 and <= 10,000, got 10"),
     (lambda: FixedDuration(3, 0), "duration_us must be a whole number >= 1, got 0"),
     (lambda: FixedCount(3, -1), "count must be a whole number >= 1, got -1"),
     (lambda: EqualTime(None), "only fixed_duration and fixed_count can"),

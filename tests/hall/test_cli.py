@@ -26,7 +26,7 @@ def test_train_ends_with_its_accuracies_as_json(terminal, recipe):
     assert code == 0
     assert (result["run"], result["protocol"]) == ("run", "tiny/made-up")
     assert len(result["prefix_top1"]) == 3
-    assert any(text.startswith("train epoch 1/1 train_loss ") for text in err.splitlines())
+    assert any(text.startswith("run: train epoch 1/1 train_loss ") for text in err.splitlines())
     assert "24 test samples, tiny/made-up (0000000000000000), prefix: live" in err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, replace
+from itertools import pairwise
 
 import pytest
 import yaml
@@ -115,6 +116,9 @@ def test_overrides_read_every_kind_of_value():
         ("--seed 1 --seed.x 2", "--seed.x: 'seed' has been given a value of its own"),
         ("--seed [1", "--seed: '[1' is not a YAML value: line 1: expected ',' or ']'"),
         ("--seed !!python/object:os.system", "line 1: could not determine a constructor"),
+        ("--name 2001-13-45", "'2001-13-45' is not a YAML value: a value is not what it looks"),
+        ("--seed 0b_", "is not a YAML value: a value is not what it looks like"),
+        ("--tensorboard=!!bool x", "is not a YAML value: a value is not what it looks like"),
     ],
 )
 def test_a_bad_override_is_refused_with_its_flag(arguments, word):
@@ -143,7 +147,9 @@ def test_a_bad_override_is_refused_with_its_flag(arguments, word):
         ({"model": {"neuron": 3}}, "model: neuron must be str or dict[str, Any], got 3"),
         # values that cannot be
         ({"train": {"lr": float("nan")}}, "train: lr must be > 0, got nan"),
-        ({"data": {"frames": [1]}}, "data.frames must be [first, stop] or null, got [1]"),
+        ({"data": {"frames": [1]}}, "data.frames must be [first, stop] with 0 <= first < stop"),
+        ({"data": {"frames": []}}, "or null, got []"),
+        ({"data": {"frames": [-5, -1]}}, "or null, got [-5, -1]"),
         ({"data": {"options": {"cache": "x"}}}, "data.options: 'cache' is not an option"),
         ({"model": {"options": {"norm": "bn"}}}, "model.options: 'norm' is not an option"),
         ({"engine": {"devices": 0}}, "engine.devices must be >= 1, got 0"),
@@ -152,6 +158,12 @@ def test_a_bad_override_is_refused_with_its_flag(arguments, word):
 )
 def test_a_record_that_cannot_be_is_refused_with_its_key(tree, word):
     assert word in refusal(record_from, tree)
+
+
+# Nine values, nine times nine, ...: 400 million from 300 letters
+NESTED_ALIASES = f"a: &a [{'x, ' * 9}]\n" + "".join(
+    f"{name}: &{name} [{f'*{below}, ' * 9}]\n" for below, name in pairwise("abcdefghi")
+)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +178,12 @@ def test_a_record_that_cannot_be_is_refused_with_its_key(tree, word):
         ("base: recipe.yaml", "recipe.yaml has a base of its own"),
         ("base: nowhere.yaml", "cannot read the recipe"),
         ("base: .", "Is a directory"),
+        ("base: /dev/zero", "cannot read the recipe /dev/zero: it is not a regular file"),
+        ('base: "a\\0b"', "is not a YAML recipe: embedded null byte"),
+        ("name: " + "x" * 2**18, "recipe.yaml: it has more than 262,144 bytes"),
+        ("name: " + "[" * 1000, "is not a YAML recipe: brackets or lines are nested too deeply"),
+        ("data: &a {options: *a}", "line 1: more than 10,000 values, with what aliases stand for"),
+        (NESTED_ALIASES, "more than 10,000 values, with what aliases stand for"),
         (b"\xff\xfe\x00\x01", "is not a YAML recipe: 'utf-8' codec"),
     ],
 )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from anystep import run
+
+LEARNS = "--method.name kd --method.options.teacher run"
 
 # Behind `anystep train RECIPE --out run`: flags, and a word of the refusal.
 TRAIN = [
@@ -26,7 +30,8 @@ TRAIN = [
     ("--model.neuron.tau 0.5", "LIF: tau is in time steps and must be >= 1, got 0.5"),
     ("--devices 3", "share a batch of 16 equally, got 3"),
     ("--teacher nowhere", "teacher: method tks with these options learns from no other run"),
-    ("--method.name kd --method.options.teacher run", "name its folder with --teacher RUN"),
+    (LEARNS, "name its folder with --teacher RUN"),
+    (f"{LEARNS} --teacher pipe.safetensors", "there is no file pipe.safetensors"),
     ("--method.name hsd", "method hsd needs model.neuron qcfs_if, got 'lif'"),
     # data
     ("--data.options.flaw labels", "labels must be in 0..3, got 7..7 in a batch"),
@@ -44,6 +49,7 @@ COMMANDS = [
         "train RECIPE --out nothing.yaml",
         "cannot write the run folder nothing.yaml: Not a directory",
     ),
+    ("train pipe.yaml", "cannot read the recipe pipe.yaml: it is not a regular file"),
     ("train --resume nowhere", "nowhere is not a run folder: it has no config.yaml"),
     ("evaluate nowhere", "nowhere is not a run folder"),
     ("evaluate run --fast", "unknown argument '--fast'"),
@@ -74,6 +80,8 @@ COMMANDS = [
 def nothing_may_be_trained(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "launch", None)
     (tmp_path / "nothing.yaml").write_text("train: {epochs: 3\nseed: 2")
+    for pipe in ("pipe.safetensors", "pipe.yaml"):
+        os.mkfifo(tmp_path / pipe)
 
 
 @pytest.mark.parametrize(("flags", "word"), TRAIN)

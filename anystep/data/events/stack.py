@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from anystep._command import say
 from anystep._errors import UsageError
 from anystep._files import content_hash, write_json
 from anystep._threads import map_ahead
-from anystep.console import say
 from anystep.data.cache import cache_file, cached_ragged, cached_stack, default_cache
 from anystep.data.events.catalogue import Catalogue
 from anystep.data.events.contents import Found, content_hashes
