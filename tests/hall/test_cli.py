@@ -28,6 +28,10 @@ def test_train_ends_with_its_accuracies_as_json(terminal, recipe):
     assert len(result["prefix_top1"]) == 3
     assert any(text.startswith("run: train epoch 1/1 train_loss ") for text in err.splitlines())
     assert "24 test samples, tiny/made-up (0000000000000000), prefix: live" in err
+    assert "run: run\n" in err
+    again, out_again, err = terminal("train", recipe, "--out", "run")
+    assert (again, out_again) == (0, out)
+    assert "run was finished before: nothing was trained" in err
 
 
 def test_a_run_is_named_for_its_recipe_method_and_seed_and_overrides_reach_it(terminal, recipe):
