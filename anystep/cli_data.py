@@ -80,7 +80,7 @@ def show(arguments: Arguments) -> Result:
     out = Path(arguments.out or Path(arguments.file).with_suffix(".gif").name)
     if out.suffix.lower() != ".gif" or not out.parent.is_dir():
         raise UsageError(f"--out must end with .gif in a folder that exists, got {str(out)!r}")
-    events = read_events(arguments.file, sensor=size, sort=True)
+    events = read_events(arguments.file, format=arguments.format, sensor=size, sort=True)
     frames = animate(events, out, frame_us=arguments.frame_us, slow=arguments.slow)
     say(f"{frames} pictures: {out}")
     sensor = list(events.sensor)
@@ -126,6 +126,7 @@ ACTION_FLAGS: dict[str, Flags] = {
         "--frame-us": {"type": int, "metavar": "N", "help": "microseconds in a picture"},
         "--slow": {"type": float, "default": 1.0, "metavar": "X", "help": "times slower than life"},
         "--sensor": {"metavar": "H,W", "help": "height and width, where FILE does not say them"},
+        "--format": {"metavar": "NAME", "help": "like cifar10-dvs (default: by the suffix)"},
     },
     "simulate": {
         "--images": {"default": "cifar10", "help": "the image set (default: cifar10)"},

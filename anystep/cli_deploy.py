@@ -33,14 +33,15 @@ def _described(run: str) -> tuple[StepModel, Json, Splits, slice]:
 
     place = RunFolder(run)
     record = place.read()
-    name = record.config["data"]["name"]
+    row = EVENT_SETS.get(record.config["data"]["name"])
     model, splits = load_model(run), load_splits(place.read_record())
     about = describe(
         scores=record.scores,
         environment=record.env,
         config=record.config,
         weights=content_hash(weights_file(run).read_bytes()),
-        from_first=name in EVENT_SETS and EVENT_SETS[name].from_first,
+        from_first=row is not None and row.from_first,
+        formats=row.formats if row else {},
         scale={"mean": splits.train.mean, "std": splits.train.std},
         exit_rule=place.read_exit(),
     )

@@ -55,10 +55,8 @@ def plain_bin(path: Path) -> Columns:
 
 
 def write_aedat2(events: Events, path: Path) -> None:
-    """CIFAR10-DVS: the upright picture is the raw one, mirrored and with its sides swapped. A bit
-    of 1 is darker.
-    """
-    row, column = 127 - events.x.astype(np.uint32), 127 - events.y.astype(np.uint32)
+    """A DVS128: rows count from below, columns from the right. A bit of 1 is darker."""
+    row, column = 127 - events.y.astype(np.uint32), 127 - events.x.astype(np.uint32)
     address = row << 8 | column << 1 | 1 - events.p.astype(np.uint32)
     path.write_bytes(HEADER2 + np.column_stack([address, events.t]).astype(">u4").tobytes())
 
@@ -66,7 +64,7 @@ def write_aedat2(events: Events, path: Path) -> None:
 def plain_aedat2(path: Path) -> Columns:
     """Columns t, x, y, p of what `write_aedat2` wrote, unchecked."""
     address, t = np.fromfile(path, ">u4", offset=len(HEADER2)).reshape(-1, 2).astype(np.int64).T
-    x, y = (127 - (address >> shift & 127) for shift in (8, 1))
+    y, x = (127 - (address >> shift & 127) for shift in (8, 1))
     return t, x.astype(np.int16), y.astype(np.int16), (1 - (address & 1)).astype(np.uint8)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +35,47 @@ def bin_bytes(rows: Iterable[Row]) -> bytes:
 
 
 def aedat2_bytes(
-    rows: Iterable[Row], *, order: str = ">", header: bytes = b"#!AER-DAT2.0\r\n# made by hand\r\n"
+    rows: Iterable[Row],
+    *,
+    order: str = ">",
+    header: bytes = b"#!AER-DAT2.0\r\n# made by hand\r\n",
+    address: str = "I",
 ) -> bytes:
-    """AEDAT 2.0 of a DVS128 as CIFAR10-DVS has it: the upright picture is the raw one with x and y
-    mirrored and swapped.
+    """AEDAT of a DVS128: columns count from the right, rows from below, 0 is brighter.
+
+    address: I in version 2.0, H in 1.0.
     """
     out = bytearray(header)
     for t, x, y, p in rows:
-        row, column, bit = 127 - x, 127 - y, 1 - p
-        out += struct.pack(f"{order}II", row * 256 + column * 2 + bit, t)
+        row, column, bit = 127 - y, 127 - x, 1 - p
+        out += struct.pack(f"{order}{address}I", row * 256 + column * 2 + bit, t)
+    return bytes(out)
+
+
+def cifar10_dvs_bytes(rows: Iterable[Row]) -> bytes:
+    """As SpikingJelly reads them: x and y of the DVS128's picture are exchanged."""
+    return aedat2_bytes([(t, y, x, p) for t, x, y, p in rows])
+
+
+CHIP = b"# AEChip: eu.seebetter.ini.chips.davis.%b\r\n"
+
+
+def davis_bytes(
+    rows: Iterable[Row], *, chip: bytes = b"DAVIS240C", size: tuple[int, int] = (180, 240)
+) -> bytes:
+    """AEDAT 2.0 of a DAVIS: columns count from the right, rows from below, 1 is brighter. Before
+    each event come a sample of a frame, one of the motion sensor, and a special event.
+    """
+    out = bytearray(b"#!AER-DAT2.0\r\n" + (CHIP % chip if chip else b""))
+    for t, x, y, p in rows:
+        word = (size[0] - 1 - y) << 22 | (size[1] - 1 - x) << 12 | p << 11
+        for other in (
+            1 << 31 | word | 1 << 10 | 77,
+            1 << 31 | word & ~(1 << 11) | 3,
+            word | 1 << 10,
+        ):
+            out += struct.pack(">II", other, t)
+        out += struct.pack(">II", word, t)
     return bytes(out)
 
 
@@ -74,27 +107,48 @@ def evt2_bytes(
     return bytes(out)
 
 
-def evt3_bytes(
-    rows: Iterable[Row], *, header: bytes = b"% evt 3.0\n% geometry 64x48\n% end\n"
-) -> bytes:
+EVT3_HEADER = b"% evt 3.0\n% geometry 64x48\n% end\n"
+
+
+def evt3_bytes(rows: Iterable[Row], *, header: bytes = EVT3_HEADER) -> bytes:
     """Prophesee EVT3: 16-bit words for the high and the low 12 bits of the time, the row, and the
-    column.
+    column. The high ones start at 0 again every 2^24 us.
     """
     out = bytearray(header)
     for t, x, y, p in rows:
-        out += struct.pack(
-            "<HHHH", 0x8000 | (t >> 12), 0x6000 | (t & 0xFFF), y, 0x2000 | (p << 11) | x
-        )
+        high = t >> 12 & 0xFFF
+        out += struct.pack("<HHHH", 0x8000 | high, 0x6000 | (t & 0xFFF), y, 0x2000 | (p << 11) | x)
+    return bytes(out)
+
+
+def evt3_vectors(rows: Iterable[Row], *, header: bytes = EVT3_HEADER) -> bytes:
+    """The same, and as cameras do, neighbours in one word where time, row and polarity are the
+    same: a base, then vectors of 12, 12 and 8 pixels. What did not change is not said again.
+    """
+    out, before = bytearray(header), (-1, -1, -1)
+    groups = groupby(rows, key=lambda row: (row[0], row[2], row[3], row[1] // 32))
+    for (t, y, p, block), group in groups:
+        bits = sum(1 << x % 32 for _, x, _, _ in group)
+        now = t >> 12, t & 0xFFF, y
+        for kind, value, known in zip((8, 6, 0), now, before, strict=True):
+            if value != known:
+                out += struct.pack("<H", kind << 12 | value & 0xFFF)
+        before = now
+        words = 3 << 12 | p << 11 | block * 32, 4 << 12 | bits & 0xFFF
+        out += struct.pack("<HHHH", *words, 4 << 12 | bits >> 12 & 0xFFF, 5 << 12 | bits >> 24)
     return bytes(out)
 
 
 def dat_bytes(
-    rows: Iterable[Row], *, header: bytes = b"% Version 2\n% Width 64\n% Height 48\n"
+    rows: Iterable[Row],
+    *,
+    header: bytes = b"% Version 2\n% Width 64\n% Height 48\n",
+    kind: int = 12,
 ) -> bytes:
-    """Prophesee .dat with contrast events (type 12, 8 bytes)."""
-    out = bytearray(header + b"\x0c\x08")
+    """Prophesee .dat with contrast events (type 12, N-Cars 0; 8 bytes)."""
+    out = bytearray(header + bytes([kind, 8]))
     for t, x, y, p in rows:
-        out += struct.pack("<II", t, x | (y << 14) | (p << 28))
+        out += struct.pack("<II", t % 2**32, x | (y << 14) | (p << 28))
     return bytes(out)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from event_files import AEDAT3_HEADER, Row, aedat2_bytes, aedat3_packet, bin_bytes
+from event_files import AEDAT3_HEADER, Row, aedat3_packet, bin_bytes, cifar10_dvs_bytes
 
 Known = dict[str, tuple[list[Row], int]]
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -46,7 +46,7 @@ def put(path: Path, content: str | bytes | list[Row]) -> None:
     elif path.suffix == ".npz":
         np.savez(path, **dict(zip("txyp", np.array(content).T, strict=True)))
     else:
-        path.write_bytes((aedat2_bytes if path.suffix == ".aedat" else bin_bytes)(content))
+        path.write_bytes((cifar10_dvs_bytes if path.suffix == ".aedat" else bin_bytes)(content))
 
 
 def nmnist(root: Path, *, top: str = "", suffix: str = ".bin") -> Known:

@@ -50,7 +50,7 @@ BLIND = {
 TORCH_IN_DATA = {"loader.py", "camera/batched.py"} | {
     f"augmentation/{name}.py" for name in ("augment", "mixing", "randaugment", "warps")
 }
-EXTRAS = {"datasets", "faery", "jinja2", "lightning", "matplotlib", "pyarrow", "sklearn"}
+EXTRAS = {"datasets", "faery", "h5py", "jinja2", "lightning", "matplotlib", "pyarrow", "sklearn"}
 EXTRAS |= {
     "onnx",
     "onnxruntime",
@@ -86,7 +86,7 @@ COMMANDS = {
     "data list": "--json",
     "data get": "name dir --json",
     "data check": "name dir --sheet --deep --skip-bad --option --json",
-    "data show": "file --out --frame-us --slow --sensor --json",
+    "data show": "file --out --frame-us --slow --sensor --format --json",
     "data simulate": "--images --root --path --out --per-class --workers --seed --json",
     "keys": "--json",
 }

@@ -26,7 +26,6 @@ from anystep.data.events.layouts import Sample
 from anystep.data.events.stack import files_of, finished_frames
 from anystep.data.frames import Direct, check_size
 from anystep.data.images.shards import find_shards
-from anystep.data.readers import read_events
 from anystep.data.recording import Events
 from anystep.data.sets import PARTS, DataSet, Splits
 
@@ -152,9 +151,9 @@ def _recordings(found: Catalogue, threads: int) -> Iterator[Look]:
             if found.finished:  # nobody knows how many events these frames left out
                 return [(None, finished_frames(path, found.finished.steps).sum(axis=0))]
             try:
-                events = read_events(path, sensor=found.sensor)
+                events = found.read(path, sort=False)
             except ValueError:  # the rows put events in order; here it is worth a note
-                events, in_order = read_events(path, sensor=found.sensor, sort=True), False
+                events, in_order = found.read(path, sort=True), False
         except (ValueError, OSError) as error:
             return [str(error)] * len(group)
         looks: list[Look] = []

@@ -27,7 +27,7 @@ def natural(name: str) -> tuple[Any, ...]:
     ['Image_11', 'image_9', 'image_10']
     """
     words = re.split(r"([0-9]+)", name)
-    return (*(int(word) if odd % 2 else word for odd, word in enumerate(words)), name)
+    return tuple(int(word) if odd % 2 else word for odd, word in enumerate(words)), name
 
 
 def number_in(name: str) -> int:

@@ -73,7 +73,10 @@ def _follower(step: AnyStep, arguments: argparse.Namespace) -> Follower:
             raise UsageError(f"--{name.replace('_', '-')} must be > 0, got {value}")
     given = sensor_of(arguments.sensor)
     source, sensor = open_source(
-        arguments.source, sensor=given, idle_timeout=arguments.idle_timeout
+        arguments.source,
+        sensor=given,
+        formats=step.about.get("formats"),
+        idle_timeout=arguments.idle_timeout,
     )
     if sensor is None and step.about.get("resize"):
         raise UsageError("the network resizes frames: give the pixels of the source, --sensor H,W")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from anystep._errors import UsageError
 from anystep._files import Json
 
@@ -14,6 +16,7 @@ def describe(
     weights: str,
     scale: Json,
     from_first: bool,
+    formats: Mapping[str, str],
     exit_rule: Json | None,
 ) -> Json:
     """The `about` of a finished run.
@@ -23,6 +26,7 @@ def describe(
     weights     the hash of the weights
     scale       mean and sd of each plane, where images are normalised
     from_first  whether the time of a recording counts from its first event
+    formats     by suffix, how files of the data set are read where the suffix does not say it
     exit_rule   from `anystep calibrate`, or None
     """
     binning, options = dict(scores["binning"]), config["data"].get("options") or {}
@@ -48,7 +52,7 @@ def describe(
         interpolation = options.get("interpolation", "nearest")
         resize = {"size": options["size"], "interpolation": interpolation}
     frames = {"binning": binning, "from_first": from_first, "resize": resize}
-    return about | {"planes": ["off", "on"], **frames}
+    return about | {"planes": ["off", "on"], **frames, "formats": dict(formats)}
 
 
 def require_live(about: Json) -> None:

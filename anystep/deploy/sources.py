@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -169,12 +169,18 @@ class PipeSource:
 
 
 def open_source(
-    name: str, *, sensor: tuple[int, int] | None = None, idle_timeout: float | None = None
+    name: str,
+    *,
+    sensor: tuple[int, int] | None = None,
+    formats: Mapping[str, str] | None = None,
+    idle_timeout: float | None = None,
 ) -> tuple[Source, tuple[int, int] | None]:
     """The source that `name` means, and the sensor (height, width) if it says so itself.
 
     A path is a recording in any format of `anystep.data.readers`; `udp://HOST:PORT` listens;
-    `-` is standard input. Error: a name that is none of these.
+    `-` is standard input. `formats` are rows of READERS by suffix, where the suffix does not say
+    how files like those that the network was trained on are read. Error: a name that is none of
+    these.
     """
     if name == "-":
         return PipeSource(sys.stdin.buffer), sensor
@@ -192,5 +198,6 @@ def open_source(
         raise UsageError(f"there is no recording {name}")
     from anystep.data.readers import read_events
 
-    events = read_events(Path(name), sensor=sensor)
+    format = (formats or {}).get(Path(name).suffix.lower())
+    events = read_events(Path(name), format=format, sensor=sensor)
     return FileSource(events), events.sensor

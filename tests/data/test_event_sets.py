@@ -2,19 +2,25 @@ from __future__ import annotations
 
 import os
 import re
+import struct
+import zipfile
+from pathlib import Path
 from shutil import rmtree
 
 import numpy as np
 import pytest
+from event_files import csv_bytes
 from event_trees import CALTECH, OPTIONS, TREES, rows_of
 
 from anystep import AnystepWarning
 from anystep.data.datasets import load_dataset
-from anystep.data.events import layouts
+from anystep.data.events import catalogue, layouts
 from anystep.data.events import stack as recordings
 from anystep.data.events.catalogue import find_recordings
+from anystep.data.events.stack import finished_frames
 from anystep.data.frames import Direct, EqualCount, EqualTime, FixedCount, FixedDuration, resize
 from anystep.data.protocols import natural
+from anystep.data.readers import read_events
 
 LIVE = FixedDuration(10, 30_000)
 PARTS = ("train", "val", "test")
@@ -75,7 +81,7 @@ def test_the_order_is_that_of_the_ids_and_not_of_the_file_system(small, monkeypa
     first = load("events-folder", root, cache)
     walk = os.walk
 
-    def back(top):
+    def back(top, onerror):
         return reversed([(path, dirs, files[::-1]) for path, dirs, files in walk(top)])
 
     monkeypatch.setattr(layouts.os, "walk", back)
@@ -187,6 +193,63 @@ def test_when_nothing_can_be_read_nothing_is_skipped(small):
             path.write_bytes(b"1")
     with pytest.raises(ValueError, match="none of the 40 recordings can be read"):
         load("events-folder", *small, skip_bad=True)
+
+
+def test_skip_bad_leaves_out_what_may_not_be_read(small, monkeypatch):
+    """An error of the system, as lack of permission is; root may read everything."""
+    root, cache = small
+    locked = next(iter(sorted(root.rglob("*.bin"))))
+
+    def read(path, **options):
+        if path == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_events(path, **options)
+
+    monkeypatch.setattr(catalogue, "read_events", read)
+    with pytest.raises(ValueError, match=r"Permission denied: .*\.bin.* skip_bad=True"):
+        load("events-folder", root, cache)
+    with pytest.warns(AnystepWarning, match="left out 1 of 40 recordings .* Permission denied"):
+        load("events-folder", root, cache, skip_bad=True)
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_folder(small, monkeypatch):
+    scan = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "0":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="left/0"):
+        find_recordings("events-folder", small[0])
+
+
+@pytest.mark.parametrize("pair", [("r.csv", "r1.csv"), ("7.csv", "7a.csv"), ("1.csv", "a.csv")])
+def test_any_two_names_have_an_order(pair, tmp_path):
+    for name in pair:
+        for group in ("a", "b"):
+            (tmp_path / group).mkdir(exist_ok=True)
+            (tmp_path / group / name).write_bytes(csv_bytes(rows_of(name, 34, 34)))
+    stems = [Path(name).stem for name in pair]
+    wanted = [f"{group}/{stem}" for group in "ab" for stem in stems]
+    assert find_recordings("events-folder", tmp_path).ids == wanted
+
+
+def test_frames_that_would_unpack_to_gigabytes_or_are_no_file_are_refused_unread(tmp_path):
+    path = tmp_path / "frames_number_4_split_by_number" / "train" / "0" / "1.npz"
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("frames.npy", bytes(2**20))
+    content = path.read_bytes()
+    true, claimed = struct.pack("<I", 2**20), struct.pack("<I", 2**32 - 2)
+    path.write_bytes(content.replace(true, claimed))
+    with pytest.raises(ValueError, match=r"1\.npz: .* 4294967294 bytes are too much for so small"):
+        finished_frames(path, 4)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"1\.npz: must be a recording, it is no regular file"):
+        finished_frames(path, 4)
 
 
 def test_recordings_are_found_without_opening_a_file(tmp_path):

@@ -80,6 +80,17 @@ def test_a_recording_becomes_an_animation(terminal, recording, tmp_path):
         assert refusal in terminal.refused(*show, "--out", place)
 
 
+def test_show_takes_the_format_and_says_which_flag_gives_the_size(terminal, tmp_path):
+    content = b"#!AER-DAT2.0\r\n" + b"\0\0\x40\x02\0\0\0\7" * 9
+    (tmp_path / "r.aedat").write_bytes(content)
+    shown = terminal.done("data", "show", "r.aedat", "--format", "cifar10-dvs")
+    assert shown["sensor"] == [128, 128]
+    assert "unknown event format" in terminal.refused("data", "show", "r.aedat", "--format", "x")
+    (tmp_path / "r.raw").write_bytes(b"% evt 3.0\n" + bytes.fromhex("0080006000000020"))
+    assert "`data show --sensor 180,240`" in terminal.refused("data", "show", "r.raw")
+    assert terminal.done("data", "show", "r.raw", "--sensor", "9,9")["events"] == 1
+
+
 def test_images_are_filmed_and_the_film_is_kept(terminal, tmp_path):
     image_trees.cifar10_binary(tmp_path / "cifar10")
     command = "data simulate --images cifar10 --root cifar10 --path closed-loop --out film"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ from anystep.data.events.layouts import (
 from anystep.data.groups import SLICE, cut_apart
 from anystep.data.images.cifar import CIFAR10_CLASSES
 from anystep.data.protocols import Split, natural, number_in, rule_of, split
+from anystep.data.readers import read_events
+from anystep.data.recording import Events
 
 DIGITS = tuple("0123456789")
 GESTURES = (
@@ -64,6 +66,7 @@ class EventSet:
     sensor       (height, width); None: the files say it
     from_first   time counts from a recording's first event, not from the clock's zero
     tight        of each recording the pixels in use are stretched to `size`
+    formats      rows of READERS by suffix, where its files are not read as the suffix says
     """
 
     find: Callable[[Path], Found]
@@ -72,6 +75,7 @@ class EventSet:
     sensor: tuple[int, int] | None
     from_first: bool = True
     tight: bool = False
+    formats: Mapping[str, str] = field(default_factory=dict)
 
 
 def _nmnist(base: Path) -> Found:
@@ -201,6 +205,7 @@ EVENT_SETS: dict[str, EventSet] = {
         "<class>/*.aedat (Tonic: *.aedat4), or SpikingJelly's events_np/<class>/*.npz",
         protocol="cifar10-dvs/last-100",
         sensor=(128, 128),
+        formats={".aedat": "cifar10-dvs"},
     ),
     "cifar10-sim": EventSet(
         _cifar10_sim,
@@ -244,6 +249,7 @@ class Catalogue:
     classes    the name of every label
     protocol   the name of the split that applies
     sensor     (height, width), None: the files say it
+    formats    rows of READERS by suffix, where the suffix alone does not say it
     finished   what SpikingJelly made, if the files hold finished frames
     """
 
@@ -253,6 +259,7 @@ class Catalogue:
     classes: tuple[str, ...]
     protocol: str
     sensor: tuple[int, int] | None
+    formats: Mapping[str, str]
     finished: FinishedFrames | None
 
     @property
@@ -264,6 +271,11 @@ class Catalogue:
     def ids(self) -> list[str]:
         """The names of the samples."""
         return [sample.id for sample in self.samples]
+
+    def read(self, path: Path, *, sort: bool) -> Events:
+        """The recording in a file; `sort` is that of `read_events`."""
+        format = self.formats.get(path.suffix.lower())
+        return read_events(path, format=format, sensor=self.sensor, sort=sort)
 
     def split(self, skip: Sequence[int] = ()) -> Split:
         """Which samples train, choose and test, without those of `skip`: nobody else moves."""
@@ -328,4 +340,5 @@ def find_recordings(
     drawn = "grouped-70-10-20@0" if sliced else "random-90-10@0"
     default = row.protocol or (f"{name}/given" if ordered[0].part else drawn)
     finished = _finished_frames(ordered[0].path)
-    return Catalogue(name, base, tuple(ordered), classes, protocol or default, sides, finished)
+    chosen = protocol or default
+    return Catalogue(name, base, tuple(ordered), classes, chosen, sides, row.formats, finished)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from anystep._errors import UsageError
 from anystep.data.camera.film import CAMERA_FILE, read_setting
@@ -69,11 +70,18 @@ def two_levels(folder: Path, suffixes: tuple[str, ...], parts: dict[str, str]) -
     ]
 
 
+def _stop(error: OSError) -> NoReturn:
+    raise error
+
+
 def any_depth(folder: Path, part: str | None) -> Iterator[Entry]:
-    """The readable files at any depth below the folders of classes."""
+    """The readable files at any depth below the folders of classes.
+
+    A folder that cannot be listed is an OSError: nobody knows what it holds.
+    """
     readable = (*SUFFIXES, ".aedat")
     for group in folders_in(folder):
-        for path, _, files in os.walk(group):
+        for path, _, files in os.walk(group, onerror=_stop):
             for file in files:
                 if file[0] != "." and Path(file).suffix.lower() in readable:
                     yield Entry(part, group.name, Path(path) / file)

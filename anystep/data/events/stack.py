@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, groupby
@@ -25,17 +23,15 @@ from anystep.data.events.catalogue import Catalogue
 from anystep.data.events.contents import Found, content_hashes
 from anystep.data.events.layouts import Sample
 from anystep.data.frames import Binning, resize
-from anystep.data.readers import read_events
+from anystep.data.readers.arrays import arrays_in
+from anystep.data.readers.source import regular_file
 from anystep.data.recording import Events
 from anystep.data.sets import FrameSet, RaggedSet
 
 # Part of every cache key: raise it whenever the same files and settings give other frames.
-RECORDINGS_VERSION = 1
+RECORDINGS_VERSION = 2
 SECONDS_BETWEEN_LINES = 5.0
-_BROKEN_ARCHIVE = (
-    *(ValueError, KeyError, EOFError, RuntimeError, TypeError, SyntaxError),
-    *(zipfile.BadZipFile, zlib.error),
-)
+LARGEST_FRAMES = 2**28  # bytes that may come of a small file: frames are mostly zeros
 
 Item = TypeVar("Item")
 
@@ -111,11 +107,10 @@ def _fingerprint(found: Catalogue, folder: Path, threads: int) -> list[list[Any]
 
 def finished_frames(path: Path, steps: int) -> NDArray[np.uint16]:
     """The array `frames` (T, 2, H, W) of an archive, as SpikingJelly keeps it."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            frames = archive["frames"]
-    except _BROKEN_ARCHIVE as error:
-        raise UsageError(f"{path}: no archive with an array frames: {error}") from error
+    found = arrays_in(regular_file(path), ("frames",), least=LARGEST_FRAMES)
+    if not found:
+        raise UsageError(f"{path}: no archive with an array frames")
+    frames = found["frames"]
     if frames.ndim != 4 or frames.shape[:2] != (steps, 2) or frames.dtype.kind not in "uif":
         got = f"{frames.dtype} {frames.shape}"
         raise UsageError(f"{path}: frames must be numbers ({steps}, 2, H, W), got {got}")
@@ -131,15 +126,15 @@ def files_of(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 
 def _read_file(
-    group: Sequence[Sample], spec: FrameSpec, finished: int | None
+    found: Catalogue, group: Sequence[Sample], spec: FrameSpec
 ) -> list[NDArray[Any] | str]:
-    """The frames of every sample of one file (or so many `finished`), or what is wrong with it."""
+    """The frames of every sample of one file, or what is wrong with it."""
     path = group[0].path
     try:
-        if finished:
-            return [spec.resized(finished_frames(path, finished))]
-        events = read_events(path, sensor=spec.sensor, sort=True)
-    except (ValueError, FileNotFoundError) as error:
+        if found.finished:
+            return [spec.resized(finished_frames(path, found.finished.steps))]
+        events = found.read(path, sort=True)
+    except (ValueError, OSError) as error:
         reason = str(error)
         return [reason if str(path) in reason else f"{path}: {reason}"] * len(group)
     results: list[NDArray[Any] | str] = []
@@ -161,9 +156,8 @@ def _rows(
 ) -> Iterator[NDArray[Any] | None]:
     """The frames of every sample, None for what cannot be read: that goes into `bad`."""
     name, samples = found.name, found.samples
-    steps = found.finished.steps if found.finished else None
     read = map_ahead(
-        lambda file: _read_file(file, spec, steps), files_of(samples), threads, ahead=2
+        lambda file: _read_file(found, file, spec), files_of(samples), threads, ahead=2
     )
     shape: tuple[int, ...] = ()
     results = _reported(name, "recordings binned", chain.from_iterable(read), len(samples))

@@ -7,19 +7,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anystep._lookup import choose, unknown
-from anystep.data.readers.aedat import read_aedat2, read_aedat3, version_of
-from anystep.data.readers.arrays import read_csv, read_npy, read_npz
+from anystep.data.readers.aedat import (
+    is_aedat,
+    read_aedat1,
+    read_aedat2,
+    read_aedat3,
+    read_cifar10_dvs,
+    version_of,
+)
+from anystep.data.readers.arrays import read_npy, read_npz
 from anystep.data.readers.atis import read_bin
-from anystep.data.readers.cameras import read_aedat4, read_dat, read_es, read_raw
+from anystep.data.readers.cameras import read_aedat4, read_es
 from anystep.data.readers.gestures import Segment, gesture_segments
+from anystep.data.readers.prophesee import read_dat, read_raw
 from anystep.data.readers.source import Recorded, Size, events_of, regular_file
+from anystep.data.readers.tables import read_csv
 from anystep.data.recording import Events
 
 __all__ = ["READERS", "SUFFIXES", "Segment", "format_of", "gesture_segments", "read_events"]
 
 READERS: dict[str, Callable[[Path], Recorded]] = {
     "bin": read_bin,
+    "aedat1": read_aedat1,
     "aedat2": read_aedat2,
+    "cifar10-dvs": read_cifar10_dvs,
     "aedat3": read_aedat3,
     "npz": read_npz,
     "npy": read_npy,
@@ -30,15 +41,23 @@ READERS: dict[str, Callable[[Path], Recorded]] = {
     "es": read_es,
 }
 
-# What a suffix stands for; `.aedat` is 2.0, 3.1 or 4 and says so in its first line.
-SUFFIXES: dict[str, str] = {f".{name}": name for name in READERS}
+# What a suffix stands for. `.aedat` is 1.0, 2.0, 3.1 or 4 and says so in its first line, as old
+# files of jAER do that end with `.dat`.
+SUFFIXES: dict[str, str] = {
+    **{f".{name}": name for name in READERS if name != "cifar10-dvs"},
+    ".txt": "csv",
+}
+_BY_FIRST_LINE = (".aedat", ".dat")
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """The row of READERS for a file: by its suffix, and for `.aedat` by its first line."""
+    """The row of READERS for a file: by its suffix, for `.aedat` and `.dat` by its first line."""
     suffix = Path(path).suffix.lower()
-    if suffix == ".aedat":
-        version = version_of(regular_file(path))
+    if suffix in _BY_FIRST_LINE:
+        file = regular_file(path)
+        if suffix == ".dat" and not is_aedat(file):
+            return "dat"
+        version = version_of(file)
         name = f"aedat{version[:1]}"
         if name not in READERS:
             versions = [known[5:] for known in READERS if known.startswith("aedat")]

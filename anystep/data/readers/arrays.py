@@ -1,11 +1,11 @@
-"""Events in plain columns: `.npz` with t, x, y, p, `.npy` of Tonic's DVS-Gesture, and `.csv`."""
+"""Events in arrays of numpy: `.npz` with columns, `.npy` with fields or as Tonic's DVS-Gesture."""
 
 from __future__ import annotations
 
 import io
 import math
-import warnings
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,8 @@ from numpy.typing import NDArray
 
 from anystep._errors import UsageError
 from anystep.data.readers.aedat import DVS128
-from anystep.data.readers.source import Recorded, Size, largest_unpacked
-
-_COLUMNS = ("t", "x", "y", "p")
-_LONGEST_HEADER = 4096
-_LATEST_MS = 1e15  # 30,000 years
+from anystep.data.readers.columns import ANY_NAME, columns_of, microseconds
+from anystep.data.readers.source import Recorded, largest_unpacked
 
 
 def _array(data: bytes) -> NDArray[Any]:
@@ -36,80 +33,58 @@ def _array(data: bytes) -> NDArray[Any]:
     return array.reshape(shape[::-1]).T if column_major else array.reshape(shape)
 
 
+def arrays_in(path: Path, wanted: Collection[str], *, least: int = 2**24) -> dict[str, Any]:
+    """The arrays of an .npz archive that have one of these names.
+
+    Nothing is unpacked that would take more than a hundred times the size of the file, or `least`
+    bytes if that is more.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            there = [name for name in infos if name in wanted]
+            unpacked = sum(infos[name].file_size for name in there)
+            if unpacked > largest_unpacked(path, least):
+                raise UsageError(f"{unpacked} bytes are too much for so small a file")
+            return {name: _array(archive.read(infos[name])) for name in there}
+    except Exception as error:  # whatever zipfile and numpy raise for a damaged file: named
+        raise UsageError(f"{path}: no archive of arrays: {error}") from error
+
+
 def read_npz(path: Path) -> Recorded:
     """An archive of the columns t (us), x, y, p, as SpikingJelly keeps them in `events_np`, and
     perhaps an array `sensor` (height, width).
     """
-    sensor = None
+    arrays = arrays_in(path, {*ANY_NAME, "sensor"})
     try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
-            wanted = [name for name in (*_COLUMNS, "sensor") if f"{name}.npy" in sizes]
-            unpacked = sum(sizes[f"{name}.npy"] for name in wanted)
-            if unpacked > largest_unpacked(path):
-                raise UsageError(f"{unpacked} bytes are too much for so small a file")
-            arrays = {name: _array(archive.read(f"{name}.npy")) for name in wanted}
-            columns = {name: arrays[name] for name in _COLUMNS}
-            if "sensor" in arrays:
-                height, width = arrays["sensor"]
-                sensor = int(height), int(width)
-    except Exception as error:  # whatever zipfile and numpy raise for a damaged file: named
-        raise UsageError(f"{path}: no archive of events t, x, y, p: {error}") from error
+        height, width = arrays.pop("sensor", (0, 0))
+        columns = columns_of(arrays)
+        sensor = (int(height), int(width)) if height else None
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path}: no archive of events: {error}") from error
     return Recorded(columns, sensor)
 
 
-def read_npy(path: Path) -> Recorded:
-    """An array (M, 4) with the columns x, y, p, t in milliseconds: how Tonic keeps DVS-Gesture."""
-    try:
-        array = _array(path.read_bytes())
-    except Exception as error:  # whatever numpy raises for a damaged header: named, not hidden
-        raise UsageError(f"{path}: no array of events: {error}") from error
+def _tonic(array: NDArray[Any]) -> Recorded:
+    """Numbers (M, 4) with the columns x, y, p, t in milliseconds."""
+    rule = "must be numbers (M, 4) with columns x, y, p, t in ms, as Tonic keeps DVS-Gesture"
     if array.ndim != 2 or array.shape[1] != 4 or array.dtype.kind not in "iuf":
-        rule = "must be numbers (M, 4) with columns x, y, p, t"
-        raise UsageError(f"{path}: {rule}, got {array.dtype} {array.shape}")
+        raise UsageError(f"{rule}, got {array.dtype} {array.shape}")
     x, y, p, milliseconds = array.T
-    strange = ~((milliseconds >= 0) & (milliseconds < _LATEST_MS))
-    if strange.any():
-        index = int(strange.argmax())
-        rule = f"must be in 0..{_LATEST_MS:.0e}"
-        raise UsageError(f"{path}: t[{index}] = {milliseconds[index]} ms {rule}")
-    if milliseconds.dtype.kind == "f":
-        # Half a microsecond is what decimal fractions lose in binary, and less than any camera
-        # tells apart.
-        t = np.rint(milliseconds.astype(np.float64) * 1000).astype(np.int64)
-    else:
-        t = milliseconds.astype(np.int64) * 1000
-    return Recorded({"t": t, "x": x, "y": y, "p": p}, DVS128)
+    if not np.isin(p, (-1, 0, 1)).all():
+        hint = "save columns of another order or unit as an .npz with t (us), x, y and p"
+        raise UsageError(f"{rule}; its third column is not 0 or 1: {hint}")
+    return Recorded({"t": microseconds(milliseconds, "t_ms"), "x": x, "y": y, "p": p}, DVS128)
 
 
-def _csv_header(line: str) -> tuple[list[int], Size | None]:
-    """The places of t, x, y and p, and (height, width) where x and y say theirs."""
-    parts = [field.strip().lower().partition("@") for field in line.split(",")]
-    names = ["p" if name in ("on", "polarity") else name for name, _, _ in parts]
-    if any(names.count(name) != 1 for name in _COLUMNS):
-        rule = "the first line must name t, x, y and p (or on, or polarity) once each"
-        raise UsageError(f"{rule}, got {line[:60]!r}")
-    width, height = (parts[names.index(name)][2] for name in ("x", "y"))
-    said = width.isdecimal() and height.isdecimal()
-    return [names.index(name) for name in _COLUMNS], (int(height), int(width)) if said else None
-
-
-def read_csv(path: Path) -> Recorded:
-    """A table with commas: the first line names t (us), x, y and p (0 or 1) in any order.
-
-    p may be called on or polarity. The size is what the first line says as faery writes it
-    (`t,x@34,y@24,on`: 34 wide, 24 high). faery would read this too, but it holds the clock where a
-    time steps back and does not look at the size.
+def read_npy(path: Path) -> Recorded:
+    """A structured array with fields t (us), x, y and p; or numbers (M, 4) with the columns x, y,
+    p, t in milliseconds, how Tonic keeps DVS-Gesture.
     """
     try:
-        with path.open(encoding="utf-8") as file, warnings.catch_warnings():
-            wanted, said = _csv_header(file.readline(_LONGEST_HEADER))
-            warnings.simplefilter("ignore", UserWarning)  # "no data" is refused below, by name
-            warnings.simplefilter("error", DeprecationWarning)  # an older numpy cuts 1.5 to 1
-            table = np.loadtxt(
-                file, np.int64, delimiter=",", usecols=wanted, ndmin=2, comments=None
-            )
-    except (ValueError, OverflowError, DeprecationWarning) as error:
-        raise UsageError(f"{path}: no table of events: {error}") from error
-    columns = dict(zip(_COLUMNS, table.reshape(-1, 4).T, strict=True))
-    return Recorded(columns, said)
+        array = _array(path.read_bytes())
+        if array.dtype.names is None:
+            return _tonic(array)
+        return Recorded(columns_of({name: array[name] for name in array.dtype.names}), None)
+    except Exception as error:  # whatever numpy raises for a damaged header: named, not hidden
+        raise UsageError(f"{path}: no array of events: {error}") from error

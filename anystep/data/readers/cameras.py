@@ -1,8 +1,7 @@
-"""Files of camera makers, read by faery: `.aedat4`, `.raw` (EVT2, EVT3), `.dat`, `.es`."""
+"""Files of other camera makers, read by faery: `.aedat4` and `.es`."""
 
 from __future__ import annotations
 
-import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from anystep.data.readers.source import Recorded, largest_unpacked
 
 # (width, height) that faery returns when a file names no size; no camera has it.
 _NOT_SAID = (32766, 32765)
-_HEADER_BYTES = 8192
 _ZSTD_CODES = (3, 4)  # in the header of an AEDAT 4 file
 _ZSTD_FRAME, _SKIPPED_FRAMES = 0xFD2FB528, range(0x184D2A50, 0x184D2A60)
 _ZSTD_BLOCK = 128 * 1024
@@ -28,7 +26,7 @@ def _small(place: NDArray[np.uint16]) -> NDArray[Any]:
 
 
 def _read(path: Path, kind: str) -> Recorded:
-    """All events of a file that faery reads. (Where a time steps back, it holds the clock.)"""
+    """All events of a file that faery reads."""
     faery = need("faery", extra="events", purpose=f"reading {path.suffix or kind} files")
     packets, room = [], largest_unpacked(path)
     try:
@@ -120,31 +118,10 @@ def _check_aedat4(path: Path) -> None:
         raise UsageError(f"{path}: damaged or cut at byte {at}: {error}") from error
 
 
-def _says(path: Path, pattern: bytes, example: str) -> None:
-    """Refuse a file whose `%` lines do not say its version."""
-    with path.open("rb") as file:
-        head = file.read(_HEADER_BYTES)
-    lines = re.match(rb"(?:%[^\n]*\n)*", head)
-    if not lines or not re.search(pattern, lines[0], re.IGNORECASE):
-        raise UsageError(f"{path}: the header does not say its version (`{example}`)")
-
-
 def read_aedat4(path: Path) -> Recorded:
     """AEDAT 4 (iniVation): the first event stream of the file."""
     _check_aedat4(path)
     return _read(path, "aedat")
-
-
-def read_raw(path: Path) -> Recorded:
-    """Prophesee `.raw` in EVT2 or EVT3, whichever the header says; it is not guessed."""
-    _says(path, rb"%\s*evt\s+[23]\.|%\s*format\s+EVT[23]", "% evt 3.0` or `% format EVT3")
-    return _read(path, "evt")
-
-
-def read_dat(path: Path) -> Recorded:
-    """Prophesee `.dat` of contrast events; a header without a version is refused."""
-    _says(path, rb"%\s*Version\s+[12]", "% Version 2")
-    return _read(path, "dat")
 
 
 def read_es(path: Path) -> Recorded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,15 @@ from anystep.data.recording import Events
 
 Size = tuple[int, int]  # (height, width)
 
+Bytes = NDArray[np.uint8]
 Columns = dict[str, NDArray[Any]]  # t, x, y, p
 
+HOW_TO_SAY_THE_SENSOR = (
+    "Say its height and width: `data show --sensor 180,240`, `data check --option "
+    "'sensor=[180,240]'`, data.options.sensor in a recipe, sensor=(180, 240) in Python"
+)
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _READY = {"t": np.int64, "x": np.int16, "y": np.int16, "p": np.uint8}
 
 
@@ -38,21 +46,48 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def largest_unpacked(path: Path) -> int:
-    """The most bytes that a recording may become in memory: 100 times its file, or 16 MiB.
+def largest_unpacked(path: Path, least: int = 2**24) -> int:
+    """The most bytes that a recording may become in memory: 100 times its file, or `least`.
 
     Recordings pack 2 to 20 times, zeros 1000 times.
     """
-    return max(100 * path.stat().st_size, 16 * 2**20)
+    return max(100 * path.stat().st_size, least)
 
 
-def whole_records(path: Path, data: NDArray[np.uint8], *, start: int, size: int) -> int:
+def header_lines(path: Path, data: bytes, sign: bytes, last: bytes) -> tuple[list[bytes], int]:
+    """The lines at the start of a file that begin with `sign`, and the first byte after them.
+
+    A line that begins with `last` is the last one. Older files have no such line: there the first
+    byte of the first event may be the sign, but then control characters follow, and the line ends
+    the header.
+    """
+    lines, start = [], 0
+    while data.startswith(sign, start):
+        end = data.find(b"\n", start)
+        if _CONTROL.search(data, start, end if end >= 0 else len(data)):
+            break
+        if end < 0:
+            raise UsageError(f"{path}: truncated: the header line at byte {start} has no end")
+        lines.append(data[start:end].rstrip())
+        start = end + 1
+        if lines[-1].lower().startswith(last):
+            break
+    return lines, start
+
+
+def whole_records(path: Path, data: bytes | Bytes, *, start: int, size: int) -> int:
     """How many records of `size` bytes stand from byte `start` on; half a record is refused."""
     count, rest = divmod(len(data) - start, size)
     if rest:
         place = f"the event at byte {start + count * size}"
         raise UsageError(f"{path}: truncated: {place} has {rest} of its {size} bytes")
     return count
+
+
+def _zero_or_one(p: NDArray[Any]) -> NDArray[Any]:
+    """A column of -1 and 1, as many write polarities, with 0 for -1; any other as it is."""
+    signed = p.dtype.kind in "if" and bool((p == -1).any()) and bool((np.abs(p) == 1).all())
+    return (p > 0).astype(np.uint8) if signed else p
 
 
 def events_of(path: Path, found: Recorded, sensor: Size | None, *, sort: bool) -> Events:
@@ -63,8 +98,8 @@ def events_of(path: Path, found: Recorded, sensor: Size | None, *, sort: bool) -
     """
     columns, size = found.columns, sensor or found.sensor
     if size is None:
-        hint = "pass sensor=(height, width)"
-        raise UsageError(f"{path}: the file does not say how large the camera was: {hint}")
+        rule = "the file does not say how large the camera was"
+        raise UsageError(f"{path}: {rule}. {HOW_TO_SAY_THE_SENSOR}")
     shapes = {column.shape for column in columns.values()}
     if len(shapes) > 1 or columns["t"].ndim != 1:
         raise UsageError(f"{path}: t, x, y and p must be columns of one length, got {shapes}")
@@ -73,6 +108,7 @@ def events_of(path: Path, found: Recorded, sensor: Size | None, *, sort: bool) -
     if sort and np.any(columns["t"][1:] < columns["t"][:-1]):
         order = np.argsort(columns["t"], kind="stable")
         columns = {name: column[order] for name, column in columns.items()}
+    columns = {**columns, "p": _zero_or_one(columns["p"])}
     try:
         ready = all(columns[name].dtype == dtype for name, dtype in _READY.items())
         return (Events if ready else Events.from_arrays)(**columns, sensor=size)
@@ -81,7 +117,5 @@ def events_of(path: Path, found: Recorded, sensor: Size | None, *, sort: bool) -
         if "is earlier than" in reason:
             reason += ". The file is damaged or unordered; sort=True puts its events in order"
         elif reason.startswith(("x[", "y[")) and sensor is None:
-            reason += (
-                ". Pass sensor=(height, width), N-Caltech101 needs (180, 240); or it is damaged"
-            )
+            reason += f", or the file is damaged. {HOW_TO_SAY_THE_SENSOR}"
         raise UsageError(f"{path}: {reason}") from error
