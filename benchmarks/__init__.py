@@ -15,6 +15,7 @@ import torch
 from anystep._errors import UsageError
 from anystep._lookup import choose
 from anystep.environment import describe_environment
+from benchmarks.deploy import bench_deploy
 from benchmarks.events import bench_data
 from benchmarks.layer import bench_neurons
 from benchmarks.measure import Rows, Setup
@@ -28,6 +29,7 @@ BENCHES: dict[str, Callable[[Setup], dict[str, Any]]] = {
     "train": bench_train,
     "infer": bench_infer,
     "data": bench_data,
+    "deploy": bench_deploy,
 }
 TIMES = ("median_ms", "q1_ms", "q3_ms", "min_ms")
 COLUMNS = {"group", "name", *TIMES, "minor_faults", "major_faults", "rounds", "ratio_to"}

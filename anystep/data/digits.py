@@ -45,8 +45,11 @@ def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return images, source.target.astype(np.int64)
 
 
+PROTOCOL = "digits-dvs/stratified-70-10-20"
+
+
 def _digits_splits(data: FrameSet | RaggedSet | ImageSet, encoding: Encoding) -> Splits:
-    parts = split("digits-dvs/stratified-70-10-20", data.labels)
+    parts = split(PROTOCOL, data.labels)
     classes, told = tuple("0123456789"), encoding.describe()
     return Splits.of(data, parts, classes, causal=encoding.causal, binning=told)
 
@@ -78,6 +81,16 @@ def digits_events(
     chosen, way = list(range(len(images)) if indices is None else indices), path_of(path)
     recordings = simulate_many(images, way, Camera(), seed=seed, workers=workers, indices=chosen)
     return ((events, int(labels[i])) for events, i in zip(recordings, chosen, strict=True))
+
+
+def digits_test_recording(number: int) -> tuple[Events, int]:
+    """`(Events, label)` of one test recording of digits-dvs, by its place in the test split, filmed
+    anew. Error: there are not so many.
+    """
+    indices = split(PROTOCOL, _digits()[1]).test
+    if not 0 <= number < len(indices):
+        raise UsageError(f"digits-dvs has test recordings 0 to {len(indices) - 1}, got {number}")
+    return next(digits_events([int(indices[number])], workers=1))
 
 
 def digits_dvs(

@@ -7,7 +7,11 @@ from typing import Any
 # name -> the options of argparse's `add_argument`, for `anystep stream` and for the runtime
 STREAM_FLAGS: dict[str, dict[str, Any]] = {
     "model": {"help": "an exported step (or, for anystep stream, a finished run folder)"},
-    "--source": {"required": True, "metavar": "FILE|udp://HOST:PORT|-", "help": "of the events"},
+    "--source": {
+        "required": True,
+        "metavar": "FILE|udp://HOST:PORT|-",
+        "help": "of the events; digits-dvs:N is the N-th test recording of the built-in set",
+    },
     "--sensor": {"metavar": "H,W", "help": "pixels of a source that does not say them itself"},
     "--steps": {"type": int, "metavar": "T", "help": "decide after T windows at the latest"},
     "--score": {"help": "confidence, entropy or margin (default: as calibrated)"},

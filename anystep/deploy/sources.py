@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import socket
 import sys
 import threading
@@ -178,9 +179,9 @@ def open_source(
     """The source that `name` means, and the sensor (height, width) if it says so itself.
 
     A path is a recording in any format of `anystep.data.readers`; `udp://HOST:PORT` listens;
-    `-` is standard input. `formats` are rows of READERS by suffix, where the suffix does not say
-    how files like those that the network was trained on are read. Error: a name that is none of
-    these.
+    `-` is standard input; `digits-dvs:N` is the N-th test recording of the built-in set. `formats`
+    are rows of READERS by suffix, where the suffix does not say how files like those that the
+    network was trained on are read. Error: a name that is none of these.
     """
     if name == "-":
         return PipeSource(sys.stdin.buffer), sensor
@@ -194,6 +195,11 @@ def open_source(
             "--source camera: no camera can be opened by anystep itself; send its events to "
             "--source udp://127.0.0.1:PORT, with faery for one (docs/deploy.md)"
         )
+    if built_in := re.fullmatch(r"digits-dvs:(\d+)", name):
+        from anystep.data.digits import digits_test_recording
+
+        events, _ = digits_test_recording(int(built_in[1]))
+        return FileSource(events), events.sensor
     if not Path(name).exists():
         raise UsageError(f"there is no recording {name}")
     from anystep.data.readers import read_events
