@@ -28,19 +28,25 @@ from anystep._command import say
 from anystep._extras import need
 
 SECONDS_BETWEEN_LINES = 5.0
+VALIDATED = {"val_loss": ".4f", "val_acc": ".2f", "val_acc_first": ".2f"}  # and how exactly
 
 
-def epoch_line(row: dict[str, Any], *, epochs: int) -> str:
+def epoch_line(row: dict[str, Any], *, epochs: int | None = None) -> str:
     """One epoch on one line, in the words of the log: `train epoch 3/8 train_loss 0.1234 ...`."""
     parts = " ".join(f"{name} {value:.4f}" for name, value in row["parts"].items())
     words = [
-        f"{row['phase']} epoch {row['epoch']}/{epochs}",
+        f"{row['phase']} epoch {row['epoch']}{f'/{epochs}' if epochs else ''}",
         f"train_loss {row['train_loss']:.4f} ({parts}) train_acc {row['train_acc']:.2f}",
-        f"val_loss {row['val_loss']:.4f} val_acc {row['val_acc']:.2f}",
-        f"val_acc_first {row['val_acc_first']:.2f} lr {row['lr']:.3g}",
+        *(f"{name} {row[name]:{form}}" for name, form in VALIDATED.items() if name in row),
+        f"lr {row['lr']:.3g}",
         f"samples/s {row['samples_per_s']:.0f} mem {row['mem_mib']:.0f}MiB",
     ]
     return " ".join(words)
+
+
+def show_epoch(state: Any, row: dict[str, Any]) -> None:
+    """For `fit(on_epoch=...)`: says each epoch."""
+    say(epoch_line(row))
 
 
 class EpochLines:

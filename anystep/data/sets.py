@@ -92,7 +92,16 @@ class _View(DataSet):
 
 
 def as_dataset(dataset: MapStyle) -> DataSet:
-    """`dataset` itself if it is a `DataSet`; a list, a torch or a tonic dataset as one."""
+    """`dataset` itself if it is a `DataSet`; a list, a torch or a tonic dataset as one.
+
+    Error: what has no length or no items by their numbers, a DataLoader or `Splits` say.
+    """
+    if not all(hasattr(dataset, name) for name in ("__len__", "__getitem__")):
+        rule = "it has no items by their numbers (dataset[0]) or no length"
+        way_out = (
+            "of a DataLoader give .dataset, of Splits .train: batches are made here, time first"
+        )
+        raise UsageError(f"{type(dataset).__name__} is no map-style data set, {rule}; {way_out}")
     return dataset if isinstance(dataset, DataSet) else _View(dataset)
 
 

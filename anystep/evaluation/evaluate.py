@@ -26,6 +26,7 @@ from anystep.evaluation.metrics import (
     softmax,
 )
 from anystep.evaluation.readout import hold, prefix_mean
+from anystep.nn.models.base import StepModel
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,38 @@ def _in_its_place(parts: list[NDArray], order: Sequence[list[int]]) -> tuple[NDA
     return logits, lengths
 
 
+def refuse_hidden_state(
+    model: nn.Module, dataset: MapStyle, batch: list[int], *, frames: slice
+) -> None:
+    """Refuse a network of another library that keeps state between calls, or gives no step logits.
+
+    It is shown one batch twice, in eval mode and with the same chance.
+    """
+    if isinstance(model, StepModel):  # its state is passed: it keeps none
+        return
+    weight = next(model.parameters())
+    x, _ = next(iter(load_batches(dataset, [batch])))
+    x = to_device(x[frames], weight.device, weight.dtype)
+    devices = [weight.device] if weight.device.type == "cuda" else []
+    said, name = [], type(model).__name__
+    way_out = "reset it where its forward begins (SpikingJelly: functional.reset_net(self))"
+    try:
+        with _judging(model), torch.random.fork_rng(devices=devices):
+            for _ in range(2):
+                torch.manual_seed(0)
+                said.append(model(x))
+    except RuntimeError as error:  # as of a state with the rows of another batch
+        what = f"{name} cannot take frames {tuple(x.shape)}: {error}"
+        raise UsageError(f"{what}; if it keeps state between calls, {way_out}") from error
+    shape = tuple(getattr(said[0], "shape", ()))
+    if len(shape) != 3 or shape[:2] != x.shape[:2]:
+        want = f"(T, N, C) = ({x.shape[0]}, {x.shape[1]}, C)"
+        raise UsageError(f"{name} must give step logits {want}, got {shape or type(said[0])}")
+    if not torch.allclose(said[0], said[1], rtol=1e-3, atol=1e-5, equal_nan=True):
+        what = f"{name} says something else when it is shown the same frames a second time"
+        raise UsageError(f"{what}: it keeps state between calls; {way_out}")
+
+
 def collect(
     model: nn.Module,
     dataset: MapStyle,
@@ -99,14 +132,15 @@ def collect(
     `frames` picks the steps that the network sees; `features` is how many samples' penultimate
     features to keep (the model then needs a `classifier`); `work` counts operations.
     """
+    lengths = as_dataset(dataset).lengths
     if len(dataset) == 0:
         raise UsageError("the data set to evaluate is empty")
     if not getattr(model, "causal", True):
         name = type(model).__name__
         raise UsageError(f"{name} looks ahead in time (causal = False): judge it at each t apart")
-    lengths = as_dataset(dataset).lengths
     order = in_order(len(dataset), batch_size=batch_size, lengths=lengths)
     weight = next(model.parameters())
+    refuse_hidden_state(model, dataset, order[0], frames=frames)
     logits: list[NDArray] = []
     labels: list[NDArray] = []
     seen: AbstractContextManager[list[NDArray]] = nullcontext([])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -16,8 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from anystep._errors import UsageError
+from anystep.console import ProgressBar, show_epoch
 from anystep.data.sets import DataSet, MapStyle, as_dataset
-from anystep.evaluation.evaluate import collect
+from anystep.evaluation.evaluate import collect, refuse_hidden_state
 from anystep.evaluation.metrics import accuracy_by_step
 from anystep.evaluation.readout import prefix_mean
 from anystep.nn.fuse import fold_scales_
@@ -25,6 +27,7 @@ from anystep.nn.models.base import StepModel
 from anystep.nn.weights import copy_weights
 from anystep.training.epoch import Augment, Metrics, Trainer, TrainState
 from anystep.training.fabric import make_fabric
+from anystep.training.methods import create_method
 from anystep.training.phases import (
     Method,
     Phase,
@@ -124,11 +127,20 @@ def _epoch(trainer: Trainer, data: DataSet, epochs: int, validation: MapStyle | 
     }
 
 
+def _method_of(method: Method | str) -> Method:
+    if isinstance(method, str):
+        return create_method(method)
+    if not isinstance(method, Method):
+        way_out = "a name like 'tks', or what create_method('tks', alpha=0.3) makes"
+        raise UsageError(f"method must be {way_out}, got {method!r}")
+    return method
+
+
 def fit(
     state: TrainState,
     dataset: MapStyle,
     *,
-    method: Method,
+    method: Method | str,
     plan: Plan,
     seed: int = 0,
     augment: Augment | None = None,
@@ -139,22 +151,29 @@ def fit(
     """Train `state` from where it is to the end of its phase, on items `((T, P, H, W), label)`.
 
     `augment(x (T, N, P, H, W), y (N,), generator) -> (x, y)` changes every training batch; labels
-    may come back as shares (N, C) where the loss takes them. After each epoch
-    `on_epoch(state, metrics)` gets the row that was added to `state.history`. `fabric=None` trains
-    in this process on the best device.
+    may come back as shares (N, C) where the loss takes them. `method` is a method or its name.
+    After each epoch `on_epoch(state, metrics)` gets the row that was added to `state.history`;
+    `console.show_epoch` says it, which is the default on a terminal. `fabric=None` trains in this
+    process on the best device.
 
     All chance comes from `seed`, the phase and the epoch, so a state that was saved after any epoch
     goes on to bit-identical weights; the global random generators are left as they were.
 
     Errors: fewer samples than a batch; a batch that the processes cannot share equally; recordings
-    of different length; labels or frames that the network cannot take; a loss that is not finite.
+    of different length; labels or frames that the network cannot take; a network that keeps state
+    between calls; a loss that is not finite.
     """
-    fabric, data = fabric or make_fabric(), as_dataset(dataset)
+    if on_epoch is None and fabric is None and sys.stderr.isatty():
+        on_epoch = show_epoch
+    fabric, data = fabric or make_fabric(callbacks=[ProgressBar("fit")]), as_dataset(dataset)
+    method = _method_of(method)
     epochs, plan = phase_epochs(state.phase, plan), phase_plan(state.phase, plan)
     _check_data(data, plan, processes=fabric.world_size)
     trainer = Trainer(
         fabric=fabric, state=state, method=method, plan=plan, seed=seed, augment=augment
     )
+    seen = frames_seen(state.phase, plan)
+    refuse_hidden_state(state.model, data, list(range(plan.batch_size)), frames=seen)
     while state.epoch < epochs:
         metrics = _epoch(trainer, data, epochs, validation)
         state.epoch += 1
@@ -169,7 +188,7 @@ def fit_phases(
     make: Callable[[Phase], nn.Module],
     dataset: MapStyle,
     *,
-    method: Method,
+    method: Method | str,
     plan: Plan,
     networks: Mapping[str, nn.Module] | None = None,
     **options: Any,
@@ -179,7 +198,7 @@ def fit_phases(
     `make(phase)` gives the new network of a phase, with the neuron that `phase.neuron` names (None:
     your own choice). `networks`: those made elsewhere, like {"run": teacher}. `options`: of `fit`.
     """
-    made = dict(networks or {})
+    made, method = dict(networks or {}), _method_of(method)
     check_shares(method, plan)
     for phase in method.phases():
         state = start(make(phase), plan, phase=phase, networks=made)

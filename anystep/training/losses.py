@@ -41,6 +41,8 @@ def check_step_logits(logits: Tensor, labels: Tensor, *, soft: bool = False) -> 
         if soft:
             return
         raise UsageError("this loss needs a class for each sample; these labels are shares (N, C)")
+    if labels.dtype != torch.int64 and not labels.is_floating_point():
+        raise UsageError(f"labels must be of torch.int64, got {labels.dtype}: give labels.long()")
     if labels.shape != logits.shape[1:2]:
         wanted = f"({logits.shape[1]},) for logits {tuple(logits.shape)}"
         raise ValueError(f"labels must be {wanted}, got {tuple(labels.shape)}")
