@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -11,7 +12,7 @@ import pytest
 from fake_runs import STEPS, edit, make_run, rescore, softmax
 
 from anystep.evaluation.figures import curves, style
-from anystep.evaluation.report.page import write_report
+from anystep.evaluation.report.page import accuracy_png, write_report
 from anystep.evaluation.report.pictures import embed
 from anystep.folder import read_runs
 
@@ -268,3 +269,14 @@ def test_phases_are_named_where_they_start_and_their_lines_are_not_joined(tmp_pa
     loss = curves.training({"hsd": [trained]}).axes[0]
     data = [line.get_xydata().tolist() for line in loss.get_lines()]
     assert data[:2] == [[[1, 3.0], [2, 2.0]], [[3, 9.0]]]
+
+
+def test_names_are_shown_as_they_are_whatever_is_in_them(tmp_path):
+    """As formulas they stopped the page, as numbers they have no length, and some are no UTF-8."""
+    names = ["$\\frac{$", 7, "\udcff", "a\x00\nb"]
+    folder = make_run(tmp_path / os.fsdecode(b"run \xfe"), names=names)
+    edit(folder, method={"name": "$\\tks{$"})
+    page = write_report(read_runs([folder]), tmp_path / "page.html").read_text()
+    for shown in ("$\\frac{$", "$\\tks{$", "\\udcff", "a\\x00\\nb", "run \\udcfe"):
+        assert shown in page
+    assert accuracy_png(read_runs([folder]), tmp_path / "page.png").stat().st_size > 1000

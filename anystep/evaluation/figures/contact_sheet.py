@@ -60,10 +60,8 @@ def _cell(ax: Axes, colours: Array, name: str, *, left: float, top: float) -> No
     ax.imshow(colours, extent=(x, x + width, y + height, y), interpolation="none", aspect="auto")
     across, down = np.array([0, 1, 1, 0, 0]) * width + x, np.array([0, 0, 1, 1, 0]) * height + y
     ax.plot(across, down, color="#bbbbbb", linewidth=0.5)
-    # The name of a folder may be no UTF-8, or look like a formula.
-    plain = name.encode(errors="replace").decode()
-    look: Look = {"ha": "center", "va": "top", "linespacing": 1.05, "parse_math": False}
-    ax.text(left + 0.5, y + height + 0.02, plain, fontsize=7, **look)
+    look: Look = {"ha": "center", "va": "top", "linespacing": 1.05}
+    ax.text(left + 0.5, y + height + 0.02, name, fontsize=7, **look)
 
 
 def _sheet(pictures: Mapping[str, Array], title: str | None) -> Figure:
@@ -82,7 +80,7 @@ def _sheet(pictures: Mapping[str, Array], title: str | None) -> Figure:
     ax.grid(visible=False)
     ax.spines[:].set(visible=False)
     if title:
-        ax.text(0.03, -above / 2, title, fontsize=10, va="center", parse_math=False)
+        ax.text(0.03, -above / 2, title, fontsize=10, va="center")
     for index, (name, colours) in enumerate(pictures.items()):
         down, across = divmod(index, columns)
         _cell(ax, colours, in_lines(name, letters), left=across, top=down * (1 + below))
@@ -102,5 +100,5 @@ def contact_sheet(
     """
     if not examples:
         raise UsageError("contact_sheet: examples must hold at least one, got none")
-    pictures = {name: picture(example) for name, example in examples.items()}
+    pictures = {style.plain(name): picture(example) for name, example in examples.items()}
     return style.save(lambda: _sheet(pictures, title), path)

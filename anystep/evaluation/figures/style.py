@@ -49,6 +49,7 @@ _STYLE: Look = {
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.parse_math": False,  # a class may be called $\\frac{$
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.alpha": 0.15,
@@ -60,6 +61,13 @@ _STYLE: Look = {
 def need_plots(purpose: str = "a report") -> ModuleType:
     """matplotlib, or an error that says how to install it."""
     return need("matplotlib", extra="report", purpose=purpose)
+
+
+def plain(text: object) -> str:
+    """Text that a page and a figure can show: control letters and what is no UTF-8 as codes."""
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", lambda m: ascii(m[0])[1:-1], str(text)
+    )
 
 
 def blank(width: float, height: float, **options: Any) -> Figure:

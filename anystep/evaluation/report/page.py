@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from anystep._extras import need
 from anystep._files import write_text
@@ -18,6 +22,24 @@ from anystep.evaluation.report.groups import Block, Groups, context
 from anystep.evaluation.report.runs import RunRecord, differences, grouped
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
+
+
+def _printable(record: RunRecord) -> RunRecord:
+    """The record with text that can be shown: names come from folders, and from other programs."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {walk(key): walk(each) for key, each in value.items()}
+        return style.plain(value) if isinstance(value, str) else value
+
+    return replace(
+        record,
+        label=style.plain(record.label),
+        config=walk(record.config),
+        env=walk(record.env),
+        scores=walk(record.scores) | {"classes": [*map(style.plain, record.scores["classes"])]},
+        outputs={**record.outputs, "ids": np.array([*map(style.plain, record.outputs["ids"])])},
+    )
 
 
 def _sections(groups: Groups) -> dict[str, list[Block]]:
@@ -53,6 +75,7 @@ def write_report(
     strict = {"autoescape": True, "undefined": jinja2.StrictUndefined}
     blocks = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     environment = jinja2.Environment(**strict, **blocks)
+    records = [*map(_printable, records)]
     groups = grouped(records)
     methods = list(dict.fromkeys(record.method for record in records))
     named = ", ".join(methods) if len(methods) <= 4 else f"{len(methods)} methods"
@@ -72,4 +95,5 @@ def write_report(
 
 def accuracy_png(records: Sequence[RunRecord], out: str | os.PathLike[str]) -> Path:
     """Write the report's first figure, accuracy after t steps, as a PNG and return its path."""
-    return style.save(partial(pictures.draw_accuracy, grouped(records)), out)
+    groups = grouped([*map(_printable, records)])
+    return style.save(partial(pictures.draw_accuracy, groups), out)
