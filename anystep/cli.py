@@ -117,7 +117,7 @@ def compare(arguments: Arguments, overrides: Sequence[str]) -> Result:
     prefix = "t steps as each row says" if "prefix" in table[0] else f"t {scores['prefix']} steps"
     split = scores.get("split", "test")
     title = f"top-1 in percent, prefix of {prefix}, {_protocol(scores)}, {split}"
-    print_table(title, *table_cells(table))
+    print_table(title, *table_cells(table, result["runs"]))
     say(f"runs: {folder}")
     return {"out": str(folder), "table": table}
 

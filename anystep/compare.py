@@ -73,7 +73,8 @@ def run_all(records: Mapping[str, Record], folder: Path) -> list[Run]:
         except KeyboardInterrupt:
             way_on = f"{place.path} is unfinished, the same command goes on with it"
             raise KeyboardInterrupt(way_on) from None
-        about = {"run": name, "method": asdict(record.method), "seed": record.seed}
+        method = place.read_record().method  # with what the paper says and the recipe does not
+        about = {"run": name, "method": asdict(method), "seed": record.seed}
         runs.append({**about, "env": place.read_environment(), "scores": scores})
     refuse_other_tests({run["run"]: run["scores"] for run in runs})
     return runs
@@ -180,11 +181,28 @@ def cell(mean: float, sd: float | None) -> str:
     return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
 
 
-def table_cells(table: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of the table as text: a row a label, with its prefix if any, a column a t."""
+def _chosen(run: Run) -> str:
+    """`alpha 0.3, temperature 5`: what a run's method has where papers decide by the data."""
+    method = create_method(run["method"]["name"], **run["method"]["options"])
+    keys = dict.fromkeys(key for options in method.published.values() for key in options)
+    return ", ".join(f"{key} {getattr(method, key):g}" for key in keys)
+
+
+def table_cells(
+    table: Iterable[Row], runs: Iterable[Run] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of the table as text: a row a label, a column a t.
+
+    A label is followed by its prefix, if any, and by what the method of its `runs` took for such
+    data.
+    """
     table = list(table)
     steps = sorted({row["t"] for row in table})
-    marks = {label_of(row): f" ({row['prefix']})" if "prefix" in row else "" for row in table}
+    chosen = {label_of(run): _chosen(run) for run in runs}
+    marks = {}
+    for row in table:
+        said = [each for each in (chosen.get(label_of(row)), row.get("prefix")) if each]
+        marks[label_of(row)] = f" ({'; '.join(said)})" if said else ""
     cells = {(label_of(row), row["t"]): cell(row["top1_mean"], row["top1_sd"]) for row in table}
     head = "recipe" if any(label_of(row) != row["method"] for row in table) else "method"
     rows = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ import torch
 from anystep._errors import UsageError
 from anystep._lookup import check_arguments, choose
 from anystep.config import Record
+from anystep.console import say
 from anystep.data.augmentation.augment import create_augmentation
 from anystep.data.datasets import DATASETS
-from anystep.data.frames import ENCODINGS, Encoding
+from anystep.data.frames import ENCODINGS, Direct, Encoding
 from anystep.folder import weights_file
 from anystep.nn.models import create_model, name_and_options
 from anystep.training.methods import create_method
@@ -46,6 +48,21 @@ def network_of(record: Record, phase: Phase, **data: int | list[int]) -> dict[st
     model = record.model
     neuron = model.neuron if phase.neuron is None else phase.neuron
     return {"name": model.name, **data, "neuron": neuron, "norm": model.norm, **model.options}
+
+
+def complete(record: Record) -> Record:
+    """The record with what its method's paper has for such data (`Method.published`), where it
+    names no value of its own; says which it took.
+    """
+    name, options = record.method.name, record.method.options
+    kind = "images" if isinstance(make_binning(record.data.binning), Direct) else "events"
+    published = create_method(name, **options).published.get(kind, {})
+    taken = {key: value for key, value in published.items() if key not in options}
+    if not taken:
+        return record
+    told = " and ".join(f"{key} {value:g}" for key, value in taken.items())
+    say(f"{name}: {told} as published for {kind}, since method.options names none")
+    return replace(record, method=replace(record.method, options={**taken, **options}))
 
 
 def learns_from_run(method: Method) -> bool:

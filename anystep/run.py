@@ -16,7 +16,7 @@ from torch import nn
 from anystep._errors import AnystepWarning, RunError, UsageError
 from anystep._files import Json, content_hash
 from anystep.config import Record
-from anystep.console import ProgressBar
+from anystep.console import ProgressBar, say
 from anystep.data.augmentation.augment import Augmentation, create_augmentation
 from anystep.data.datasets import load_dataset
 from anystep.data.loader import derive_seed
@@ -28,7 +28,7 @@ from anystep.nn.fuse import fuse_model, why_not_fusable
 from anystep.nn.models import create_model
 from anystep.nn.models.base import StepModel
 from anystep.nn.neurons import ClippedIF
-from anystep.preflight import check, make_binning, network_of
+from anystep.preflight import check, complete, make_binning, network_of
 from anystep.training.fabric import make_fabric
 from anystep.training.fit import fit, start
 from anystep.training.methods import create_method
@@ -41,16 +41,21 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> J
     """Train what `record` says into `folder`, judge it once on the split that it names: its scores.
 
     With `resume` the folder's own checkpoint is taken up; on a CPU the result is bit-identical to
-    an uninterrupted run. A finished folder is left as it is.
+    an uninterrupted run. A finished folder is left as it is. Options that the record leaves to the
+    method's paper are filled in (`preflight.complete`) and written with it.
 
     Errors: a folder that holds another run, or that cannot be written; whatever the record's parts
     refuse, before any training starts.
     """
     place = RunFolder(folder)
+    if not place.begun or place.read_record() != record:  # an older run goes on as it was begun
+        record = complete(record)
     place.check_free(record, resume=resume)
     if place.finished:
         return place.read_scores()
     method = check(record)
+    if remark := method.remark(record.train.epochs):
+        say(f"warning: {remark}")
     engine = {"accelerator": record.engine.accelerator, "precision": record.engine.precision}
     fabric = make_fabric(
         **engine, devices=record.engine.devices, callbacks=[ProgressBar(place.name)]

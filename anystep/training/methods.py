@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -57,10 +57,14 @@ class TKS(Method):
 
     So a_0 = 0 (plain cross-entropy) and the last epoch has alpha (E - 1) / E. `ramp="static"` keeps
     alpha throughout; the authors' `--staticalpha` is something else, it freezes the weight of the
-    *label* part. Defaults: TKS's for CIFAR (alpha 0.7, temperature 3); its event recipes use 0.3
-    and 5.
+    *label* part. alpha and temperature are by default those of the paper's images; a record that
+    names none takes the `published` ones of its kind of data.
     """
 
+    published: ClassVar = {
+        "events": {"alpha": 0.3, "temperature": 5.0},
+        "images": {"alpha": 0.7, "temperature": 3.0},
+    }
     alpha: float = 0.7
     temperature: float = 3.0
     pool: str = "sum_correct"
@@ -71,6 +75,12 @@ class TKS(Method):
     def __post_init__(self) -> None:
         choose({"linear": 0, "static": 0}, self.ramp, "ramp")
         _try(self)
+
+    def remark(self, epochs: int) -> str:
+        if self.ramp == "static" or epochs > 1:
+            return ""
+        way_out = "train longer, or with method.options.ramp static"
+        return f"tks begins with weight 0, so one epoch of it is plain cross-entropy: {way_out}"
 
     def loss(self, outputs: StepLogits, labels: Tensor, progress: float) -> Parts:
         return tks_parts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,14 +47,20 @@ class Method:
     """A training scheme: the phases, what the networks see of a batch, and the loss.
 
     The default has one phase, and the student sees everything. `neurons`: the neurons that the
-    method can train, by name; empty means any.
+    method can train, by name; empty means any. `published`: the options whose published values hang
+    on the data, "events" or "images", for a record that names none.
     """
 
     neurons: tuple[str, ...] = ()
+    published: ClassVar[Mapping[str, Mapping[str, float]]] = {}
 
     def phases(self) -> tuple[Phase, ...]:
         """The phases, in order; the last one's network is the run's model."""
         return (Phase(),)
+
+    def remark(self, epochs: int) -> str:
+        """What a person should know before training for so many epochs, if anything."""
+        return ""
 
     def views(self, x: Tensor, phase: Phase, generator: torch.Generator) -> dict[str, Tensor]:
         """What "student" and, if the phase has one, "teacher" see of a batch `x (T, N, P, H, W)`.

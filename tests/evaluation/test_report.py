@@ -146,6 +146,7 @@ def test_the_provenance_table_has_a_row_a_run(page):
     assert dict(zip(head, rows[1], strict=True)) == {
         "run": "tks-s1",
         "method": "tks",
+        "options": "defaults",
         "seed": "1",
         "protocol": "digits-v1 (feed0123)",
         "test samples": "40",
@@ -155,6 +156,11 @@ def test_the_provenance_table_has_a_row_a_run(page):
         "commit": "0123abc",
         "versions": "anystep 0.1.0, torch 2.13",
     }
+
+
+def test_the_provenance_table_names_the_options_that_a_method_had(tmp_path, page_of):
+    edit(small(tmp_path / "a", method="tks"), method={"options": {"alpha": 0.3, "temperature": 5}})
+    assert "alpha 0.3, temperature 5" in page_of(tmp_path / "a").table("provenance")[1]
 
 
 def test_every_caption_states_protocol_samples_prefix_and_seeds(page):

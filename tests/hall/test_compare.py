@@ -9,9 +9,18 @@ import drivers
 import pytest
 
 from anystep import compare, run
-from anystep.compare import cell, compare_methods, compare_recipes, markdown_table, table_of
-from anystep.config import load_recipe
+from anystep.compare import (
+    cell,
+    compare_methods,
+    compare_recipes,
+    markdown_table,
+    table_cells,
+    table_of,
+)
+from anystep.config import MethodConfig, load_recipe
 from anystep.folder import RunFolder
+from anystep.preflight import complete
+from anystep.training.methods import TKS
 
 
 def scored(method, seed, accuracies, *, label=None, **scores):
@@ -124,7 +133,7 @@ def test_recipes_judged_on_other_samples_are_refused_before_any_is_trained(
         compare_recipes([record, other], [0], tmp_path / "out")
 
 
-def test_every_method_runs_with_every_seed_and_only_those_differ(tmp_path, record):
+def test_every_method_runs_with_every_seed_and_only_those_differ(tmp_path, record, capsys):
     record = replace(record, method=replace(record.method, options={"alpha": 0.3}))
     out = tmp_path / "out"
     result = compare_methods(record, ["ce", "tks"], [0, 1], out)
@@ -132,16 +141,47 @@ def test_every_method_runs_with_every_seed_and_only_those_differ(tmp_path, recor
     assert [each["run"] for each in result["runs"]] == names
     assert {path.name for path in out.iterdir()} == {*names, "comparison.json"}
     configs = [load_recipe(out / name / "config.yaml") for name in names]
-    ce, tks = {"name": "ce", "options": {}}, {"name": "tks", "options": {"alpha": 0.3}}
+    ce = {"name": "ce", "options": {}}
+    tks = {"name": "tks", "options": {"alpha": 0.3, "temperature": 5.0}}
     own = [(each.pop("method"), each.pop("seed")) for each in configs]
     assert own == [(ce, 0), (ce, 1), (tks, 0), (tks, 1)]
     assert all(each == configs[0] for each in configs)
+    taken = "tks: temperature 5 as published for events, since method.options names none"
+    warning = f"warning: {TKS().remark(1)}"
+    said = capsys.readouterr().err.splitlines()
+    assert [said.count(line) for line in (taken, warning)] == [2, 2]
+    assert [each["method"] for each in result["runs"]] == [ce, ce, tks, tks]
+    rows = [row[0] for row in table_cells(result["table"], result["runs"])[1]]
+    assert rows == ["ce", "tks (alpha 0.3, temperature 5)"]
 
     assert comparison_in(out) == result
     assert result["record"] == asdict(record)
     assert result["table"] == table_of(result["runs"])
     first, place = result["runs"][0], RunFolder(out / "ce-seed0")
     assert (first["scores"], first["env"]) == (place.read_scores(), place.read_environment())
+
+
+@pytest.mark.parametrize(
+    ("binning", "options", "taken"),
+    [
+        ("equal_time", {}, {"alpha": 0.3, "temperature": 5.0}),
+        ("direct", {}, {"alpha": 0.7, "temperature": 3.0}),
+        ("direct", {"alpha": 0.1, "detach": True}, {"temperature": 3.0}),
+        ("equal_time", {"alpha": 0.7, "temperature": 3.0}, {}),
+    ],
+)
+def test_tks_takes_what_its_paper_has_for_such_data_where_the_record_has_none(
+    binning, options, taken, record, capsys
+):
+    data = replace(record.data, binning={"name": binning, "steps": 4})
+    given = replace(record, data=data, method=MethodConfig(name="tks", options=options))
+    whole = complete(given)
+    assert whole.method.options == {**options, **taken}
+    said = capsys.readouterr().err
+    assert all(f"{key} {value:g}" in said for key, value in taken.items())
+    for nothing_to_take in (whole, replace(given, method=MethodConfig(name="ce"))):
+        assert complete(nothing_to_take) == nothing_to_take
+    assert not capsys.readouterr().err
 
 
 def test_a_second_call_trains_nothing_and_more_seeds_only_those(tmp_path, record, monkeypatch):

@@ -15,6 +15,7 @@ from anystep import run
 from anystep.data.datasets import DATASETS
 from anystep.data.frames import FixedDuration
 from anystep.folder import RunFolder, load_model
+from anystep.preflight import complete
 from anystep.run import evaluate_run, run_record
 from anystep.training import fit as train
 
@@ -58,7 +59,7 @@ def test_a_run_folder_holds_all_of_a_run(tmp_path, record):
     scores = run_record(record, folder)
     files = {path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file()}
     assert files == {*FILES.split(), "checkpoints", "tensorboard"}
-    assert RunFolder(folder).read_record() == record
+    assert RunFolder(folder).read_record() == complete(record)
     assert RunFolder(folder).read_scores() == scores
     environment = RunFolder(folder).read_environment()
     assert environment.keys() == set(ENVIRONMENT.split())

@@ -48,6 +48,12 @@ def test_the_parts_of_a_method_and_their_gradients_add_up_to_the_loss_of_its_nam
     torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-16)
 
 
+def test_tks_says_that_one_epoch_of_it_is_plain_cross_entropy():
+    assert "plain cross-entropy" in TKS().remark(1)
+    silent = (TKS().remark(2), TKS(ramp="static").remark(1), create_method("ce").remark(1))
+    assert silent == ("", "", "")
+
+
 @pytest.mark.parametrize(
     ("ramp", "expected"), [("linear", [0.0, 0.2, 0.4, 0.6]), ("static", [0.8] * 4)]
 )

@@ -92,11 +92,12 @@ def provenance_table(groups: Groups) -> Block:
     """Where each run comes from: data, seed, code and libraries."""
     rows = []
     for label, run in ((label, run) for label, group in groups.items() for run in group):
-        env = run.env
+        env, options = run.env, run.config["method"].get("options") or {}
         dirty = ", with uncommitted changes" if env["dirty"] else ""
         row = {
             "run": run.label,
             "method": label,
+            "options": ", ".join(f"{key} {value}" for key, value in options.items()) or "defaults",
             "seed": run.seed,
             "protocol": protocol_of(run),
             "test samples": run.scores["samples"],
