@@ -77,7 +77,19 @@ def with_faery() -> dict[str, bytes]:
     }
 
 
-ALL = WHOLE | with_faery()
+def with_h5py() -> dict[str, bytes]:
+    """HDF5, if h5py is there."""
+    if importlib.util.find_spec("h5py") is None:
+        return {}
+    from h5py import File
+
+    content = io.BytesIO()
+    with File(content, "w") as file:
+        file["events"] = np.rec.fromarrays(np.array(ROWS).T, names=[*"txyp"])
+    return {"h5": content.getvalue()}
+
+
+ALL = WHOLE | with_faery() | with_h5py()
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +218,7 @@ BOMBS = {
     "aedat4 claim": files.aedat4_bytes([files.aedat4_packet(ROWS[:1], number=HUGE)[:10]]),
     "aedat4 less than nothing": files.aedat4_bytes([]) + b"\0\0\0\0\xff\xff\xff\xff",
     "aedat4 header": b"#!AER-DAT4.0\r\n\xff\xff\xff\x7f0123456789",
+    "h5": b"\x89HDF\r\n\x1a\n" + b"\xff" * 100,
     "raw": b"% evt 3.0\n% geometry 65535x65535\n% end\n0123456789",
     "dat": b"% Version 2\n% Width 65535\n% Height 65535\n\x0c\x08" + b"\xff" * 10,
     "es": b"Event Stream\x02\x00\x00\x00" + b"\x00\xff\xff\xff\x7f" + b"0123456789",

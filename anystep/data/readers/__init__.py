@@ -19,6 +19,7 @@ from anystep.data.readers.arrays import read_npy, read_npz
 from anystep.data.readers.atis import read_bin
 from anystep.data.readers.cameras import read_aedat4, read_es
 from anystep.data.readers.gestures import Segment, gesture_segments
+from anystep.data.readers.hdf5 import read_h5
 from anystep.data.readers.prophesee import read_dat, read_raw
 from anystep.data.readers.source import Recorded, Size, events_of, regular_file
 from anystep.data.readers.tables import read_csv
@@ -39,6 +40,7 @@ READERS: dict[str, Callable[[Path], Recorded]] = {
     "raw": read_raw,
     "dat": read_dat,
     "es": read_es,
+    "h5": read_h5,
 }
 
 # What a suffix stands for. `.aedat` is 1.0, 2.0, 3.1 or 4 and says so in its first line, as old
@@ -46,6 +48,7 @@ READERS: dict[str, Callable[[Path], Recorded]] = {
 SUFFIXES: dict[str, str] = {
     **{f".{name}": name for name in READERS if name != "cifar10-dvs"},
     ".txt": "csv",
+    ".hdf5": "h5",
 }
 _BY_FIRST_LINE = (".aedat", ".dat")
 

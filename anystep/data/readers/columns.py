@@ -43,7 +43,8 @@ def microseconds(t: NDArray[Any], name: str) -> NDArray[Any]:
     Fractions in any other column of microseconds are refused: nobody knows their unit.
     """
     unit = _UNITS.get(name, 1)
-    broken = (t != np.floor(t)) if t.dtype.kind == "f" else np.zeros(0, np.bool_)
+    with np.errstate(invalid="ignore"):
+        broken = (t != np.floor(t)) if t.dtype.kind == "f" else np.zeros(0, np.bool_)
     if broken.any() and unit == 1:
         if name != "ts":
             index = int(broken.argmax())
