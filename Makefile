@@ -8,7 +8,7 @@ DEMO := runs/demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow lint results clean
+.PHONY: help install demo test test-slow test-oldest test-newest lint results clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -37,6 +37,21 @@ test: $(INSTALLED) ## the suite: no download, a few minutes on two cores
 
 test-slow: $(INSTALLED) ## the long tests
 	$(PYTEST) -m slow
+
+# Without constraints.txt, in .venv-oldest and .venv-newest: what pyproject.toml asks for by name, in
+# the lowest and in the newest releases that it allows. uv, because pip cannot take the lowest.
+test-oldest test-newest: BIN = .venv-$(@:test-%=%)/bin
+test-oldest: RELEASES = lowest-direct
+test-newest: RELEASES = highest
+
+test-oldest: ## the suite on the oldest releases of all packages (some GB)
+test-newest: ## the suite on the newest releases of all packages (some GB)
+test-oldest test-newest:
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(BIN:/bin=) && \
+	  $(BIN)/pip install --quiet --disable-pip-version-check uv; }
+	$(BIN)/uv pip install --python $(BIN)/python --upgrade --compile-bytecode \
+	  --resolution $(RELEASES) -e '.[dev]'
+	$(PYTEST) -m "not slow"
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

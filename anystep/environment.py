@@ -57,7 +57,11 @@ def describe_environment(*, seed: int, device: Any = "cpu") -> dict[str, Any]:
     cuda = torch.device(device).type == "cuda"
     return {
         **_git_state(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {
+            "python": platform.python_version(),
+            **_versions(),
+            "torch": torch.__version__,  # with its build, which an installed package need not say
+        },
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

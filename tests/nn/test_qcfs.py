@@ -27,15 +27,18 @@ def backend(request):
 
 
 def straight_through(x, clip, levels, gradient):
-    """The activation in plain operations, as both codes write it."""
+    """The activation in plain operations, as both codes write it, as torch was then."""
 
     def floor(y):
         return y + (torch.floor(y) - y).detach()
 
+    def clamp(y):  # its gradient at the bounds is 1: of torch.clamp, 1 up to 2.13 and 0 in 2.15
+        return torch.where((y >= 0) & (y <= 1), y, y.detach().clamp(0, 1))
+
     share = x / clip
     if gradient == "clip_first":
-        return clip * floor(levels * share.clamp(0, 1) + 0.5) / levels
-    return clip * (floor(levels * share + 0.5) / levels).clamp(0, 1)
+        return clip * floor(levels * clamp(share) + 0.5) / levels
+    return clip * clamp(floor(levels * share + 0.5) / levels)
 
 
 def network(neuron, *, clips=(0.75, 1.5, 3.0), **options):

@@ -189,8 +189,9 @@ def _backward(
             ds = tl.load(d_spikes_at, mask, 0).to(DTYPE)
         dh = _back(h, ds, dv, RULE)
         if totals_at is not None:
-            # the membrane after the step before, if there is one
-            h = tl.load(charges_at - size, mask & (done < steps - 1), 0)
+            # the membrane after the step before, if there is one (one comparison: two joined by &
+            # are numbers to the interpreter of Triton 3.9, and no load takes numbers as a mask)
+            h = tl.load(charges_at - size, here < tl.where(done < steps - 1, size, 0), 0)
             rest = tl.load(v_at + here, mask, 0).to(DTYPE)
             before = tl.where(done < steps - 1, _reset(h, _fire(h, RULE), RULE), rest)
             d_decay += dh.to(tl.float64) * before.to(tl.float64)
