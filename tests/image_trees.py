@@ -155,6 +155,26 @@ def cifar10_python(root: Path) -> Path:
     return root
 
 
+def cifar10_pngs(root: Path, layout: str = "{part}/{name}/{number:04}.png") -> Path:
+    """train/airplane/0000.png and so on; pjreddie's copy has train/0_airplane.png."""
+    from PIL import Image
+
+    names = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    for part, (images, labels) in cifar_images(10).items():
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            file = root / layout.format(part=part, name=names[label], number=number)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.transpose(1, 2, 0)).save(file)
+    return root
+
+
+def cifar10_flat(root: Path) -> Path:
+    """train/0_airplane.png and so on, with a hidden file beside."""
+    cifar10_pngs(root, "{part}/{number}_{name}.png")
+    (root / "train" / "._0_airplane.png").write_bytes(b"\0\5\x16\7")
+    return root
+
+
 def cifar100_binary(root: Path) -> Path:
     """cifar-100-binary: a coarse and a fine label byte before the pixels."""
     home = root / "cifar-100-binary"

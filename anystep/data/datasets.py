@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from anystep._lookup import check_keys, choose
@@ -15,7 +14,7 @@ from anystep.data.events.rows import event_set
 from anystep.data.frames import Encoding
 from anystep.data.images.cifar import cifar10, cifar100
 from anystep.data.images.layouts import LAYOUTS
-from anystep.data.images.rows import photographs
+from anystep.data.images.rows import image_set
 from anystep.data.sets import Splits
 
 DATASETS: dict[str, Callable[..., Splits]] = {
@@ -24,8 +23,7 @@ DATASETS: dict[str, Callable[..., Splits]] = {
     **{name: event_set(name) for name in EVENT_SETS},
     "cifar10": cifar10,
     "cifar100": cifar100,
-    **{name: partial(photographs, name) for name in LAYOUTS},
-    "imagenet-1k": partial(photographs, "imagenet-1k", interpolation="bicubic"),  # as timm tests
+    **{name: image_set(name) for name in LAYOUTS},
 }
 
 
@@ -35,7 +33,7 @@ def about(name: str) -> str:
     >>> about("digits-dvs").startswith("The 1,797 handwritten digits")
     True
     """
-    described: Any = LAYOUTS.get(name) or choose(DATASETS, name, "dataset")
+    described = choose(DATASETS, name, "dataset")
     return (described.__doc__ or "").strip().partition("\n")[0]
 
 
@@ -69,4 +67,7 @@ def load_dataset(
     known = options_of(name)
     if known is not None:
         check_keys(options, known, "option", f"dataset {name}")
-    return load(binning=binning, cache=cache, workers=workers, **options)
+    takes = inspect.signature(load).parameters
+    building = {"cache": cache, "workers": workers}  # for rows that build something
+    own = {key: value for key, value in building.items() if known is None or key in takes}
+    return load(binning=binning, **own, **options)

@@ -54,13 +54,11 @@ def _digits_splits(data: FrameSet | RaggedSet | ImageSet, encoding: Encoding) ->
     return Splits.of(data, parts, classes, causal=encoding.causal, binning=told)
 
 
-def digits(
-    *, binning: Encoding, cache: str | os.PathLike[str] | None = None, workers: int | None = None
-) -> Splits:
+def digits(*, binning: Encoding) -> Splits:
     """The 1,797 handwritten digits of scikit-learn as grey images of 32 x 32, shown for T steps.
 
     8 x 8 pixels of 17 grey levels (Alpaydin and Kaynak 1998) enlarged to (1, 32, 32) float32 in [0,
-    1]. The split is that of digits-dvs. `cache` and `workers` have nothing to do.
+    1]. The split is that of digits-dvs.
     """
     if not isinstance(binning, Direct):
         raise UsageError(f"digits holds images: its binning must be direct, got {binning.name}")

@@ -246,14 +246,14 @@ INTERPOLATIONS: dict[str, Callable[[NDArray[Any], Size], NDArray[Any]]] = {
 }
 
 
-def _sides(size: int | Sequence[int]) -> Size:
+def sides(size: int | Sequence[int]) -> Size:
     """(H, W) of the side of a square or of [H, W]. Error: anything else."""
-    sides: Any = list(size) if isinstance(size, Sequence) else [size, size]
-    whole = all(isinstance(side, (int, np.integer)) and type(side) is not bool for side in sides)
-    if isinstance(size, str) or len(sides) != 2 or not whole or min(sides) < 1:
+    pair: Any = list(size) if isinstance(size, Sequence) else [size, size]
+    whole = all(isinstance(side, (int, np.integer)) and type(side) is not bool for side in pair)
+    if isinstance(size, str) or len(pair) != 2 or not whole or min(pair) < 1:
         rule = "size must be a whole number >= 1, or two of them [H, W]"
         raise UsageError(f"resize: {rule}, got {size!r}")
-    return int(sides[0]), int(sides[1])
+    return int(pair[0]), int(pair[1])
 
 
 def check_size(size: int | Sequence[int] | None, interpolation: str) -> None:
@@ -263,7 +263,7 @@ def check_size(size: int | Sequence[int] | None, interpolation: str) -> None:
         if interpolation != "nearest":
             raise UsageError(f"resize: interpolation {interpolation!r} needs a size, got None")
     else:
-        _sides(size)
+        sides(size)
 
 
 def resize(frames: NDArray[Any], size: int | Sequence[int], interpolation: str) -> NDArray[Any]:
@@ -279,4 +279,4 @@ def resize(frames: NDArray[Any], size: int | Sequence[int], interpolation: str) 
     check_size(size, interpolation)
     if frames.ndim < 2 or 0 in frames.shape[-2:]:
         raise UsageError(f"resize: frames must be (..., H, W), each >= 1, got shape {frames.shape}")
-    return INTERPOLATIONS[interpolation](frames, _sides(size))
+    return INTERPOLATIONS[interpolation](frames, sides(size))

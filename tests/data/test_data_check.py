@@ -158,7 +158,7 @@ def test_images_are_counted_and_the_first_of_each_class_is_decoded(tmp_path):
     assert (found.summary["samples"], found.summary["events"]) == ({"train": 16, "test": 4}, None)
     each = {"train": 8, "test": 2}
     assert found.summary["classes"] == {"circle": each, "square": each}
-    assert [image.shape for image in found.examples.values()] == [(3, 224, 224)] * 2
+    assert [image.shape for image in found.examples.values()] == [(3, 30, 40)] * 2
     # red is the class
     assert [int(found.examples[name][0].mean()) for name in ("circle", "square")] == [30, 90]
 

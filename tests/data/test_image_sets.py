@@ -14,6 +14,8 @@ import pytest
 from image_trees import (
     TREES,
     cifar10_binary,
+    cifar10_flat,
+    cifar10_pngs,
     cifar10_python,
     cifar100_binary,
     cifar_images,
@@ -160,7 +162,7 @@ ATTACKS = [
     ),
     (written_as("GIF", "L"), r"of a known format \(JPEG, PNG, BMP, WEBP, TIFF\)"),
     (written_as("PNG", "1", (9000, 9000)), "it has 9000 x 9000 pixels: an image may have 67,108,"),
-    (written_as("PNG", "1", (60_000, 1)), "3840000 x 64 pixels when its shorter side has 64: an"),
+    (written_as("PNG", "1", (60_000, 1)), "3840000 x 64 pixels when it is resized: an"),
     (written_as("PNG", "I;16"), "its pixels are I;16 in Pillow's words: write it with 8 bits"),
     (os.mkfifo, "must be a file; it is a folder, a device or a pipe"),
     (lambda file: file.symlink_to("/dev/zero"), "must be a file"),
@@ -173,6 +175,54 @@ def test_a_picture_starts_no_program_takes_no_gigabytes_and_never_hangs(attack, 
     attack(tmp_path / "some.jpg")
     with pytest.raises(ValueError, match=rf"some\.jpg.* {words}"):
         ImageFiles([str(tmp_path / "some.jpg")], Fit(64, 64))[0]
+
+
+def pictured(root: Path, *shapes: tuple[int, ...]) -> tuple[Path, np.ndarray]:
+    """Noise of these shapes in turn, ten files a class, and the first picture of the first class."""
+    from PIL import Image
+
+    chance = np.random.default_rng(0)
+    images = [chance.integers(0, 256, shapes[k % len(shapes)], np.uint8) for k in range(20)]
+    for k, image in enumerate(images):
+        (root / "ab"[k % 2]).mkdir(exist_ok=True)
+        Image.fromarray(image).save(root / "ab"[k % 2] / f"{k // 2}.png")
+    return root, images[0]
+
+
+def first_of(root: Path, **options) -> np.ndarray:
+    """What is seen of a/0.png, and that items are `raw` / 255 unless statistics are given."""
+    splits = loaded("image-folder", root, **options)
+    data = next(each for each in map(splits.__getattribute__, PARTS) if "a/0.png" in each.ids)
+    index = data.ids.tolist().index("a/0.png")
+    assert np.array_equal(data[index][0][0], data.raw(index).astype(np.float32) / 255)
+    return data.raw(index)
+
+
+def test_pictures_of_one_size_keep_every_pixel_and_grey_ones_their_one_channel(tmp_path):
+    (tmp_path / "colour").mkdir(), (tmp_path / "grey").mkdir()
+    root, image = pictured(tmp_path / "colour", (32, 32, 3))
+    for options in ({}, {"size": 32}, {"size": [32, 32], "stretch": True}):
+        assert np.array_equal(first_of(root, **options), image.transpose(2, 0, 1))
+    root, image = pictured(tmp_path / "grey", (9, 12))
+    assert np.array_equal(first_of(root), image[None])
+    assert np.array_equal(first_of(root, channels=3), [image] * 3)
+    cropped = first_of(root, size=[6, 8], crop=2 / 3)
+    assert np.array_equal(cropped, image[None, 2:8, 2:10])
+    with pytest.raises(ValueError, match=r"mean must be one number, or one .* the 1 channels"):
+        first_of(root, mean=(0.5, 0.5, 0.5))
+
+
+def test_pictures_that_differ_need_a_size_and_one_in_colour_makes_three_channels(tmp_path):
+    from PIL import Image
+
+    root, image = pictured(tmp_path, (8, 16), (12, 6, 3))
+    with pytest.raises(
+        ValueError, match=r"size must be given .*a/0.png has 16 x 8 pixels, .*6 x 12"
+    ):
+        first_of(root)
+    assert np.array_equal(first_of(root, size=8), [image[:, 4:12]] * 3)
+    whole = Image.fromarray(image).resize((4, 4), Image.Resampling.BILINEAR)
+    assert np.array_equal(first_of(root, size=4, stretch=True, channels=1), np.asarray(whole)[None])
 
 
 def cats_and_dogs(root: Path, *parts: str) -> Path:
@@ -258,7 +308,7 @@ def cifar10_shards(root: Path) -> Path:
 
 
 def test_the_forms_of_cifar10_are_one_set_with_one_split_decoded_once(tmp_path):
-    forms = (cifar10_binary, cifar10_python, cifar10_shards)
+    forms = (cifar10_binary, cifar10_python, cifar10_shards, cifar10_pngs, cifar10_flat)
     found = [
         loaded("cifar10", make(tmp_path / make.__name__), cache=tmp_path, **PLAIN) for make in forms
     ]
@@ -278,6 +328,23 @@ def test_the_forms_of_cifar10_are_one_set_with_one_split_decoded_once(tmp_path):
     shard.write_bytes(b"PAR1 and nothing more")
     with pytest.raises(ValueError, match=r"test-00000-of-00001\.parquet is no parquet file"):
         loaded("cifar10", tmp_path / "cifar10_shards", cache=tmp_path)
+
+
+def test_cifar10_in_pngs_has_ten_classes_of_32_by_32_and_a_picture_that_moved_has_its_new_class(
+    tmp_path,
+):
+    root = cifar10_pngs(tmp_path / "cifar10")
+    before = loaded("cifar10", root, cache=tmp_path)
+    (root / "test/cat/0003.png").rename(root / "test/dog/0003.png")
+    after = loaded("cifar10", root, cache=tmp_path)
+    assert np.bincount(after.test.labels).tolist() == [2, 2, 2, 1, 2, 3, 2, 2, 2, 2]
+    assert set(before.test.ids) == set(after.test.ids)
+    save(root / "train/cat/wide.png", (1, 2, 3))
+    with pytest.raises(ValueError, match=r"wide\.png must have 32 x 32 pixels, it has 40 x 30"):
+        loaded("cifar10", root, cache=tmp_path)
+    (root / "train/cat/wide.png").rename(root / "train/1.png")
+    with pytest.raises(ValueError, match=r"train/1\.png: its folder must be a class of cifar10"):
+        loaded("cifar10", root, cache=tmp_path)
 
 
 def test_equal_images_have_ids_of_their_own_and_one_order_whatever_that_of_the_file(tmp_path):

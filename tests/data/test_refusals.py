@@ -31,7 +31,7 @@ from anystep.data.datasets import load_dataset
 from anystep.data.events.catalogue import find_recordings
 from anystep.data.frames import Direct, EqualCount, EqualTime, FixedCount, FixedDuration, resize
 from anystep.data.images.pictures import Fit, PictureSet
-from anystep.data.images.rows import photographs
+from anystep.data.images.rows import image_set
 from anystep.data.loader import time_first
 from anystep.data.protocols import Split, Stratified, held_out, split, stratified
 from anystep.data.readers import gesture_segments
@@ -59,6 +59,10 @@ def events(t=(0, 1, 2), x=(0, 1, 2), y=(0, 1, 0), p=(0, 1, 1), sensor=(2, 3)) ->
 def pictured(mean, std) -> PictureSet:
     pictures = np.zeros((1, 3, 2, 2), np.uint8)
     return PictureSet(pictures, [0], encoding=Direct(1), mean=mean, std=std)
+
+
+def folder(**options):
+    return image_set("image-folder")(binning=Direct(1), root=".", **options)
 
 
 def one(t=0, x=0, y=0, sensor=(400, 400)) -> Events:
@@ -120,8 +124,13 @@ SHARES = (0.6, 0.2, 0.2)
 IMAGE_ROWS = [
     (lambda: pictured((0.5,), (0.5,))[0], "mean and std are for 1 planes, an image has 3"),
     (lambda: pictured((0, 0, 0), (1, 1, 0)), "std must be as many numbers > 0 as mean"),
-    (lambda: photographs("image-folder", binning=Direct(1), root=".", size=0), "size must be a"),
-    (lambda: photographs("image-folder", binning=Direct(1), root=".", size=True), "got True"),
+    (lambda: folder(size=0), "size must be a whole number >= 1, or two of them"),
+    (lambda: folder(size=True), "got True"),
+    (lambda: folder(size=8, crop=0), "crop must be the share .* above 0 and at most 1, got 0"),
+    (lambda: folder(crop=0.5), "crop and stretch say how pictures become `size`: give size"),
+    (lambda: folder(stretch=True), "give size"),
+    (lambda: folder(channels=2), "channels must be 1 or 3, got 2"),
+    (lambda: folder(size=8, interpolation="lanczos"), "unknown interpolation 'lanczos'"),
     (lambda: Fit(interpolation="cubic"), "'cubic'. Did you mean 'bicubic'"),
 ]
 ITEM = np.zeros((3, 2, 4, 5)), 0

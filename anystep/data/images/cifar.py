@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in any form in which people have them: parquet, binary or pickled."""
+"""CIFAR-10 and CIFAR-100 in any form in which people have them: parquet, binary, pickled, PNGs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anystep._errors import UsageError
-from anystep._files import content_hash
+from anystep._files import content_hash, regular
 from anystep.data.cache import cached_array, default_cache
 from anystep.data.frames import Encoding
 from anystep.data.images.pictures import PictureSet, decode
@@ -90,14 +90,39 @@ CIFAR100 = Cifar(
 )
 
 
+def _decoded(file: str | bytes, where: str) -> NDArray[np.uint8]:
+    image = decode(file, where)
+    if image.shape != (3, 32, 32):
+        _, height, width = image.shape
+        raise UsageError(f"{where} must have 32 x 32 pixels, it has {width} x {height}")
+    return image
+
+
 def _read_parquet(cifar: Cifar, file: Path) -> Part:
     """Columns `img` (bytes of an image file) and the label."""
     stored = read_shards(cifar.name, {"": [file]}, label=cifar.label)
     found = stored.images
-    images = [decode(found[k], found.where(k)) for k in range(len(found))]
-    if any(image.shape != (3, 32, 32) for image in images):
-        raise UsageError(f"{file}: images must be 32 x 32")
-    return np.stack(images), stored.labels
+    return np.stack([_decoded(found[k], found.where(k)) for k in range(len(found))]), stored.labels
+
+
+def _pngs(folder: Path) -> list[Path]:
+    """All PNGs below a folder; what starts with a dot is hidden."""
+    return sorted(each for each in folder.rglob("*.png") if each.name[0] != ".")
+
+
+def _read_pngs(cifar: Cifar, folder: Path) -> Part:
+    """<class>/*.png, also a level deeper, or <number>_<class>.png; a class may be its number."""
+    known = {name: label for label, name in enumerate(cifar.classes)}
+    known |= {str(label): label for label in known.values()}
+    images, labels = [], []
+    for file in _pngs(folder):
+        label = known.get(file.parent.name, known.get(file.stem.partition("_")[2]))
+        if label is None:
+            rule = f"its folder must be a class of {cifar.name} ({cifar.classes[0]}, ...)"
+            raise UsageError(f"{file}: {rule}, or its name <number>_<class>.png")
+        images.append(_decoded(str(file), str(file)))
+        labels.append(label)
+    return np.stack(images), np.array(labels, dtype=np.int64)
 
 
 def _read_binary(cifar: Cifar, file: Path) -> Part:
@@ -180,8 +205,18 @@ def _find(cifar: Cifar, folder: Path) -> tuple[Callable[[Path], Part], list[Path
                     if not file.is_file():
                         raise UsageError(f"{cifar.name}: {file} is missing")
                 return partial(read, cifar), train, [test]
-    known = f"{cifar.shards}/train-*.parquet and test-*.parquet, {cifar.binary}/ or {cifar.python}/"
-    raise UsageError(f"{cifar.name}: {folder} must hold {known}")
+    pngs = [folder / part for part in ("train", "test")]
+    if all(_pngs(each) for each in pngs):
+        return partial(_read_pngs, cifar), pngs[:1], pngs[1:]
+    known = f"{cifar.shards}/train-*.parquet and test-*.parquet, {cifar.binary}/, {cifar.python}/"
+    raise UsageError(f"{cifar.name}: {folder} must hold {known} or PNGs in train/ and test/")
+
+
+def _content(place: Path) -> Any:
+    """The hash of a file; of a folder those of its PNGs with their paths, which name the class."""
+    if place.is_dir():
+        return [(file.relative_to(place).as_posix(), _content(file)) for file in _pngs(place)]
+    return hashlib.sha256(regular(place).read_bytes()).hexdigest()
 
 
 def _cifar(
@@ -194,7 +229,7 @@ def _cifar(
 ) -> Splits:
     encoding, folder = direct(cifar.name, binning), release_folder(cifar.name, root)
     read, train, test = _find(cifar, folder)
-    contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (*train, *test)]
+    contents = [_content(place) for place in (*train, *test)]
     key = f"{cifar.name}-{content_hash(CIFAR_VERSION, contents)}"
     store = default_cache() if cache is None else Path(cache)
     table = cached_array(store, key, lambda: _records(read, train, test))
@@ -219,10 +254,11 @@ def cifar10(
 ) -> Splits:
     """CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 images of 32 x 32, ten classes.
 
-    `root` holds `plain_text/*.parquet` (the hub's form; extra `images`), `cifar-10-batches-bin` or
-    `cifar-10-batches-py`. Decoded once into a file under `cache`, ordered by content, so that every
-    form gives the same arrays and the same split "cifar10/official": the official test set, a tenth
-    of every training class for validation.
+    `root` holds `plain_text/*.parquet` (the hub's form; extra `images`), `cifar-10-batches-bin`,
+    `cifar-10-batches-py`, or PNGs in train/ and test/: <class>/*.png or <number>_<class>.png.
+    Decoded once into a file under `cache`, ordered by content, so that every form gives the same
+    arrays and the same split "cifar10/official": the official test set, a tenth of every training
+    class for validation.
 
     Items are `(image / 255 - mean) / std`. The defaults are the mean and the deviation of all
     training pixels; many codes (TKS's test transform among them) divide by (0.2023, 0.1994,
@@ -242,7 +278,7 @@ def cifar100(
     std: Sequence[float] = CIFAR100_STD,
 ) -> Splits:
     """CIFAR-100 (Krizhevsky 2009) with its 100 fine labels; `cifar100/*.parquet`,
-    `cifar-100-binary` or `cifar-100-python` under `root`. Else as `cifar10`. TKS normalises it with
-    CIFAR-10's numbers; give `mean` and `std` for that.
+    `cifar-100-binary`, `cifar-100-python` or PNGs under `root`. Else as `cifar10`. TKS normalises
+    it with CIFAR-10's numbers; give `mean` and `std` for that.
     """
     return _cifar(CIFAR100, binning, cache, root, mean, std)

@@ -16,10 +16,11 @@ from anystep._errors import UsageError
 from anystep._extras import need
 from anystep._files import regular
 from anystep._lookup import choose
-from anystep.data.frames import Direct
+from anystep.data.frames import Direct, sides
 from anystep.data.images.shards import ShardImages
 from anystep.data.sets import Blocks, StoredSet
 
+GREY = ("1", "L", "LA", "La")  # Pillow's modes
 # Pillow knows many more, and runs a program (Ghostscript) for one of them.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 MOST_PIXELS = 2**26  # 8192 x 8192, in 256 MiB: a camera of 61 megapixels fits
@@ -33,29 +34,39 @@ def _check_pixels(size: tuple[int, ...], when: str = "") -> None:
 
 @dataclass(frozen=True)
 class Fit:
-    """The papers' test transform: the shorter side to `resize` pixels, then the centre `crop`.
+    """The shorter side to `resize` pixels, then the centre `crop`: 256 and 224 in the papers.
 
-    256 and 224 in the papers. The longer side is int(resize * longer / shorter), as in torchvision.
-    `interpolation`: "bilinear" or "bicubic", with Pillow's weights.
+    Each is a side or (H, W). The other side keeps its share of the shorter one, rounded down as in
+    torchvision; with `stretch` both become `resize`. `interpolation`: "bilinear" or "bicubic", with
+    Pillow's weights. A picture that has its size already is left as it is.
     """
 
-    resize: int = 256
-    crop: int = 224
+    resize: int | tuple[int, int] = 256
+    crop: int | tuple[int, int] = 224
     interpolation: str = "bilinear"
+    stretch: bool = False
 
     def __post_init__(self) -> None:
         choose({"bilinear": 0, "bicubic": 0}, self.interpolation, "interpolation")
 
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        tall, wide = sides(self.resize)
+        if self.stretch:
+            return wide, tall
+        if width * tall <= height * wide:
+            return wide, int(wide * height / width)
+        return int(tall * width / height), tall
+
     def __call__(self, picture: Any) -> Any:
-        """A Pillow image of crop x crop pixels."""
-        shorter = min(picture.size)
-        size = tuple(int(self.resize * side / shorter) for side in picture.size)
-        _check_pixels(size, f" when its shorter side has {self.resize}")
+        """A Pillow image of the size `crop`."""
+        size = self._resized(*picture.size)
+        _check_pixels(size, " when it is resized")
         if size != picture.size:
             pillow = need("PIL.Image", extra="images", purpose="reading image files")
             picture = picture.resize(size, pillow.Resampling[self.interpolation.upper()])
-        left, top = (round((side - self.crop) / 2) for side in size)
-        return picture.crop((left, top, left + self.crop, top + self.crop))
+        height, width = sides(self.crop)
+        left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+        return picture.crop((left, top, left + width, top + height))
 
 
 @contextmanager
@@ -80,31 +91,54 @@ def _opened(file: str | bytes, where: str) -> Iterator[Any]:
         raise UsageError(f"{where} is not a whole image: {error}") from error
 
 
-def decode(file: str | bytes, where: str, fit: Fit | None = None) -> NDArray[np.uint8]:
-    """The image in a file or in its bytes, (3, H, W); a grey one has three equal planes.
+def decode(
+    file: str | bytes, where: str, fit: Fit | None = None, channels: int = 3
+) -> NDArray[np.uint8]:
+    """The image in a file or in its bytes, (channels, H, W): 3, or 1 for its luma (ITU-R 601).
 
-    `where` names it in errors. Of a file with several pictures it is the first; transparency is
-    left out.
+    A grey one of 3 has three equal planes. `where` names it in errors. Of a file with several
+    pictures it is the first; transparency is left out.
     """
     with _opened(file, where) as picture:
-        coloured = picture.convert("RGB")
-        pixels = np.asarray(coloured if fit is None else fit(coloured))
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        converted = picture.convert("L" if channels == 1 else "RGB")
+        pixels = np.asarray(converted if fit is None else fit(converted))
+    planes = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return np.ascontiguousarray(planes)
 
 
 class ImageFiles:
-    """Image files or those in shards, decoded at access and fitted: items (3, crop, crop) uint8."""
+    """Image files or those in shards, decoded at access and fitted: items (channels, H, W) uint8.
 
-    def __init__(self, files: Sequence[str] | ShardImages, fit: Fit) -> None:
-        self.files, self.fit = files, fit
+    fit   how they get their size; None: as they are
+    """
+
+    def __init__(
+        self, files: Sequence[str] | ShardImages, fit: Fit | None, channels: int = 3
+    ) -> None:
+        self.files, self.fit, self.channels = files, fit, channels
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        file = self.files[index]
-        where = self.files.where(index) if isinstance(self.files, ShardImages) else str(file)
-        return decode(file, where, self.fit)
+        return decode(self.files[index], self.where(index), self.fit, self.channels)
+
+    def where(self, index: int) -> str:
+        """The name of an image in errors."""
+        if isinstance(self.files, ShardImages):
+            return self.files.where(index)
+        return self.files[index]
+
+    def headers(self) -> Iterator[tuple[str, tuple[int, int], str]]:
+        """Name, (width, height) and Pillow's mode of each image of which they can be read."""
+        for index in range(len(self)):
+            where = self.where(index)
+            try:
+                with _opened(self.files[index], where) as picture:
+                    header = where, picture.size, picture.mode
+            except (UsageError, OSError):
+                continue  # whoever asks for this image is told
+            yield header
 
 
 class PictureSet(StoredSet):
