@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from anystep.data.images.cifar import CIFAR10_CLASSES
+
 PER_CLASS = (10, 2)  # training and test images of every class
 BREEDS = ("n02085620-Chihuahua", "n02085782-Japanese_spaniel")
 
@@ -159,10 +161,10 @@ def cifar10_pngs(root: Path, layout: str = "{part}/{name}/{number:04}.png") -> P
     """train/airplane/0000.png and so on; pjreddie's copy has train/0_airplane.png."""
     from PIL import Image
 
-    names = "airplane automobile bird cat deer dog frog horse ship truck".split()
     for part, (images, labels) in cifar_images(10).items():
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            file = root / layout.format(part=part, name=names[label], number=number)
+            name = CIFAR10_CLASSES[label]
+            file = root / layout.format(part=part, name=name, number=number)
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.transpose(1, 2, 0)).save(file)
     return root

@@ -178,7 +178,7 @@ def test_a_picture_starts_no_program_takes_no_gigabytes_and_never_hangs(attack, 
 
 
 def pictured(root: Path, *shapes: tuple[int, ...]) -> tuple[Path, np.ndarray]:
-    """Noise of these shapes in turn, ten files a class, and the first picture of the first class."""
+    """Noise of these shapes in turn, ten files a class, and what a/0.png holds."""
     from PIL import Image
 
     chance = np.random.default_rng(0)
