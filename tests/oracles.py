@@ -94,14 +94,22 @@ def tks_teacher(
     return teacher
 
 
-def tks_soft(logits: np.ndarray, teacher: np.ndarray, *, temperature: float) -> float:
+def tks_soft(
+    logits: np.ndarray,
+    teacher: np.ndarray,
+    *,
+    temperature: float,
+    square: bool = True,
+    taught: Sequence[bool] | None = None,
+) -> float:
     """temperature^2 mean_t mean_n CE(q_n, softmax(o_tn)): the student has no temperature."""
     steps, samples, _ = logits.shape
     total = 0.0
     for t in range(steps):
         for n in range(samples):
-            total += cross_entropy(teacher[n], logits[t, n])
-    return temperature**2 * total / (steps * samples)
+            if taught is None or taught[n]:
+                total += cross_entropy(teacher[n], logits[t, n])
+    return (temperature**2 if square else 1) * total / (steps * samples)
 
 
 def tks(
@@ -112,11 +120,15 @@ def tks(
     temperature: float,
     pool: str = "sum_correct",
     teacher: np.ndarray | None = None,
+    empty: str = "uniform",
+    square: bool = True,
 ) -> float:
     """(1 - alpha) CE(obar, y) + alpha L_soft; a given `teacher` is fixed, as a detached one is."""
     if teacher is None:
         teacher = tks_teacher(logits, labels, temperature=temperature, pool=pool)
-    soft = tks_soft(logits, teacher, temperature=temperature)
+    right = correct_steps(logits, labels)
+    taught = [any(right[:, n]) for n in range(len(labels))] if empty == "skip" else None
+    soft = tks_soft(logits, teacher, temperature=temperature, square=square, taught=taught)
     return (1.0 - alpha) * smoothed_ce(logits, labels) + alpha * soft
 
 

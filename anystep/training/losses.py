@@ -194,7 +194,13 @@ DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 
 def tks_soft(
-    logits: Tensor, teacher: Tensor, *, temperature: float, divergence: str = "ce"
+    logits: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float,
+    divergence: str = "ce",
+    square: bool = True,
+    untaught: Tensor | None = None,
 ) -> Tensor:
     r"""How far every step is from one teacher.
 
@@ -206,12 +212,18 @@ def tks_soft(
 
     `"ce"` is as released: a cross-entropy whose student has no temperature of its own, multiplied
     by temperature squared all the same. `"kl"` is the usual distillation: the student is softened
-    like the teacher, and the term is 0 when it equals it.
+    like the teacher, and the term is 0 when it equals it. `square=False` leaves the factor
+    temperature^2 out. A sample that is `untaught` (N,) counts as 0.
     """
     check_temperature(temperature)
     check_teacher(logits, teacher)
     terms = choose(DIVERGENCES, divergence, "divergence")(logits, teacher, temperature)
-    return temperature**2 * terms.mean()
+    if untaught is not None:
+        terms = terms.masked_fill(untaught, 0.0)
+    return (temperature**2 if square else 1.0) * terms.mean()
+
+
+EMPTY = {"uniform": False, "skip": True}  # no step is right: whether the soft part is left out
 
 
 def tks_parts(
@@ -223,6 +235,8 @@ def tks_parts(
     pool: str = "sum_correct",
     detach: bool = False,
     divergence: str = "ce",
+    empty: str = "uniform",
+    square: bool = True,
 ) -> Parts:
     r"""Temporal knowledge sharing: the steps that are right teach all steps.
 
@@ -238,12 +252,24 @@ def tks_parts(
     `detach=True` stops the gradient through the teacher. With `pool="label"` the soft part is
     temperature^2 `step_ce`; for `divergence="kl"` see `tks_soft`. The method `TKS` lets `alpha`
     grow over the epochs.
+
+    Two options are ours: `empty="skip"` leaves the soft part of a sample without a right step out
+    (as 0 in the mean over N; `"uniform"` pulls it to the uniform distribution), `square=False` the
+    factor temperature^2.
     """
     check_unit("alpha", alpha)
     teacher = tks_teacher(logits, labels, temperature=temperature, pool=pool)
     teacher = teacher.detach() if detach else teacher
     hard = (1 - alpha) * ce(logits, labels)
-    soft = tks_soft(logits, teacher, temperature=temperature, divergence=divergence)
+    skip = choose(EMPTY, empty, "empty")
+    soft = tks_soft(
+        logits,
+        teacher,
+        temperature=temperature,
+        divergence=divergence,
+        square=square,
+        untaught=_right(logits, labels).sum(0).squeeze(-1) == 0 if skip else None,
+    )
     return {"ce": hard, "tks": alpha * soft}
 
 

@@ -71,6 +71,8 @@ class TKS(Method):
     detach: bool = False
     ramp: Literal["linear", "static"] = "linear"
     divergence: str = "ce"
+    empty: str = "uniform"
+    square: bool = True
 
     def __post_init__(self) -> None:
         choose({"linear": 0, "static": 0}, self.ramp, "ramp")
@@ -91,6 +93,8 @@ class TKS(Method):
             pool=self.pool,
             detach=self.detach,
             divergence=self.divergence,
+            empty=self.empty,
+            square=self.square,
         )
 
 

@@ -15,13 +15,16 @@ from anystep.training import losses
 
 POOLS = ("sum_correct", "mean_correct", "mean_all")
 TKS = {"alpha": 0.3, "temperature": 2.5}
+MEAN = {"pool": "mean_correct"}
 LOSSES = {
     "ce": (losses.ce, oracles.smoothed_ce, {}),
     "label_smoothing": (losses.label_smoothing, oracles.smoothed_ce, {"epsilon": 0.2}),
     "tet": (losses.tet, oracles.tet, {"lamb": 0.05, "phi": 0.7}),
     "tet as published": (losses.tet, oracles.tet, {}),
     "tks": (losses.tks, oracles.tks, TKS),
-    "tks mean_correct": (losses.tks, oracles.tks, {**TKS, "pool": "mean_correct"}),
+    "tks mean_correct": (losses.tks, oracles.tks, {**TKS, **MEAN}),
+    "tks skip": (losses.tks, oracles.tks, {**TKS, **MEAN, "empty": "skip"}),
+    "tks without square": (losses.tks, oracles.tks, {**TKS, **MEAN, "square": False}),
     "tks mean_all": (losses.tks, oracles.tks, {**TKS, "pool": "mean_all"}),
 }
 every_loss = pytest.mark.parametrize("name", LOSSES)
@@ -171,6 +174,11 @@ def test_tks_by_hand_with_no_step_right_has_a_uniform_teacher(pool):
     # nothing flows through q: each step gets temperature^2 / T (p_t - q) = 2 (p_t - 1/2)
     found = gradient(losses.tks, logits, labels, alpha=1.0, temperature=2.0, pool=pool)
     np.testing.assert_allclose(found[:, 0], [[0.8, -0.8], [0.75, -0.75]], rtol=1e-12)
+    options = {"alpha": 1.0, "temperature": 2.0, "pool": pool}
+    plain = losses.tks(logits, labels, square=False, **options).item()
+    assert plain == pytest.approx(math.log(6400 / 63) / 4)
+    assert losses.tks(logits, labels, empty="skip", **options) == 0
+    assert not gradient(losses.tks, logits, labels, empty="skip", **options).any()
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ METHOD_ROWS = [
     ("tks", {"pool": "sum_corect"}, "Did you mean 'sum_correct'"),
     ("tks", {"divergence": "k1"}, "unknown divergence 'k1'.*Known: ce, kl"),
     ("tks", {"ramp": "linar"}, "Did you mean 'linear'"),
+    ("tks", {"empty": "skipp"}, "Did you mean 'skip'.*Known: uniform, skip"),
     ("strong_weak", {"direction": "s2v"}, "Did you mean 's2w'.*Known: s2w, w2s"),
     ("strong_weak", {"weight": -1.0}, "weight must be >= 0, got -1"),
     ("full_range", {"alpha": 0.3}, "there is no teacher to weigh"),
