@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -46,6 +47,8 @@ _ACCEPTED: dict[str, tuple[type, ...]] = {
     "list[int]": (list,),
     "list[Any]": (list,),
     "dict[str, Any]": (dict,),
+    "os.PathLike[str]": (os.PathLike,),
+    "Folder": (str, os.PathLike),
 }
 
 

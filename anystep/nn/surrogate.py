@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from anystep._errors import UsageError
-from anystep._lookup import check_keys, choose
+from anystep._lookup import check_arguments, choose
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,12 @@ def surrogate_of(spec: Surrogate | str | Mapping[str, Any]) -> Surrogate:
     """
     if isinstance(spec, Surrogate):
         return spec
+    if not isinstance(spec, (str, Mapping)):
+        raise UsageError(f"a surrogate is a name or a mapping with a name, got {spec!r}")
     options = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = options.pop("name", "")
     kind = choose(SURROGATES, name, "surrogate")
-    check_keys(options, [field.name for field in fields(kind)], "argument", f"surrogate {name}")
+    check_arguments(kind, options, f"surrogate {name}")
     return kind(**options)
 
 

@@ -184,8 +184,12 @@ class RandAugment(Augment):
         if self.fill is None:
             object.__setattr__(self, "fill", self.mean)
         for field in ("mean", "std", "fill"):
-            object.__setattr__(self, field, tuple(float(each) for each in getattr(self, field)))
-            self.need(len(getattr(self, field)) == 3, field, "three numbers, one a colour")
+            try:
+                colours = tuple(float(each) for each in getattr(self, field))
+            except (TypeError, ValueError):
+                colours = ()
+            self.need(len(colours) == 3, field, "three numbers, one a colour")
+            object.__setattr__(self, field, colours)
 
     def _apply(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
         if len(x) != 1 or x.shape[2] != 3:

@@ -88,9 +88,10 @@ def space_mean(x: Tensor) -> Tensor:
 
 def check_stages(model: str, stages: Sequence[Sequence[int]]) -> None:
     """Refuse anything but one [channels, blocks] a stage, by the model's name."""
-    pairs = [stage for stage in stages if isinstance(stage, Sequence) and len(stage) == 2]
+    given = stages if isinstance(stages, Sequence) else ()
+    pairs = [stage for stage in given if isinstance(stage, Sequence) and len(stage) == 2]
     whole = all(type(number) is int and number >= 1 for pair in pairs for number in pair)
-    if not stages or len(pairs) != len(stages) or not whole:
+    if not given or len(pairs) != len(given) or not whole:
         raise UsageError(f"{model}: stages must be [channels, blocks] of each stage, got {stages}")
 
 

@@ -19,7 +19,8 @@ POOLS: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2
 
 
 def _check_widths(model: str, widths: Sequence[Sequence[int]], size: Size) -> None:
-    lists = bool(widths) and all(isinstance(stage, Sequence) and stage for stage in widths)
+    given = widths if isinstance(widths, Sequence) else ()
+    lists = bool(given) and all(isinstance(stage, Sequence) and stage for stage in given)
     if not lists or not all(isinstance(n, int) and n >= 1 for stage in widths for n in stage):
         raise UsageError(f"{model}: widths must be one list of channels a stage, got {widths}")
     if min(size) >> len(widths) < 1:
