@@ -16,19 +16,30 @@ import time
 from pathlib import Path
 from typing import Any
 
+import event_files
 import numpy as np
 import pytest
 from trained import ABOUT, SIZE, STEPS
 
 import anystep
 from anystep._errors import UsageError
+from anystep.data.events.catalogue import EVENT_SETS
 from anystep.data.events.stack import FrameSpec
 from anystep.data.frames import FixedCount, FixedDuration
 from anystep.data.recording import Events
 from anystep.deploy import windows as module
 from anystep.deploy.command import framer
 from anystep.deploy.describe import require_live
-from anystep.deploy.sources import RECORD, FileSource, Losses, Packet, PipeSource, UdpSource, decode
+from anystep.deploy.sources import (
+    RECORD,
+    FileSource,
+    Losses,
+    Packet,
+    PipeSource,
+    UdpSource,
+    decode,
+    open_source,
+)
 from anystep.deploy.stream import Follower
 from anystep.deploy.windows import Windows
 from anystep.evaluation.exits import ExitRule
@@ -58,6 +69,16 @@ def cut(events: Events, binning: dict[str, Any], *, size: int, **options: Any) -
         made.append(next(rest).counts)
     cutter.made = made  # type: ignore[attr-defined]
     return cutter
+
+
+@pytest.mark.parametrize(("name", "place"), [("cifar10-dvs", (3, 9)), ("events-folder", (9, 3))])
+def test_a_file_is_read_as_those_that_the_network_was_trained_on(name, place, tmp_path):
+    path = event_files.put(
+        tmp_path, "r.aedat", event_files.cifar10_dvs_bytes([(0, 3, 9, 1), (1, 90, 99, 0)])
+    )
+    source, sensor = open_source(str(path), formats=EVENT_SETS[name].formats)
+    events = next(iter(source))
+    assert ((events.x[0], events.y[0]), sensor) == (place, (128, 128))
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
