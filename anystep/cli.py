@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 from anystep import __version__
 from anystep._command import open_streams, run_command, say
 from anystep._errors import UsageError
-from anystep.cli_data import ACTION_FLAGS, ACTIONS, Arguments, Flags, Result, whole_numbers
+from anystep.cli_data import (
+    ACTION_FLAGS,
+    ACTIONS,
+    OPTION,
+    Arguments,
+    Flags,
+    Result,
+    options_from,
+    whole_numbers,
+)
 from anystep.cli_deploy import DEPLOY_FLAGS, calibrate, export, stream
 
 if TYPE_CHECKING:  # help answers at once, so a command imports what it needs itself
@@ -57,7 +66,9 @@ def _print_scores(scores: Mapping[str, Any]) -> None:
         [str(t + 1), *(f"{scores[name][t]:.2f}" for name in columns), f"{scores['ece'][t]:.3f}"]
         for t in range(scores["steps"])
     ]
-    judged = f"{scores['samples']} {scores['split']} samples"
+    where = f" of {scores['data']}" if "data" in scores else ""
+    part = "" if scores["split"] == "all" else f"{scores['split']} "
+    judged = f"{scores['samples']} {part}samples{where}"
     title = f"{judged}, {_protocol(scores)}, prefix: {scores['prefix']}"
     print_table(title, ["t", *columns.values(), "ECE"], rows)
 
@@ -87,12 +98,22 @@ def train(arguments: Arguments, overrides: Sequence[str]) -> Result:
 
 
 def evaluate(arguments: Arguments, overrides: Sequence[str]) -> Result:
-    """Judge a finished run's network again, from the weights on disk."""
+    """Judge a finished run's network again, from the weights on disk; on other data with --data."""
+    from anystep._files import write_json
     from anystep.run import evaluate_run
 
-    scores = evaluate_run(arguments.run)
-    _print_scores(scores)
-    return {"run": arguments.run, **scores}
+    out = None if arguments.out is None else Path(arguments.out)
+    if out and (out.exists() or out.suffix != ".json" or not out.parent.is_dir()):
+        rule = "--out must be a new file .json in a folder that exists"
+        raise UsageError(f"{rule}, got {str(out)!r}")
+    options = options_from(arguments.option)
+    own = {"data": arguments.data, "split": arguments.split, "options": options}
+    result = {"run": arguments.run, **evaluate_run(arguments.run, **own)}
+    _print_scores(result)
+    if out:
+        write_json(out, result)
+        say(f"scores: {out}")
+    return result
 
 
 def compare(arguments: Arguments, overrides: Sequence[str]) -> Result:
@@ -187,7 +208,19 @@ FLAGS: dict[str, Flags] = {
         "--resume": {"metavar": "RUN", "help": "go on with this run folder"},
         **_RUNNING,
     },
-    "evaluate": {"run": {"help": "a finished run folder"}},
+    "evaluate": {
+        "run": {"help": "a finished run folder"},
+        "--data": {
+            "metavar": "DIR",
+            "help": "judge what lies here, of the run's frames and classes",
+        },
+        "--split": {"metavar": "PART", "help": "train, val, test or all"},
+        "--option": {**OPTION, "help": "of --data, like sensor=[240,320]; may be repeated"},
+        "--out": {
+            "metavar": "FILE.json",
+            "help": "a new file for the scores, which are printed too",
+        },
+    },
     "compare": {
         "recipe": {"nargs": "+", "help": "one with --methods; or several, a row each"},
         "--methods": {"help": "of one recipe: names with commas between: ce,tks"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace as Arguments
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,16 @@ def whole_numbers(text: str, flag: str, like: str) -> tuple[int, ...]:
     except ValueError:
         rule = f"whole numbers with commas between, like {like}"
         raise UsageError(f"{flag}: {rule}, got {text!r}") from None
+
+
+def options_from(pairs: Sequence[str]) -> Result:
+    """`["size=48"]`, the values of --option, as options of a data set."""
+    from anystep.config import overrides_from
+
+    options: Result = {}
+    for pair in pairs:
+        options |= overrides_from([f"--{pair}"])
+    return options
 
 
 def list_(arguments: Arguments) -> Result:
@@ -46,7 +56,6 @@ def get(arguments: Arguments) -> Result:
 
 def check(arguments: Arguments) -> Result:
     """Read every sample where it lies: counts, times, sizes, and the files that cannot be read."""
-    from anystep.config import overrides_from
     from anystep.console import print_table, progress_bar
     from anystep.data.check import check_dataset, table_cells
     from anystep.evaluation.figures.contact_sheet import contact_sheet
@@ -54,9 +63,8 @@ def check(arguments: Arguments) -> Result:
 
     if arguments.sheet:
         check_path(arguments.sheet)  # before hours of reading, not after
-    given: Result = {"options": {}, "deep": arguments.deep, "skip_bad": arguments.skip_bad}
-    for pair in arguments.option:
-        given["options"] |= overrides_from([f"--{pair}"])
+    given: Result = {"options": options_from(arguments.option)}
+    given |= {"deep": arguments.deep, "skip_bad": arguments.skip_bad}
     with progress_bar(f"checking {arguments.name}") as progress:
         found = check_dataset(arguments.name, arguments.dir, **given, progress=progress)
     print_table(*table_cells(found.summary))
@@ -87,6 +95,21 @@ def show(arguments: Arguments) -> Result:
     return {"animation": str(out), "pictures": frames, "events": len(events), "sensor": sensor}
 
 
+def slice_(arguments: Arguments) -> Result:
+    """Cut long recordings of a folder into windows of one duration, each a file of its own."""
+    from anystep.console import progress_bar
+    from anystep.data.events.slices import microseconds, slice_recordings
+
+    size: Any = arguments.sensor and whole_numbers(arguments.sensor, "--sensor", "128,128")
+    own = {"window_us": microseconds(arguments.window), "sensor": size}
+    with progress_bar("slicing") as progress:
+        made = slice_recordings(arguments.dir, arguments.out, **own, progress=progress)
+    say(f"{made['slices']:,} slices of {made['recordings']:,} recordings in {made['out']}")
+    if made["short"]:
+        say(f"shorter than a window, left out: {', '.join(made['short'])}")
+    return made
+
+
 def simulate(arguments: Arguments) -> Result:
     """Film a set of images with the simulated event camera; what is there already is kept."""
     from anystep.console import progress_bar
@@ -103,7 +126,8 @@ def simulate(arguments: Arguments) -> Result:
 
 
 ACTIONS: dict[str, Callable[[Arguments], Result]] = {"list": list_}
-ACTIONS |= {each.__name__: each for each in (get, check, show, simulate)}
+ACTIONS |= {each.__name__.rstrip("_"): each for each in (get, check, show, slice_, simulate)}
+OPTION = {"action": "append", "default": [], "metavar": "KEY=VALUE"}
 _NAME = {"help": "a row of: anystep data list"}
 ACTION_FLAGS: dict[str, Flags] = {
     "get": {"name": _NAME, "dir": {"nargs": "?", "help": "where to put it (default: data/NAME)"}},
@@ -113,12 +137,7 @@ ACTION_FLAGS: dict[str, Flags] = {
         "--sheet": {"metavar": "FILE.png", "help": "draw one sample of each class; .svg as well"},
         "--deep": {"action": "store_true", "help": "decode every image, not one a class"},
         "--skip-bad": {"action": "store_true", "help": "files that cannot be read are no failure"},
-        "--option": {
-            "action": "append",
-            "default": [],
-            "metavar": "KEY=VALUE",
-            "help": "like protocol=random-90-10@0 or sensor=[128,128]; may be repeated",
-        },
+        "--option": {**OPTION, "help": "like protocol=random-90-10@0; may be repeated"},
     },
     "show": {
         "file": {"help": "a recording of any format that is read"},
@@ -127,6 +146,12 @@ ACTION_FLAGS: dict[str, Flags] = {
         "--slow": {"type": float, "default": 1.0, "metavar": "X", "help": "times slower than life"},
         "--sensor": {"metavar": "H,W", "help": "height and width, where FILE does not say them"},
         "--format": {"metavar": "NAME", "help": "like cifar10-dvs (default: by the suffix)"},
+    },
+    "slice": {
+        "dir": {"help": "recordings as events-folder has them: CLASS/.../FILE"},
+        "--out": {"required": True, "metavar": "DIR", "help": "a new folder for the slices"},
+        "--window": {"required": True, "metavar": "TIME", "help": "like 100ms, 0.5s or 800us"},
+        "--sensor": {"metavar": "H,W", "help": "height and width, where files do not say them"},
     },
     "simulate": {
         "--images": {"default": "cifar10", "help": "the image set (default: cifar10)"},

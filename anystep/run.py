@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -15,12 +16,14 @@ from torch import nn
 
 from anystep._errors import AnystepWarning, RunError, UsageError
 from anystep._files import Json, content_hash
+from anystep._lookup import check_arguments, choose
 from anystep.config import Record
 from anystep.console import ProgressBar, say
 from anystep.data.augmentation.augment import Augmentation, create_augmentation
-from anystep.data.datasets import load_dataset
+from anystep.data.datasets import DATASETS, load_dataset, options_of
 from anystep.data.loader import derive_seed
-from anystep.data.sets import DataSet, Splits, as_dataset
+from anystep.data.protocols import ALL
+from anystep.data.sets import PARTS, DataSet, Splits, Together, as_dataset
 from anystep.environment import describe_environment
 from anystep.evaluation.evaluate import Outputs, collect, score
 from anystep.folder import CheckpointWriter, RunFolder, load_model, scores_beside, weights_file
@@ -34,6 +37,7 @@ from anystep.training.fit import fit, start
 from anystep.training.methods import create_method
 from anystep.training.phases import OTHER_RUN, Method, Phase, phase_epochs
 
+OWN_FOLDERS = ("events-folder", "image-folder")  # rows for whatever a person brings
 FEATURES = 1000  # penultimate features kept for the report's t-SNE
 
 
@@ -75,7 +79,16 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> J
 
 
 def load_splits(record: Record) -> Splits:
-    """The record's data: train, validation and test."""
+    """The record's data: train, validation and test. Error: nothing to train with."""
+    splits = read_splits(record)
+    if splits.protocol == ALL:
+        way_out = "it is for judging other data, with anystep evaluate --data"
+        raise UsageError(f"data.options.protocol {ALL} leaves nothing to train with: {way_out}")
+    return splits
+
+
+def read_splits(record: Record) -> Splits:
+    """The record's data in three parts; with the protocol "all" two are empty."""
     data = record.data
     splits = load_dataset(
         data.name, binning=make_binning(data.binning), cache=data.cache, **data.options
@@ -240,9 +253,15 @@ def judge_and_write(
 
 
 def judge(
-    model: StepModel, splits: Splits, phase: Phase, record: Record, *, features: int = 0
+    model: StepModel,
+    splits: Splits,
+    phase: Phase,
+    record: Record,
+    *,
+    features: int = 0,
+    part: str | None = None,
 ) -> tuple[Outputs, Json]:
-    """What the network says of the split that judges it, and its scores.
+    """What the network says of the split that judges it (None: the record's), and its scores.
 
     It is fused for that, as it is deployed so (`fuse.fuse_model`); where it cannot be, `fused` of
     the scores is the reason.
@@ -250,14 +269,23 @@ def judge(
     reason, plan = why_not_fusable(model.eval()), record.train
     outputs = collect(
         model if reason else fuse_model(model),
-        judged_on(splits, record),
+        judged_on(splits, record) if part is None else samples_of(splits, part),
         batch_size=plan.batch_size,
         workers=plan.workers,
         frames=phase.frames,
         features=features,
         work=True,
     )
-    return outputs, {**scores_of(outputs, splits, phase, record), "fused": reason or True}
+    scores = {**scores_of(outputs, splits, phase, record), "fused": reason or True}
+    return outputs, scores | ({} if part is None else {"split": part})
+
+
+def samples_of(splits: Splits, part: str) -> DataSet:
+    """A part, or with "all" the three together."""
+    sets = [getattr(splits, each) for each in (PARTS if part == ALL else (part,))]
+    if not any(map(len, sets)):
+        raise UsageError(f"the protocol {splits.protocol} has no {part}")
+    return Together(sets) if part == ALL else sets[0]
 
 
 def judged_on(splits: Splits, record: Record) -> DataSet:
@@ -291,9 +319,63 @@ def seen_frames(record: Record) -> slice:
     return create_method(record.method.name, **record.method.options).phases()[-1].frames
 
 
-def evaluate_run(folder: Path | str) -> Json:
-    """Judge a finished run's network again, from the weights on disk."""
-    record, model = RunFolder(folder).read_record(), load_model(folder)
-    splits = load_splits(record)
+def elsewhere(record: Record, data: Path | str, options: Json) -> Record:
+    """The record with the samples in the folder `data`: all of them, if it is a person's own.
+
+    Errors: a data set that is built in; the folder from which the run learnt.
+    """
+    name, own = record.data.name, record.data.options
+    takes = options_of(name) or []
+    if "root" not in takes:
+        raise UsageError(f"{name} is built in and takes no folder, got {str(data)!r}")
+    if "root" in own and Path(own["root"]).resolve() == Path(data).resolve():
+        raise UsageError(f"the run learnt from {data}: without --data it is judged there")
+    protocol = {"protocol": ALL} if name in OWN_FOLDERS and "protocol" in takes else {}
+    together = {**own, **protocol, **options, "root": os.fspath(data)}
+    check_arguments(choose(DATASETS, name, "dataset"), together, f"dataset {name}")
+    return replace(record, data=replace(record.data, options=together))
+
+
+def check_alike(data: Path | str, splits: Splits, model: StepModel, classes: list[str]) -> None:
+    """Refuse samples of other classes or frames than the network's, by name."""
+    if list(splits.classes) != classes:
+        its = set(splits.classes)
+        differ = [f"lacks {each}" for each in classes if each not in its]
+        differ += [f"has {each}" for each in splits.classes if each not in classes]
+        what = "; ".join(differ) or "has them in another order"
+        raise UsageError(f"{data} does not have the {len(classes)} classes of the run: it {what}")
+    shape = tuple(np.asarray(splits.test[0][0]).shape[1:])
+    if shape != model.frame_shape:
+        what = f"{data} has frames (P, H, W) {shape}, the network takes {model.frame_shape}"
+        raise UsageError(f"{what}; the options size and sensor decide that")
+
+
+def evaluate_run(
+    folder: Path | str,
+    *,
+    data: Path | str | None = None,
+    split: str | None = None,
+    options: Json | None = None,
+) -> Json:
+    """Judge a finished run's network again, from the weights on disk. Nothing is written.
+
+    data      a folder to judge instead of the run's own data, of the same data set, classes and
+              frames; in a folder of your own every sample counts
+    split     "train", "val", "test" or "all"; None: the run's, of a folder of your own "all", of
+              another set's "test"
+    options   of the data set in `data`, laid over those of the run
+    """
+    place = RunFolder(folder)
+    record, model = place.read_record(), load_model(folder)
+    if data is None and options:
+        raise UsageError("options are for other data: name its folder with data")
+    if data is not None:
+        split = split or (ALL if record.data.name in OWN_FOLDERS else "test")
+        record = elsewhere(record, data, options or {})
+    splits = read_splits(record)
+    if data is not None:
+        check_alike(data, splits, model, place.read_scores()["classes"])
     phase = create_method(record.method.name, **record.method.options).phases()[-1]
-    return judge(model, splits, phase, record)[1]
+    part = choose({each: each for each in (*PARTS, ALL)}, split or record.judge, "split")
+    scores = judge(model, splits, phase, record, part=part)[1]
+    return scores if data is None else {"data": os.fspath(data), **scores}

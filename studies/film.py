@@ -19,8 +19,8 @@ from anystep._files import write_json
 from anystep.data.camera.cifar10_sim import CAMERA, IMAGE_SETS, MOTIONS, Choice
 from anystep.data.camera.film import Setting, film_images, read_setting
 from anystep.data.frames import FixedDuration, resize
-from anystep.data.protocols import natural
 from anystep.data.readers import read_events
+from anystep.data.rules import natural
 from studies.study import ROOT, check_markers, environment, folder_given, markdown, write_table
 
 PAGE = ROOT / "docs" / "simulated-camera.md"

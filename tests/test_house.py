@@ -22,7 +22,7 @@ from anystep.config import describe_keys
 HOUSE = {
     "tools": "_errors | _files _lazy _threads | _command _extras _lookup environment | console",
     "nn": "surrogate layers | activations kernels norms | neurons | models | foreign fuse weights",
-    "data": """recording | count | frames groups | cache protocols | sets
+    "data": """recording | count | frames groups rules | cache protocols | sets
         | augmentation readers fetch loader | images | camera | events | digits | datasets
         | check""",
     "evaluation": "readout metrics energy | exits evaluate figures | report",
@@ -74,7 +74,7 @@ FREE_OF_TORCH = """
 RUNNING = "--out --skip-bad --devices --precision"
 COMMANDS = {
     "train": f"recipe --resume {RUNNING} --json",
-    "evaluate": "run --json",
+    "evaluate": "run --data --split --option --out --json",
     "compare": f"recipe --methods --seeds {RUNNING} --json",
     "sweep": f"recipe --train-steps --methods --seeds {RUNNING} --json",
     "report": "runs --out --json",
@@ -87,6 +87,7 @@ COMMANDS = {
     "data get": "name dir --json",
     "data check": "name dir --sheet --deep --skip-bad --option --json",
     "data show": "file --out --frame-us --slow --sensor --format --json",
+    "data slice": "dir --out --window --sensor --json",
     "data simulate": "--images --root --path --out --per-class --workers --seed --json",
     "keys": "--json",
 }

@@ -17,7 +17,7 @@ from anystep._errors import UsageError
 GROUPED = re.compile(r"grouped-([0-9]+)-([0-9]+)-([0-9]+)@[0-9]+(?::(.+))?")
 # What `anystep data slice` puts between the name of a recording and the number of a slice
 SLICE = "-slice-"
-_A_SLICE = re.compile(rf"(.+){SLICE}[0-9]+")
+_A_SLICE = re.compile(rf"(.+?)({SLICE}[0-9]+)+")  # or a slice of a slice
 
 
 def recording_of(name: str) -> str:

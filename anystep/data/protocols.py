@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count as numbers_from
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,154 +17,19 @@ from anystep._errors import AnystepWarning, UsageError
 from anystep._files import content_hash
 from anystep._lookup import unknown
 from anystep.data.groups import Grouped, grouped_rule
-
-
-def natural(name: str) -> tuple[Any, ...]:
-    """A key that sorts names as people do: numbers inside them by value.
-
-    >>> sorted(["image_10", "image_9", "Image_11"], key=natural)
-    ['Image_11', 'image_9', 'image_10']
-    """
-    words = re.split(r"([0-9]+)", name)
-    return tuple(int(word) if odd % 2 else word for odd, word in enumerate(words)), name
-
-
-def number_in(name: str) -> int:
-    """The last whole number in a name, -1 where there is none.
-
-    >>> number_in("airplane/cifar10_airplane_42")
-    42
-    """
-    found = re.findall(r"[0-9]+", name)
-    return int(found[-1]) if found else -1
-
-
-class Members(NamedTuple):
-    """All samples of a data set.
-
-    ids, labels   of each
-    parts         the part in which each came, or None
-    classes       the names of the labels, or None
-    skip          samples that are left out once the parts are drawn
-    """
-
-    ids: list[str]
-    labels: NDArray[Any]
-    parts: list[str | None] | None
-    classes: Sequence[str] | None = None
-    skip: Sequence[int] = ()
-
-    def class_of(self, label: int) -> str:
-        """What a class is called."""
-        return f"class {label if self.classes is None else self.classes[label]}"
-
-
-def _members(
-    labels: ArrayLike,
-    ids: Iterable[Any] | None,
-    parts: Sequence[str | None] | None = None,
-    classes: Sequence[str] | None = None,
-    skip: Sequence[int] = (),
-) -> Members:
-    known = np.asarray(labels)
-    names = [str(each) for each in (range(len(known)) if ids is None else ids)]
-    for what, column in (("ids", names), ("parts", parts)):
-        if column is not None and len(column) != len(known):
-            raise UsageError(f"split: {what} has {len(column)} entries for {len(known)} labels")
-    if len(set(names)) != len(names):
-        raise UsageError("split: ids must differ: the order within a class comes from them")
-    return Members(names, known, None if parts is None else list(parts), classes, skip)
-
-
-def _by_class(samples: Members, name: str) -> list[list[int]]:
-    """Of every class the indices of its samples, in the order of the hashes of their ids."""
-    # A file may have a name that is no UTF-8: its own bytes count then.
-    names = [f"{name}/{each}".encode(errors="surrogateescape") for each in samples.ids]
-    order = [hashlib.sha256(each).digest() for each in names]
-    return [
-        sorted(np.flatnonzero(samples.labels == label).tolist(), key=order.__getitem__)
-        for label in np.unique(samples.labels)
-    ]
-
-
-def _rounded(share: float, count: int) -> int:
-    return int(count * share + 0.5)  # round() takes halves to the even number
-
-
-def given(name: str, samples: Members) -> NDArray[np.bool_]:
-    """Train and test as the data set comes: in two folders, or in two lists of names."""
-    if samples.parts is None or not set(samples.parts) <= {"train", "test"}:
-        got = ", ".join(sorted({str(part) for part in samples.parts or ["nothing"]}))
-        raise UsageError(f"{name}: every sample must come as 'train' or 'test', got {got}")
-    return np.array([part == "test" for part in samples.parts], dtype=np.bool_)
-
-
-def by_number(
-    name: str, samples: Members, *, first: int, last: int, count: int
-) -> NDArray[np.bool_]:
-    """The samples test whose number, the last one in the id, is in first .. last, of `count`."""
-    numbers = np.array([number_in(each) for each in samples.ids], dtype=np.int64)
-    outside = (numbers < 0) | (numbers >= count)
-    if outside.any():
-        rule = f"the number at the end of an id must be in 0..{count - 1}"
-        raise UsageError(f"{name}: {rule}, got {samples.ids[int(outside.argmax())]!r}")
-    if len(numbers) and numbers.max() < last:
-        rule = f"tests numbers {first} to {last}, the largest here is {numbers.max()}"
-        raise UsageError(f"{name} {rule}; complete the recordings or choose random-90-10@SEED")
-    return (first <= numbers) & (numbers <= last)
-
-
-def last_tenth(name: str, samples: Members) -> NDArray[np.bool_]:
-    """Of n samples of a class, in natural order of ids, the first round(0.9 * n) do not test.
-
-    round() is Python's, which takes halves to the even number: round(0.9 * 45) = round(40.5) = 40.
-    """
-    test = np.zeros(len(samples.ids), dtype=np.bool_)
-    for label in np.unique(samples.labels):
-        members = np.flatnonzero(samples.labels == label).tolist()
-        members.sort(key=lambda i: natural(samples.ids[i]))
-        test[members[round(0.9 * len(members)) :]] = True
-    return test
-
-
-def by_person(
-    name: str, samples: Members, *, first: int, last: int, count: int
-) -> NDArray[np.bool_]:
-    """Persons first .. last of `count` test. A person is the number after "user" in the id."""
-    test = np.zeros(len(samples.ids), dtype=np.bool_)
-    for index, each in enumerate(samples.ids):
-        found = re.search(r"user(\d+)", each)
-        user = int(found[1]) if found else 0
-        if not 1 <= user <= count:
-            rule = f"an id must name a person, user01 to user{count:02d}"
-            raise UsageError(f"{name}: {rule}, got {each!r}")
-        test[index] = first <= user <= last
-    return test
-
-
-def random_tenth(name: str, samples: Members) -> NDArray[np.bool_]:
-    """Of n samples of a class floor(n / 10 + 1/2) test: the first by sha256("<name>/<id>")."""
-    test = np.zeros(len(samples.ids), dtype=np.bool_)
-    for members in _by_class(samples, name):
-        test[members[: _rounded(0.1, len(members))]] = True
-    return test
-
-
-def by_fold(name: str, samples: Members, *, fold: int, folds: int, seed: int) -> NDArray[np.bool_]:
-    """Part `fold` (from 1) of `folds`: for cross-validation, a sample tests in exactly one.
-
-    Of every class the samples j = fold - 1, fold - 1 + folds, ... test, in the order of
-    sha256("folds-<folds>@<seed>/<id>"), which is the same for all folds. The parts in which samples
-    came are pooled.
-    """
-    test = np.zeros(len(samples.ids), dtype=np.bool_)
-    for members in _by_class(samples, f"folds-{folds}@{seed}"):
-        if len(members) < folds:
-            which = samples.class_of(samples.labels[members[0]])
-            rule = f"every class needs {folds} samples or more"
-            raise UsageError(f"{name}: {rule}, {which} has {len(members)}")
-        test[members[fold - 1 :: folds]] = True
-    return test
+from anystep.data.rules import (
+    Members,
+    by_class,
+    by_fold,
+    by_number,
+    by_person,
+    everything,
+    given,
+    last_tenth,
+    members_of,
+    random_tenth,
+    rounded,
+)
 
 
 @dataclass(frozen=True)
@@ -194,6 +58,7 @@ PROTOCOLS: dict[str, Rule] = {
     "dvs-gesture/users": partial(by_person, first=24, last=29, count=29),
     "events-folder/given": given,
 }
+ALL = "all"  # every sample tests: for a network that learnt elsewhere
 # For any data set, one protocol for every seed.
 RANDOM = re.compile(r"random-90-10@[0-9]+")
 FOLD = re.compile(r"fold-([1-9][0-9]*)-of-([1-9][0-9]*)@([0-9]+)")
@@ -204,6 +69,8 @@ TOLD = 3  # classes that a message names
 
 def rule_of(name: str) -> Rule:
     """The rule of a protocol: a row of PROTOCOLS or one of those with a seed."""
+    if name == ALL:
+        return everything
     if isinstance(name, str) and RANDOM.fullmatch(name):
         return random_tenth
     if isinstance(name, str) and (found := FOLD.fullmatch(name)):
@@ -215,8 +82,16 @@ def rule_of(name: str) -> Rule:
         return grouped
     if not isinstance(name, str) or name not in PROTOCOLS:
         seeded = ("random-90-10@0", "fold-1-of-5@0", "grouped-70-10-20@0")
-        raise unknown(name, [*PROTOCOLS, *seeded], "protocol")
+        raise unknown(name, [*PROTOCOLS, ALL, *seeded], "protocol")
     return PROTOCOLS[name]
+
+
+def check_protocol(dataset: str, name: str) -> None:
+    """Refuse a protocol that is unknown or another data set's."""
+    rule_of(name)
+    if name != ALL and not name.startswith((f"{dataset}/", "random-", "fold-", "grouped-")):
+        known = f"{dataset}/..., random-90-10@SEED, fold-K-of-N@SEED, grouped-70-10-20@SEED or all"
+        raise UsageError(f"{dataset}: protocol must be one of {known}, got {name!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +114,8 @@ class Split:
             indices = np.unique(np.asarray(getattr(self, part), dtype=np.int64))
             if len(indices) != len(getattr(self, part)):
                 raise UsageError(f"Split {self.name}: {part} names a sample twice")
-            if len(indices) == 0 or indices[0] < 0:
+            unused = self.name == ALL and part != "test"
+            if (len(indices) == 0 and not unused) or (indices < 0).any():
                 rule = f"{part} must hold at least one index, all >= 0"
                 raise UsageError(f"Split {self.name}: {rule}")
             indices.flags.writeable = False
@@ -263,7 +139,7 @@ def _least(rule: Callable[..., NDArray[np.bool_]]) -> str:
     def enough(count: int) -> bool:
         one_class = Members([str(each) for each in range(count)], np.zeros(count), None)
         test = int(rule("", one_class).sum())
-        return test > 0 and _rounded(VALIDATION, count - test) > 0
+        return test > 0 and rounded(VALIDATION, count - test) > 0
 
     return f"{next(filter(enough, numbers_from(fixed.get('folds', 1))))} samples"
 
@@ -322,12 +198,12 @@ def stratified(
     _, val_share, test_share = Stratified(fractions).fractions
 
     def edges(count: int) -> tuple[int, int]:
-        first = _rounded(test_share, count)
-        return first, first + _rounded(val_share, count)
+        first = rounded(test_share, count)
+        return first, first + rounded(val_share, count)
 
-    samples = _members(labels, ids, classes=classes, skip=skip)
+    samples = members_of(labels, ids, classes=classes, skip=skip)
     test, val = np.zeros((2, len(samples.ids)), dtype=np.bool_)
-    for members in _by_class(samples, name):
+    for members in by_class(samples, name):
         first, second = edges(len(members))
         test[members[:first]] = True
         val[members[first:second]] = True
@@ -351,15 +227,15 @@ def held_out(
     order of sha256("<name>/<id>"). `classes` are the names of the labels, `skip` the samples that
     are left out at the end, `least` what a class needs to be in all three, for people.
     """
-    samples = _members(labels, ids, classes=classes, skip=skip)
+    samples = members_of(labels, ids, classes=classes, skip=skip)
     testing = np.asarray(test, dtype=np.bool_)
     if testing.shape != (len(samples.ids),):
         rule = f"test must be ({len(samples.ids)},) like labels"
         raise UsageError(f"held_out: {rule}, got {testing.shape}")
     val = np.zeros_like(testing)
-    for members in _by_class(samples, name):
+    for members in by_class(samples, name):
         rest = [i for i in members if not testing[i]]
-        val[rest[: _rounded(VALIDATION, len(rest))]] = True
+        val[rest[: rounded(VALIDATION, len(rest))]] = True
     return _in_three(name, samples, (~testing & ~val, val, testing), least)
 
 
@@ -385,7 +261,10 @@ def split(
     rule = rule_of(name)
     if isinstance(rule, Stratified):
         return stratified(labels, rule.fractions, name=name, ids=ids, classes=classes, skip=skip)
-    samples = _members(labels, ids, parts, classes, skip)
+    samples = members_of(labels, ids, parts, classes, skip)
+    if name == ALL:
+        none, kept = np.arange(0), np.setdiff1d(np.arange(len(samples.ids)), skip)
+        return Split(ALL, none, none, kept)
     if isinstance(rule, Grouped):
         masks = rule.masks(name, samples.ids, samples.labels)
         return _in_three(name, samples, masks, "3 groups")

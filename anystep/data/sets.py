@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
@@ -256,6 +256,25 @@ class FramesOf(_View):
         return self.binning(events), int(label)
 
 
+class Together(DataSet):
+    """The samples of several data sets, one set after the other."""
+
+    def __init__(self, sets: Sequence[DataSet]) -> None:
+        self.sets = [each for each in sets if len(each)]
+        self.ends = np.cumsum([len(each) for each in self.sets])
+        for name in ("labels", "ids", "lengths"):
+            columns = [getattr(each, name) for each in self.sets]
+            if all(column is not None for column in columns):
+                setattr(self, name, np.concatenate(columns))
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int, /) -> tuple[Any, int]:
+        at = int(np.searchsorted(self.ends, index, side="right"))
+        return self.sets[at][index - int(self.ends[at]) + len(self.sets[at])]
+
+
 class FrameRange(_View):
     """The frames [first, stop) of every recording, as if it had no others."""
 
@@ -316,7 +335,7 @@ class Splits:
         """The same recordings, of each the frames [first, stop)."""
         if self.binning.get("steps", 0) is None:
             raise UsageError("data.frames needs recordings of one length; give binning.steps")
-        if not 0 <= first < stop <= (steps := len(self.train[0][0])):
+        if not 0 <= first < stop <= (steps := len(self.test[0][0])):
             rule = f"[first, stop] within the {steps} frames of a recording"
             raise UsageError(f"data.frames must be {rule}, got [{first}, {stop}]")
         parts: dict[str, Any] = {

@@ -19,8 +19,8 @@ from anystep.data.events import stack as recordings
 from anystep.data.events.catalogue import find_recordings
 from anystep.data.events.stack import finished_frames
 from anystep.data.frames import Direct, EqualCount, EqualTime, FixedCount, FixedDuration, resize
-from anystep.data.protocols import natural
 from anystep.data.readers import read_events
+from anystep.data.rules import natural
 
 LIVE = FixedDuration(10, 30_000)
 PARTS = ("train", "val", "test")

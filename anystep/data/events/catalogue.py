@@ -36,9 +36,10 @@ from anystep.data.events.layouts import (
 )
 from anystep.data.groups import SLICE, cut_apart
 from anystep.data.images.cifar import CIFAR10_CLASSES
-from anystep.data.protocols import Split, natural, number_in, rule_of, split
+from anystep.data.protocols import Split, check_protocol, split
 from anystep.data.readers import read_events
 from anystep.data.recording import Events
+from anystep.data.rules import natural, number_in
 
 DIGITS = tuple("0123456789")
 GESTURES = (
@@ -289,8 +290,8 @@ class Catalogue:
         drawn = split(self.protocol, self.labels, **own)
         if apart := cut_apart(self.ids, (drawn.train, drawn.val, drawn.test)):
             what = f"slices of {len(apart)} recordings lie in two parts, the first {apart[0]}"
-            text = f"{self.protocol}: {what}; scores will be too good. grouped-70-10-20@0 keeps"
-            text = f"{text} a recording together"
+            way_out = "grouped-70-10-20@0 keeps a recording together"
+            text = f"{self.protocol}: {what}; scores will look better than they are. {way_out}"
             warnings.warn(text, AnystepWarning, stacklevel=2)
             drawn = replace(drawn, short=f"{drawn.short}{drawn.short and '. '}{text}")
         return drawn
@@ -314,10 +315,7 @@ def find_recordings(
     """The recordings of row `name` of EVENT_SETS in the folder `root`; None: as the row has it."""
     row = choose(EVENT_SETS, name, "event data set")
     if protocol is not None:
-        rule_of(protocol)
-        if not protocol.startswith((f"{name}/", "random-", "fold-", "grouped-")):
-            known = f"{name}/..., random-90-10@SEED, fold-K-of-N@SEED or grouped-70-10-20@SEED"
-            raise UsageError(f"{name}: protocol must be one of {known}, got {protocol!r}")
+        check_protocol(name, protocol)
     sides = row.sensor
     if sensor is not None:
         given = tuple(sensor) if isinstance(sensor, Sequence) else ()
