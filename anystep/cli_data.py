@@ -113,14 +113,14 @@ def slice_(arguments: Arguments) -> Result:
 def simulate(arguments: Arguments) -> Result:
     """Film a set of images with the simulated event camera; what is there already is kept."""
     from anystep.console import progress_bar
-    from anystep.data.camera.cifar10_sim import simulate_dataset
+    from anystep.data.filming import simulate_dataset
 
     given = {
-        key: getattr(arguments, key) for key in ("out", "path", "per_class", "workers", "seed")
+        key: getattr(arguments, key)
+        for key in ("root", "out", "path", "per_class", "workers", "seed")
     }
-    root = arguments.root or Path("data") / arguments.images
     with progress_bar(f"filming {arguments.images}") as progress:
-        film = simulate_dataset(arguments.images, root=root, **given, progress=progress)
+        film = simulate_dataset(arguments.images, **given, progress=progress)
     say(f"{film['recordings']:,} recordings in {film['out']}, {film['made']:,} of them new")
     return film
 
@@ -154,11 +154,18 @@ ACTION_FLAGS: dict[str, Flags] = {
         "--sensor": {"metavar": "H,W", "help": "height and width, where files do not say them"},
     },
     "simulate": {
-        "--images": {"default": "cifar10", "help": "the image set (default: cifar10)"},
+        "--images": {
+            "default": "cifar10",
+            "help": "an image set of: anystep data list (default: cifar10)",
+        },
         "--root": {"metavar": "DIR", "help": "the folder that holds it (default: data/IMAGES)"},
         "--path": {"default": "closed-loop", "help": "how the image moves; or saccade"},
         "--out": {"required": True, "metavar": "DIR", "help": "recordings to write or go on with"},
-        "--per-class": {"type": int, "default": 1000, "metavar": "N", "help": "(default: 1000)"},
+        "--per-class": {
+            "type": int,
+            "metavar": "N",
+            "help": "(default: 1000 of cifar10, else all)",
+        },
         "--workers": {"type": int, "metavar": "N", "help": "threads (default: one a processor)"},
         "--seed": {"type": int, "default": 0, "metavar": "N", "help": "of the background events"},
     },

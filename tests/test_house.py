@@ -24,7 +24,7 @@ HOUSE = {
     "nn": "surrogate layers | activations kernels norms | neurons | models | foreign fuse weights",
     "data": """recording | count | frames groups rules | cache protocols | sets
         | augmentation readers fetch loader | images | camera | events | digits | datasets
-        | check""",
+        | check filming""",
     "evaluation": "readout metrics energy | exits evaluate figures | report",
     "training": "distillation schedule fabric | losses | phases | methods epoch | fit",
     "deploy": """flags sources describe | step windows | network | calibrate onnx stream

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_trees import cifar10_binary, cifar10_python, cifar_images
+from image_trees import TREES, cifar10_binary, cifar10_python, cifar_images
 
 from anystep.data.camera.cifar10_sim import (
     CAMERA,
@@ -18,11 +18,11 @@ from anystep.data.camera.cifar10_sim import (
     SENSOR,
     _cifar10_images,
     light_of,
-    simulate_dataset,
 )
 from anystep.data.camera.simulate import PATHS, Camera, simulate
 from anystep.data.datasets import load_dataset
-from anystep.data.frames import FixedDuration
+from anystep.data.filming import pictures_of, simulate_dataset
+from anystep.data.frames import Direct, FixedDuration
 from anystep.data.images.cifar import CIFAR10_CLASSES
 from anystep.data.readers import read_events
 
@@ -144,6 +144,47 @@ def test_a_film_of_few_images_is_the_beginning_of_a_larger_one_and_loses_none(
     (tmp_path / "frog" / "0.bin").unlink()
     with pytest.raises(ValueError, match=r"holds 9 of the 10 recordings that camera.json speaks"):
         load_dataset("cifar10-sim", binning=LIVE, root=tmp_path, protocol="random-90-10@0")
+
+
+@pytest.mark.parametrize("name", ["image-folder", "cub-200-2011"])
+def test_any_image_set_is_filmed_each_picture_in_its_part_and_class(name, tmp_path):
+    root, parted = TREES[name](tmp_path / "images"), name != "image-folder"
+    wanted = {"images": name, "root": root, "out": tmp_path / "film", "path": "saccade"}
+    made = simulate_dataset(**wanted, per_class=1)
+    films = [file.relative_to(tmp_path / "film") for file in (tmp_path / "film").rglob("*.bin")]
+    tops = {"train", "test"} if parted else {"circle", "square"}
+    assert {file.parts[0] for file in films} == tops
+    assert len(films) == made["recordings"] == 2 * (1 + parted)
+    assert simulate_dataset(**wanted, per_class=1)["made"] == 0
+    splits = load_dataset(name, binning=Direct(1), root=root, size=PIXELS)
+    parts = [splits.train, splits.val, splits.test]
+    seen = {light_of(part.raw(i)).tobytes() for part in parts for i in range(len(part))}
+    choice = pictures_of(name, root, None)
+    assert len(choice.ids) == sum(map(len, parts)) == len(seen)
+    assert {choice.light(i).tobytes() for i in range(len(choice.ids))} == seen
+
+
+def test_the_digits_are_filmed_without_a_folder():
+    choice = pictures_of("digits", None, 20)
+    assert choice.ids == [f"{digit}/{k}" for digit in range(10) for k in range(20)]
+    assert choice.light(0).shape == (PIXELS, PIXELS)
+    assert 0 <= choice.light(0).min() < choice.light(0).max() <= 1
+
+
+def test_a_film_of_your_own_pictures_is_read_with_its_sensor_and_not_before_it_is_whole(tmp_path):
+    root, film = TREES["image-folder"](tmp_path / "images"), tmp_path / "film"
+    (root / "square").rename(root / "0.5 a/b".replace("/", "."))
+    simulate_dataset("image-folder", root=root, out=film, path="saccade", per_class=5)
+    splits = load_dataset("events-folder", binning=LIVE, root=film, cache=tmp_path)
+    assert splits.classes == ("0_5_a_b", "circle")
+    assert splits.train.shape[1:] == (10, 2, *SENSOR)
+    assert sum(map(len, (splits.train, splits.val, splits.test))) == 10
+    (film / "circle" / "0.bin").unlink()
+    with pytest.raises(ValueError, match=r"holds 9 of the 10 recordings that camera.json speaks"):
+        load_dataset("events-folder", binning=LIVE, root=film, cache=tmp_path)
+    (root / "circle").rename(root / "0_5_a b")
+    with pytest.raises(ValueError, match=r"'0.5 a.b' and '0_5_a b' would both be .* '0_5_a_b'"):
+        simulate_dataset("image-folder", root=root, out=tmp_path / "other", path="saccade")
 
 
 @pytest.mark.skipif(

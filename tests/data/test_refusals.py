@@ -14,7 +14,6 @@ from anystep.data.augmentation.mixing import Mixup
 from anystep.data.augmentation.randaugment import RandAugment
 from anystep.data.augmentation.warps import Flip
 from anystep.data.camera.batched import simulate_batch
-from anystep.data.camera.cifar10_sim import simulate_dataset
 from anystep.data.camera.film import Setting, encode_bin, film_images
 from anystep.data.camera.simulate import (
     Camera,
@@ -29,6 +28,7 @@ from anystep.data.check import check_dataset
 from anystep.data.count import count_events
 from anystep.data.datasets import load_dataset
 from anystep.data.events.catalogue import find_recordings
+from anystep.data.filming import simulate_dataset
 from anystep.data.frames import Direct, EqualCount, EqualTime, FixedCount, FixedDuration, resize
 from anystep.data.images.pictures import Fit, PictureSet
 from anystep.data.images.rows import image_set
@@ -213,6 +213,8 @@ CAMERAS = [
     (lambda: Setting(PATH, QUIET, -1, {}), "seed must be a whole number >= 0, got -1"),
     (lambda: Setting(saccade(9_000_000), QUIET, 0, {}), "must end by 8388608 us"),
     (lambda: simulate_dataset("cifar11", root=".", out="o"), "'cifar11'. Did you mean 'cifar10'"),
+    (lambda: simulate_dataset("nmnist", out="o"), "nmnist holds events; what can be filmed is im"),
+    (lambda: simulate_dataset("digits", root=".", out="o"), "digits is built in and takes no fol"),
     (lambda: simulate_dataset(root=".", out="o", per_class=0), "per_class must be >= 1, got 0"),
 ]
 

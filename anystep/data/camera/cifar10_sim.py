@@ -14,14 +14,11 @@ from numpy.typing import NDArray
 
 from anystep._errors import UsageError
 from anystep._files import content_hash
-from anystep._lookup import choose
-from anystep.data.camera.film import Progress, Setting, film_images
 from anystep.data.camera.simulate import (
     Camera,
     Trajectory,
     closed_loop,
     enlarge,
-    path_name,
     saccade,
 )
 from anystep.data.frames import Direct
@@ -54,15 +51,17 @@ class Choice:
     source: dict[str, Any]
 
 
-def light_of(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The light of a colour image (3, 32, 32) on the sensor, (PIXELS, PIXELS) in [0, 1].
+def light_of(image: NDArray[Any]) -> NDArray[np.float64]:
+    """The light of a square image on the sensor, (PIXELS, PIXELS) in [0, 1].
 
         light = (0.299 R + 0.587 G + 0.114 B) / 255        ITU-R BT.601, enlarged bilinearly
 
-    The screen's gamma is left out: the luma is taken as the light.
+    image (3, S, S) or grey (1, S, S), uint8, or floats in [0, 1]. The screen's gamma is left out:
+    the luma is taken as the light.
     """
-    grey = np.tensordot(LUMA, image.astype(np.float64), axes=1) / 255
-    return enlarge(grey[None], PIXELS)[0]
+    planes = image.astype(np.float64)
+    grey = np.tensordot(LUMA, planes, axes=1) if len(planes) == 3 else planes[0]
+    return enlarge(grey[None] / (255 if image.dtype == np.uint8 else 1), PIXELS)[0]
 
 
 def _cifar10_images(root: Folder, per_class: int) -> Choice:
@@ -92,34 +91,3 @@ def _cifar10_images(root: Folder, per_class: int) -> Choice:
 
 
 IMAGE_SETS: dict[str, Callable[[Folder, int], Choice]] = {"cifar10": _cifar10_images}
-
-
-def simulate_dataset(
-    images: str = "cifar10",
-    *,
-    root: Folder,
-    out: Folder,
-    path: str = "closed_loop",
-    per_class: int = PER_CLASS,
-    workers: int | None = None,
-    seed: int = 0,
-    progress: Progress = lambda done, wanted: None,
-) -> dict[str, Any]:
-    """Film an image set into the folder `out`, as `cifar10-sim` reads it, and say what was made.
-
-    images      a row of IMAGE_SETS
-    root        the folder of the image set
-    path        a row of MOTIONS; "closed-loop" is "closed_loop"
-    per_class   images of every class: a film of 100 is the beginning of that of 1,000
-    workers     threads (None: one a processor); they change no event
-    progress    called with (recordings there, recordings wanted)
-
-    A film that was stopped goes on where it was; see `film_images` for what is refused.
-    """
-    pick = choose(IMAGE_SETS, images, "image set")
-    motion = choose(MOTIONS, path_name(path), "path")()
-    if per_class < 1:
-        raise UsageError(f"simulate_dataset: per_class must be >= 1, got {per_class!r}")
-    choice = pick(root, per_class)
-    setting = Setting(motion, CAMERA, seed, {**choice.source, "moved": path_name(path)})
-    return film_images(choice.light, choice.ids, out, setting, workers=workers, progress=progress)

@@ -27,7 +27,7 @@ CAMERA_FILE = "camera.json"
 EVENT_BYTES = 5
 _LATEST_US = 1 << 23  # the format has 23 bits for the time
 _OVERFLOW_ROW = 240  # an event in this row is a clock overflow to every reader
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*/[A-Za-z0-9][A-Za-z0-9_-]*")
+_ID = re.compile(r"(\w[\w-]*/){1,2}\w[\w-]*")
 _SAMPLE = 8  # recordings that the size of a film is estimated from
 
 Pictures = NDArray[Any] | Callable[[int], NDArray[Any]]
@@ -111,13 +111,13 @@ def read_setting(folder: Path) -> dict[str, Any] | None:
 
 
 def _checked(images: Pictures, ids: Sequence[str]) -> list[str]:
-    """The ids, all different and each a class and a name."""
+    """The ids, all different and each a class and a name, perhaps in a part."""
     names = [str(each) for each in ids]
     if not names or len(set(names)) != len(names):
         raise UsageError(f"film_images: {len(names)} ids must be different names, at least one")
     for name in names:
         if not _ID.fullmatch(name):
-            rule = "an id must be <class>/<name> of letters, digits, _ and -"
+            rule = "an id must be <class>/<name> of letters, digits, _ and -, or <part>/ before it"
             raise UsageError(f"film_images: {rule}, got {name!r}")
     if not callable(images) and (images.ndim != 3 or len(images) != len(names)):
         rule = f"images must be ({len(names)}, H0, W0) like ids"
@@ -138,10 +138,10 @@ def _claim(folder: Path, setting: Setting, names: Sequence[str]) -> None:
     """Make the folders and camera.json, or refuse a folder that was filmed otherwise."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"film_images: out must be a folder, {folder} is a file")
-    for each in sorted({name.split("/")[0] for name in names}):
+    for each in sorted({name.rpartition("/")[0] for name in names}):
         (folder / each).mkdir(parents=True, exist_ok=True)
     wanted, found = setting.describe(), read_setting(folder)
-    if found is None and any(folder.glob("*/*.bin")):
+    if found is None and any(folder.rglob("*.bin")):
         text = f"{folder} holds recordings but no {CAMERA_FILE}"
         raise UsageError(f"film_images: {text}, so nobody knows how they were made")
     count = found.pop("recordings") if found else 0
@@ -193,7 +193,7 @@ def film_images(
     """Film image i as the recording <out>/<ids[i]>.bin, and say what was made.
 
     images     (M, H0, W0) in [0, 1], or a function that gives image i
-    ids        "<class>/<name>", one a recording
+    ids        "<class>/<name>" or "<part>/<class>/<name>", one a recording
     workers    threads (None: one a processor); they change no event
     progress   called with (recordings there, recordings wanted) at the start and after each
 

@@ -26,8 +26,10 @@ from anystep.data.events.layouts import (
     Sample,
     any_depth,
     check_complete,
+    check_filmed,
     cut_gesture,
     filmed,
+    filmed_sensor,
     first_place,
     folders_in,
     released_gestures,
@@ -166,8 +168,9 @@ def _events_folder(base: Path) -> Found:
     """Your own recordings: a folder a class, in every format that `read_events` knows.
 
     `root` has <class>/.../<file>, or train/<class>/... and test/<class>/... `sensor` is for formats
-    that do not say it, such as .npz; recordings of different sizes need `size`. Time counts from a
-    recording's first event. Ids are paths below root without the suffix.
+    that do not say it, such as .npz; of a film camera.json says it. Recordings of different sizes
+    need `size`. Time counts from a recording's first event. Ids are paths below root without the
+    suffix.
     """
     parts = {path.name.lower(): path for path in folders_in(base)}
     if set(PARTS) <= set(parts):
@@ -182,6 +185,7 @@ def _events_folder(base: Path) -> Found:
     for each in entries:
         name = each.path.relative_to(base).with_suffix("").as_posix()
         samples.append(Sample(name, classes.index(each.group), each.path, each.part))
+    check_filmed(base, len(samples))
     return samples, classes
 
 
@@ -316,7 +320,7 @@ def find_recordings(
     row = choose(EVENT_SETS, name, "event data set")
     if protocol is not None:
         check_protocol(name, protocol)
-    sides = row.sensor
+    sides = None
     if sensor is not None:
         given = tuple(sensor) if isinstance(sensor, Sequence) else ()
         if len(given) != 2 or not all(type(side) is int and side >= 1 for side in given):
@@ -327,6 +331,7 @@ def find_recordings(
         raise UsageError(f"{name}: root must be the folder that holds {row.holds}; {got}")
     base = Path(root)
     samples, classes = row.find(base)
+    sides = sides or row.sensor or filmed_sensor(base)
     if not samples:
         raise UsageError(f"{name}: nothing to read in {base}. It must hold {row.holds}")
     ordered = sorted(samples, key=lambda sample: natural(sample.id))

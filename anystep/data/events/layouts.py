@@ -161,18 +161,31 @@ def cut_gesture(entry: Entry) -> Sample:
     return Sample(f"{trial}/{label}_{count}", label, entry.path, entry.part)
 
 
+def filmed_sensor(folder: Path) -> tuple[int, int] | None:
+    """(height, width) of the camera of a film; None where camera.json says none."""
+    match read_setting(folder):
+        case {"camera": {"sensor": [int(height), int(width)]}}:
+            return height, width
+    return None
+
+
+def check_filmed(folder: Path, count: int) -> None:
+    """Refuse `count` recordings of a film that has more of them."""
+    setting = read_setting(folder)
+    if setting is not None and count < setting["recordings"]:
+        wanted = f"{setting['recordings']} recordings that {CAMERA_FILE} speaks of"
+        text = f"{folder} holds {count} of the {wanted}: the filming was stopped"
+        raise UsageError(f"{text}; run it again and it goes on from there")
+
+
 def filmed(folder: Path, classes: Sequence[str]) -> list[Sample]:
     """The recordings of a film, <class>/<name>.bin; none where there is no camera.json."""
-    setting = read_setting(folder)
-    if setting is None:
+    if read_setting(folder) is None:
         return []
     samples = [
         Sample(f"{name}/{file.stem}", label, file)
         for label, name in enumerate(classes)
         for file in sorted((folder / name).glob("*.bin"))
     ]
-    if len(samples) != setting["recordings"]:
-        wanted = f"{setting['recordings']} recordings that {CAMERA_FILE} speaks of"
-        text = f"{folder} holds {len(samples)} of the {wanted}: the filming was stopped"
-        raise UsageError(f"{text}; run it again and it goes on from there")
+    check_filmed(folder, len(samples))
     return samples
