@@ -174,13 +174,13 @@ def test_the_digits_are_filmed_without_a_folder():
 def test_a_film_of_your_own_pictures_is_read_with_its_sensor_and_not_before_it_is_whole(tmp_path):
     root, film = TREES["image-folder"](tmp_path / "images"), tmp_path / "film"
     (root / "square").rename(root / "0.5 a/b".replace("/", "."))
-    simulate_dataset("image-folder", root=root, out=film, path="saccade", per_class=5)
+    simulate_dataset("image-folder", root=root, out=film, path="saccade", per_class=6)
     splits = load_dataset("events-folder", binning=LIVE, root=film, cache=tmp_path)
     assert splits.classes == ("0_5_a_b", "circle")
     assert splits.train.shape[1:] == (10, 2, *SENSOR)
-    assert sum(map(len, (splits.train, splits.val, splits.test))) == 10
+    assert sum(map(len, (splits.train, splits.val, splits.test))) == 12
     (film / "circle" / "0.bin").unlink()
-    with pytest.raises(ValueError, match=r"holds 9 of the 10 recordings that camera.json speaks"):
+    with pytest.raises(ValueError, match=r"holds 11 of the 12 recordings that camera.json speaks"):
         load_dataset("events-folder", binning=LIVE, root=film, cache=tmp_path)
     (root / "circle").rename(root / "0_5_a b")
     with pytest.raises(ValueError, match=r"'0.5 a.b' and '0_5_a b' would both be .* '0_5_a_b'"):
