@@ -28,6 +28,7 @@ from anystep._command import say
 from anystep._extras import need
 
 SECONDS_BETWEEN_LINES = 5.0
+NARROW = 72  # columns of a terminal that has no room for a bar
 VALIDATED = {"val_loss": ".4f", "val_acc": ".2f", "val_acc_first": ".2f"}  # and how exactly
 
 
@@ -81,10 +82,17 @@ class EpochLines:
             self.writer.close()
 
 
+def _count() -> MofNCompleteColumn:
+    return MofNCompleteColumn(table_column=Column(no_wrap=True))
+
+
 def _progress(*columns: ProgressColumn) -> Progress:
     """A bar that is drawn on a terminal only, and vanishes at its end."""
-    about, console = TextColumn("{task.description}", markup=False), Console(stderr=True)
-    every = (about, BarColumn(), *columns, TimeRemainingColumn())
+    console = Console(stderr=True)
+    narrow = console.width < NARROW
+    fold = Column(no_wrap=not narrow, overflow="fold")
+    about = TextColumn("{task.description}", markup=False, table_column=fold)
+    every = (about, *columns) if narrow else (about, BarColumn(), *columns, TimeRemainingColumn())
     return Progress(*every, console=console, transient=True, disable=not sys.stderr.isatty())
 
 
@@ -95,7 +103,7 @@ class ProgressBar:
         self.run = run
 
     def on_epoch_start(self, *, title: str, updates: int) -> None:
-        self._bar = _progress(MofNCompleteColumn())
+        self._bar = _progress(_count())
         self._bar.start()
         self._bar.add_task(f"{self.run}: {title}", total=updates)
 
@@ -110,7 +118,7 @@ class ProgressBar:
 def progress_bar(title: str, *, unit: str = "") -> Iterator[Callable[[int, int | None], None]]:
     """A bar for `progress(done, total)` on a terminal; elsewhere a line every few seconds."""
     downloads = (DownloadColumn(), TransferSpeedColumn())
-    columns = downloads if unit == "bytes" else (MofNCompleteColumn(),)
+    columns = downloads if unit == "bytes" else (_count(),)
     said = time.monotonic()
     with _progress(*columns) as bar:
         task = bar.add_task(title, total=None)

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from anystep.cli import main
-from anystep.console import print_table
+from anystep.console import ProgressBar, print_table
 from anystep.deploy import runtime
 from anystep.folder import RunFolder
 
@@ -106,6 +106,19 @@ def test_a_table_hides_nothing_whatever_the_width_of_the_terminal(
     assert Counter(letters) <= Counter(text)
     if table[0] is HEADER and width >= 40:  # and no number is taken apart
         assert all(text.count(f"{90 + t}.25 ± 0.3") == 2 for t in range(10))
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_bar_says_of_which_run_it_is(monkeypatch, capsys, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    bar = ProgressBar("label_smoothing-seed0")
+    bar.on_epoch_start(title="train epoch 3", updates=36)
+    bar.on_epoch_end()
+    text = re.sub(r"\x1b\[[\d;?]*\w", "", capsys.readouterr().err)
+    assert "…" not in text
+    assert "\rlabel_smoothing-seed0: train epoch" in text
+    assert " 0/36" in text
 
 
 def test_json_is_printed_on_a_terminal_only_if_asked(monkeypatch, capsys):
