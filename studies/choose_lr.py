@@ -47,7 +47,7 @@ def train_once(record: Record, splits: Splits) -> dict[str, Any]:
     """Train a record of one phase and return the last row of its history."""
     method = check(record)
     (phase,) = method.phases()
-    model, _ = build(record, phase, splits)
+    model = build(record, phase, splits)
     state = start(model, record.train, phase=phase)
     fabric = fabric_of(record)
     fit(

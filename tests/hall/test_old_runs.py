@@ -37,7 +37,7 @@ def test_a_finished_run_is_judged_to_the_scores_that_it_has(old, terminal):
     judged = terminal.done("evaluate", folder)
     assert judged["prefix_top1"] == scores["prefix_top1"]
     assert judged["confusion"] == scores["confusion"]
-    assert judged.keys() - {"run"} == scores.keys()
+    assert judged.keys() - {"run", "work"} == scores.keys()  # work is counted since
 
 
 def test_finished_runs_are_reported_together(old, terminal, tmp_path):

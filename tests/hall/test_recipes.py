@@ -282,7 +282,7 @@ def test_a_recipe_has_the_published_network_at_the_published_size(name, rows):
     published = (PARAMETERS_HSD if row_of(name) in HSD_ROWS else PARAMETERS)[network_of(name)]
     for phase in method.phases():
         with torch.device("meta"):
-            model, _ = build(record, phase, splits)
+            model = build(record, phase, splits)
         clips = CLIPS if phase.name == "ann" else 0
         assert sum(p.numel() for p in model.parameters() if p.requires_grad) == published + clips
 
@@ -348,7 +348,7 @@ def test_a_recipe_takes_an_update_in_every_phase(name, rows):
     options = {"augment": augmentation_of(record, splits), "fabric": make_fabric(accelerator="cpu")}
     networks = {}
     for phase in method.phases():
-        model, _ = build(record, phase, splits)
+        model = build(record, phase, splits)
         networks[phase.name] = model
         state = start(model, plan, phase=phase, networks=networks)
         before = next(model.parameters()).detach().clone()
