@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from event_files import random_rows, rows_of
 
-from anystep.data.readers import prophesee, read_events
+from anystep.data.readers import read_events
 
 ROWS = files.BY_HAND
 SIX = [*ROWS[:-1], (80_000, 6, 7, 0)]
@@ -95,8 +95,7 @@ def test_a_known_camera_says_the_size_of_its_recordings(header, size, tmp_path):
     assert read_events(path).sensor == size
 
 
-def test_vectors_of_evt3_are_read_and_so_are_the_turns_of_its_clock(tmp_path, monkeypatch):
-    """Also where the words are decoded in parts, of whatever length."""
+def test_vectors_of_evt3_are_read_and_so_are_the_turns_of_its_clock(tmp_path):
     rng = np.random.default_rng(0)
     grid = {(int(t), int(y), int(p)): None for t, y, p in rng.integers(0, (99, 48, 2), (300, 3))}
     rows = [
@@ -106,9 +105,7 @@ def test_vectors_of_evt3_are_read_and_so_are_the_turns_of_its_clock(tmp_path, mo
     ]
     assert rows[-1][0] > 5 * 2**24
     path = files.put(tmp_path, "r.raw", files.evt3_vectors(rows))
-    for words in (2**18, 1, 7, 100):
-        monkeypatch.setattr(prophesee, "_AT_ONCE", words)
-        assert rows_of(read_events(path)) == rows
+    assert rows_of(read_events(path)) == rows
 
 
 def test_a_time_that_steps_back_is_as_the_camera_wrote_it(tmp_path):

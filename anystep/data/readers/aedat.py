@@ -106,8 +106,8 @@ def _dvs128(path: Path, a: NDArray[np.uint32], t: NDArray[np.int64], start: int)
 
     Upright, row 0 on top, is x = 127 - c, y = 127 - r: so jAER and libcaer have it.
     """
-    if (wide := a > 0xFFFF).any():
-        index = int(wide.argmax())
+    if a.max(initial=0) > 0xFFFF:
+        index = int((a > 0xFFFF).argmax())
         place = f"event {index} after byte {start} has the address 0x{a[index]:08x}"
         hint = "a DVS128 has 16 bits. The file is damaged, little-endian or from another camera"
         raise UsageError(f"{path}: {place}; {hint}. {_NAME_IT}")

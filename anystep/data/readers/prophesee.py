@@ -7,7 +7,6 @@ to be refused or put in order.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from anystep.data.readers.source import (
     Recorded,
     Size,
     header_lines,
-    largest_unpacked,
     whole_records,
 )
 
@@ -34,7 +32,6 @@ _SYSTEMS: dict[Size, tuple[int, ...]] = {
 }
 _CONTRAST = (0, 12)  # types of events in a .dat
 _DAT_BITS = {b"1": (9, 8), b"2": (14, 14)}  # by version: bits of x, then of y, then 4 of p
-_AT_ONCE = 2**18  # words
 
 
 def _header(path: Path, data: bytes, version: bytes, example: str) -> tuple[bytes, bytes, int]:
@@ -91,66 +88,6 @@ def _evt2(words: Words) -> Columns:
     }
 
 
-def _evt3_part(words: Words, turns: int) -> tuple[Columns, list[int], int]:
-    """The events of these words; then the words that bring a decoder to where it is after them, and
-    what to add to its clock for the times that it fell back to zero.
-    """
-    kind, value = words >> 12, (words & 0xFFF).astype(np.int64)
-    row, base, low, high = (_last(kind == each) for each in (0, 3, 6, 8))
-    highs = np.zeros(len(words), np.int64)
-    highs[kind == 8] = turns + _turns(value[kind == 8], 12)
-    single, length = kind == 2, 12 * (kind == 4) + 8 * (kind == 5)
-    moved = np.cumsum(length)
-    origin = np.where(single, np.arange(len(words)), base)
-    # A vector begins where those before it on the same base end.
-    ahead = np.where(single, 0, moved - length - moved[base])
-    pixels = np.where(single, 1, value & (1 << length) - 1)
-    known = (row >= 0) & (low >= 0) & (high >= 0) & (origin >= 0)
-    at = np.flatnonzero((pixels > 0) & known)
-    which, bit = np.nonzero(
-        pixels[at, None].astype(np.uint16) >> np.arange(12, dtype=np.uint16) & 1
-    )
-    at = at[which]
-    columns: Columns = {
-        "t": (highs[high[at]] << 12) + value[low[at]],
-        "x": ((value[origin[at]] & 0x7FF) + ahead[at] + bit).astype(np.int16),
-        "y": (value[row[at]] & 0x7FF).astype(np.int16),
-        "p": (value[origin[at]] >> 11).astype(np.uint8),
-    }
-    said = [int(words[last[-1]]) for last in (row, low, high) if last[-1] >= 0]
-    if base[-1] >= 0:
-        x = (value[base[-1]] & 0x7FF) + moved[-1] - moved[base[-1]]
-        said.append(0x3000 | int(value[base[-1]] & 0x800) | int(min(x, 0x7FF)))
-    return columns, said, turns if high[-1] < 0 else int(highs[high[-1]] - value[high[-1]])
-
-
-def _evt3(words: Words) -> Iterator[Columns]:
-    """Bits 15..12 of a word say its kind: 0 row; 2 an event, 10..0 x, 11 polarity; 3 the same as
-    the base of vectors; 4 and 5 vectors of 12 and 8 pixels from the base on, which moves; 6 and 8
-    the lower and the upper 12 bits of the time. Events are left out until all that they need was
-    said.
-    """
-    said: list[int] = []
-    turns = 0
-    for start in range(0, len(words), _AT_ONCE):
-        part = np.concatenate([np.array(said, words.dtype), words[start : start + _AT_ONCE]])
-        columns, said, turns = _evt3_part(part, turns)
-        yield columns
-
-
-def _joined(path: Path, parts: Iterable[Columns]) -> Columns:
-    """Columns one after another, if they are not too many for so small a file."""
-    held, room = [], largest_unpacked(path)
-    for columns in parts:
-        held.append(columns)
-        room -= sum(column.nbytes for column in columns.values())
-        if room < 0:
-            raise UsageError(f"{path}: its events are too many for so small a file")
-    if not held:
-        raise UsageError(f"{path}: holds no events")
-    return {name: np.concatenate([columns[name] for columns in held]) for name in held[0]}
-
-
 def _later(columns: Columns, head: bytes) -> Columns:
     """On the clock that faery writes beside the events, if it did."""
     start = re.search(rb"% *t0 +([0-9]{1,18})\b", head, re.IGNORECASE)
@@ -167,8 +104,13 @@ def read_raw(path: Path) -> Recorded:
     kind = np.dtype("<u4" if version[:1] == b"2" else "<u2")
     whole_records(path, data, start=start, size=kind.itemsize)
     words = np.frombuffer(data, kind, offset=start)
-    parts = [_evt2(words)] if version[:1] == b"2" else _evt3(words)
-    return Recorded(_later(_joined(path, parts), head), _sensor(head))
+    if version[:1] == b"2":
+        columns = _evt2(words)
+    else:
+        from anystep.data.readers.evt3 import decode_evt3
+
+        columns = decode_evt3(words)
+    return Recorded(_later(columns, head), _sensor(head))
 
 
 def read_dat(path: Path) -> Recorded:
