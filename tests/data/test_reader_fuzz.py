@@ -237,7 +237,7 @@ def bomb(name: str, path: Path) -> Path:
 
 CAPPED = """
 import json, resource, sys
-from anystep.data.readers import read_events
+from anystep.data.readers import evt3, read_events  # numba is large
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 200 * 2**20,) * 2)
 said = {}
