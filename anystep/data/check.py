@@ -170,6 +170,7 @@ def _loaded(name: str, folder: str | os.PathLike[str] | None, splits: Splits) ->
     """The inventory of the samples of all three parts, one part after the other."""
     sets: list[Any] = [splits.train, splits.val, splits.test]
     ends = np.cumsum([len(data) for data in sets])
+    scale = {"mean": splits.train.mean, "std": splits.train.std}
     return Inventory(
         name,
         None if folder is None else os.fspath(folder),
@@ -178,6 +179,7 @@ def _loaded(name: str, folder: str | os.PathLike[str] | None, splits: Splits) ->
         [str(each) for data in sets for each in data.ids.tolist()],
         dict(zip(PARTS, np.split(np.arange(ends[-1]), ends[:-1]), strict=True)),
         {"name": splits.protocol, "hash": splits.protocol_hash},
+        {key: list(values) for key, values in scale.items() if values is not None},
     )
 
 
@@ -333,7 +335,9 @@ def check_dataset(
         threads = 1  # one reader has the row groups that are in memory; others would decode again
     inventory = _loaded(name, folder, splits)
     looks = _images(splits, inventory.labels.tolist(), threads if deep else 0)
-    return _counted(inventory, looks, progress, skip_bad)
+    check = _counted(inventory, looks, progress, skip_bad)
+    shapes = {each.shape for each in check.examples.values() if isinstance(each, np.ndarray)}
+    return replace(check, summary=check.summary | {"pictures": [*map(list, sorted(shapes))]})
 
 
 def _counts(parts: Mapping[str, int]) -> str:
@@ -367,6 +371,11 @@ def table_cells(summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[s
         rows["events a recording"] = _from_to(summary["events_per_recording"])
         rows["on events"] = f"{100 * summary['polarity_on']:.1f} %"
         rows["recordings out of order"] = f"{summary['out_of_order']:,}"
+    if shapes := summary.get("pictures"):
+        rows["pictures"] = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
+    if "mean" in summary:
+        mean, std = (", ".join(f"{each:g}" for each in summary[key]) for key in ("mean", "std"))
+        rows["normalised"] = f"(x / 255 - mean) / std, mean {mean}, std {std}"
     if others := summary.get("other_files"):
         named = {suffix or "without a suffix": number for suffix, number in others.items()}
         rows["other files"] = _counts(named)

@@ -159,6 +159,11 @@ def test_images_are_counted_and_the_first_of_each_class_is_decoded(tmp_path):
     each = {"train": 8, "test": 2}
     assert found.summary["classes"] == {"circle": each, "square": each}
     assert [image.shape for image in found.examples.values()] == [(3, 30, 40)] * 2
+    said = {key: found.summary[key] for key in ("pictures", "mean", "std")}
+    assert said == {"pictures": [[3, 30, 40]], "mean": [0, 0, 0], "std": [1, 1, 1]}
+    rows = dict(table_cells(json.loads(json.dumps(found.summary)))[2])
+    assert rows["pictures"] == "3 x 30 x 40"
+    assert rows["normalised"] == "(x / 255 - mean) / std, mean 0, 0, 0, std 1, 1, 1"
     # red is the class
     assert [int(found.examples[name][0].mean()) for name in ("circle", "square")] == [30, 90]
 
