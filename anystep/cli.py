@@ -99,21 +99,12 @@ def train(arguments: Arguments, overrides: Sequence[str]) -> Result:
 
 def evaluate(arguments: Arguments, overrides: Sequence[str]) -> Result:
     """Judge a finished run's network again, from the weights on disk; on other data with --data."""
-    from anystep._files import write_json
     from anystep.run import evaluate_run
 
-    out = None if arguments.out is None else Path(arguments.out)
-    if out and (out.exists() or out.suffix != ".json" or not out.parent.is_dir()):
-        rule = "--out must be a new file .json in a folder that exists"
-        raise UsageError(f"{rule}, got {str(out)!r}")
     options = options_from(arguments.option)
-    own = {"data": arguments.data, "split": arguments.split, "options": options}
-    result = {"run": arguments.run, **evaluate_run(arguments.run, **own)}
-    _print_scores(result)
-    if out:
-        write_json(out, result)
-        say(f"scores: {out}")
-    return result
+    scores = evaluate_run(arguments.run, arguments.data, split=arguments.split, options=options)
+    _print_scores(scores)
+    return {"run": arguments.run, **scores}
 
 
 def compare(arguments: Arguments, overrides: Sequence[str]) -> Result:
@@ -212,14 +203,10 @@ FLAGS: dict[str, Flags] = {
         "run": {"help": "a finished run folder"},
         "--data": {
             "metavar": "DIR",
-            "help": "judge what lies here, of the run's frames and classes",
+            "help": "judge what lies here, of the same classes and frames",
         },
         "--split": {"metavar": "PART", "help": "train, val, test or all"},
         "--option": {**OPTION, "help": "of --data, like sensor=[240,320]; may be repeated"},
-        "--out": {
-            "metavar": "FILE.json",
-            "help": "a new file for the scores, which are printed too",
-        },
     },
     "compare": {
         "recipe": {"nargs": "+", "help": "one with --methods; or several, a row each"},

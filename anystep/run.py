@@ -282,6 +282,7 @@ def judge(
 
 def samples_of(splits: Splits, part: str) -> DataSet:
     """A part, or with "all" the three together."""
+    choose({each: each for each in (*PARTS, ALL)}, part, "split")
     sets = [getattr(splits, each) for each in (PARTS if part == ALL else (part,))]
     if not any(map(len, sets)):
         raise UsageError(f"the protocol {splits.protocol} has no {part}")
@@ -320,17 +321,16 @@ def seen_frames(record: Record) -> slice:
 
 
 def elsewhere(record: Record, data: Path | str, options: Json) -> Record:
-    """The record with the samples in the folder `data`: all of them, if it is a person's own.
+    """The record with the samples in the folder `data`, without a protocol in a folder of your own.
 
     Errors: a data set that is built in; the folder from which the run learnt.
     """
     name, own = record.data.name, record.data.options
-    takes = options_of(name) or []
-    if "root" not in takes:
+    if "root" not in (options_of(name) or []):
         raise UsageError(f"{name} is built in and takes no folder, got {str(data)!r}")
     if "root" in own and Path(own["root"]).resolve() == Path(data).resolve():
         raise UsageError(f"the run learnt from {data}: without --data it is judged there")
-    protocol = {"protocol": ALL} if name in OWN_FOLDERS and "protocol" in takes else {}
+    protocol = {"protocol": ALL} if name == "events-folder" else {}
     together = {**own, **protocol, **options, "root": os.fspath(data)}
     check_arguments(choose(DATASETS, name, "dataset"), together, f"dataset {name}")
     return replace(record, data=replace(record.data, options=together))
@@ -339,11 +339,8 @@ def elsewhere(record: Record, data: Path | str, options: Json) -> Record:
 def check_alike(data: Path | str, splits: Splits, model: StepModel, classes: list[str]) -> None:
     """Refuse samples of other classes or frames than the network's, by name."""
     if list(splits.classes) != classes:
-        its = set(splits.classes)
-        differ = [f"lacks {each}" for each in classes if each not in its]
-        differ += [f"has {each}" for each in splits.classes if each not in classes]
-        what = "; ".join(differ) or "has them in another order"
-        raise UsageError(f"{data} does not have the {len(classes)} classes of the run: it {what}")
+        differ = ", ".join(sorted({*splits.classes} ^ {*classes})) or "their order"
+        raise UsageError(f"{data} does not have the classes of the run, they differ in: {differ}")
     shape = tuple(np.asarray(splits.test[0][0]).shape[1:])
     if shape != model.frame_shape:
         what = f"{data} has frames (P, H, W) {shape}, the network takes {model.frame_shape}"
@@ -352,30 +349,29 @@ def check_alike(data: Path | str, splits: Splits, model: StepModel, classes: lis
 
 def evaluate_run(
     folder: Path | str,
-    *,
     data: Path | str | None = None,
+    *,
     split: str | None = None,
     options: Json | None = None,
 ) -> Json:
     """Judge a finished run's network again, from the weights on disk. Nothing is written.
 
-    data      a folder to judge instead of the run's own data, of the same data set, classes and
-              frames; in a folder of your own every sample counts
+    data      a folder to judge, of the same data set, classes and frames; None: the run's own
     split     "train", "val", "test" or "all"; None: the run's, of a folder of your own "all", of
               another set's "test"
     options   of the data set in `data`, laid over those of the run
     """
     place = RunFolder(folder)
     record, model = place.read_record(), load_model(folder)
-    if data is None and options:
-        raise UsageError("options are for other data: name its folder with data")
-    if data is not None:
-        split = split or (ALL if record.data.name in OWN_FOLDERS else "test")
-        record = elsewhere(record, data, options or {})
-    splits = read_splits(record)
-    if data is not None:
-        check_alike(data, splits, model, place.read_scores()["classes"])
     phase = create_method(record.method.name, **record.method.options).phases()[-1]
-    part = choose({each: each for each in (*PARTS, ALL)}, split or record.judge, "split")
+    part = split or record.judge
+    if data is None:
+        if options:
+            raise UsageError("options are for other data: name its folder with data")
+        splits = read_splits(record)
+    else:
+        part = split or (ALL if record.data.name in OWN_FOLDERS else "test")
+        splits = read_splits(elsewhere(record, data, options or {}))
+        check_alike(data, splits, model, place.read_scores()["classes"])
     scores = judge(model, splits, phase, record, part=part)[1]
     return scores if data is None else {"data": os.fspath(data), **scores}

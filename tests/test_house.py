@@ -74,7 +74,7 @@ FREE_OF_TORCH = """
 RUNNING = "--out --skip-bad --devices --precision"
 COMMANDS = {
     "train": f"recipe --resume {RUNNING} --json",
-    "evaluate": "run --data --split --option --out --json",
+    "evaluate": "run --data --split --option --json",
     "compare": f"recipe --methods --seeds {RUNNING} --json",
     "sweep": f"recipe --train-steps --methods --seeds {RUNNING} --json",
     "report": "runs --out --json",

@@ -170,7 +170,7 @@ PROTOCOLS = [
     (lambda: find_recordings("nmist", "."), "event data set 'nmist'. Did you mean 'nmnist'"),
     (lambda: check_dataset("nmist", "."), "unknown dataset 'nmist'. Did you mean 'nmnist'"),
     (lambda: check_dataset("nmnist", options={"sice": 8}), "unknown option 'sice' in the check"),
-    (lambda: check_dataset("nmnist", options={"size": "8"}), "nmnist: size must be int or None"),
+    (lambda: check_dataset("nmnist", options={"size": "8"}), "size must be a whole number >= 1"),
     (lambda: check_dataset("events-folder", options={"sensor": 3}), r"sensor must be \(height,"),
     (lambda: check_dataset("cifar10"), "cifar10: root is required"),
     (lambda: check_dataset("cifar10", ".", options={"root": "x"}), "unknown option 'root'"),

@@ -285,13 +285,8 @@ class Catalogue:
     def split(self, skip: Sequence[int] = ()) -> Split:
         """Which samples train, choose and test, without those of `skip`: nobody else moves."""
         parts = [sample.part for sample in self.samples]
-        own: dict[str, Any] = {
-            "ids": self.ids,
-            "parts": parts,
-            "classes": self.classes,
-            "skip": skip,
-        }
-        drawn = split(self.protocol, self.labels, **own)
+        own: dict[str, Any] = {"ids": self.ids, "classes": self.classes, "skip": skip}
+        drawn = split(self.protocol, self.labels, parts=parts, **own)
         if apart := cut_apart(self.ids, (drawn.train, drawn.val, drawn.test)):
             what = f"slices of {len(apart)} recordings lie in two parts, the first {apart[0]}"
             way_out = "grouped-70-10-20@0 keeps a recording together"
