@@ -1,5 +1,5 @@
-"""What every row of LOSSES promises. A new row is tested without a new test: required floats are
-0.5, the rest has defaults.
+"""What every row of LOSSES promises. A new row adds its equation to EQUATIONS, as a slow loop;
+required floats are 0.5, the rest has defaults.
 
 A test whose only argument is `name` is a promise; `tests/training/test_methods.py` runs them all on
 a row made up there. `test_distillation_contract` has most of them too.
@@ -9,13 +9,25 @@ from __future__ import annotations
 
 import inspect
 import re
+from functools import partial
 
+import oracles
 import pytest
+import slow_distillation
 import torch
 
 from anystep.training.distillation import DISTILLATIONS
 from anystep.training.losses import LOSSES
 
+EQUATIONS = {  # a loop a sum, from the paper, of numpy's logits and labels
+    "ce": oracles.smoothed_ce,
+    "label_smoothing": partial(oracles.smoothed_ce, epsilon=0.1),
+    "step_ce": partial(oracles.tet, lamb=0.0),
+    "tet": oracles.tet,
+    "tks": partial(oracles.tks, alpha=0.5, temperature=0.5),
+    "full_range": slow_distillation.full_range,
+    "strong_weak": slow_distillation.strong_weak,
+}
 SIZES = [(1, 1, 2), (1, 4, 3), (4, 1, 10), (5, 6, 4), (10, 3, 101)]
 
 
@@ -61,13 +73,28 @@ def case(name, size=(5, 6, 4), *, seed=0):
 
 def test_a_loss_is_a_finite_scalar_with_a_finite_gradient(name):
     for size in SIZES:
-        for scale in (1.0, 100.0):
+        for scale in (1.0, 100.0, 1e4):
             logits, target = case(name, size)
             value, slope = value_and_slope(name, scale * logits, target)
             assert value.shape == ()
             assert value.isfinite()
             assert slope.shape == size
             assert slope.isfinite().all()
+
+
+def test_a_loss_is_its_equation(name):
+    assert name in EQUATIONS, "write its equation as a slow loop, and a row of EQUATIONS"
+    for seed, size in enumerate(SIZES):
+        logits, labels = case(name, size, seed=seed)
+        expected = EQUATIONS[name](logits.numpy(), labels.numpy())
+        assert float(value_of(name, logits, labels)) == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_loss_falls_when_the_logit_of_the_label_grows(name):
+    for seed, size in enumerate(SIZES):
+        logits, labels = case(name, size, seed=seed)
+        more = logits + 1e-6 * torch.nn.functional.one_hot(labels, size[2])
+        assert value_of(name, more, labels) < value_of(name, logits, labels)
 
 
 def test_the_gradient_of_every_sample_flows(name):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import oracles
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,12 +76,17 @@ def test_the_weight_of_tks_over_four_epochs_as_fit_sees_it(ramp, expected, monke
 # A new loss: what docs/add-a-loss.md promises
 
 
-def last_step():
-    """The function of docs/add-a-loss.md, as it stands there."""
-    code = re.search(r"```python\n(def last_step.*?)```", PAGE.read_text(), re.DOTALL)
-    space = {**vars(losses)}
+def of_the_page(place):
+    """The function `last_step` of docs/add-a-loss.md, as it stands there below the line `place`."""
+    pattern = rf"```python\n# {re.escape(place)}\n+(def last_step.*?)```"
+    code = re.search(pattern, PAGE.read_text(), re.DOTALL)
+    space = {**vars(losses), **vars(oracles)}
     exec(code[1], space)
     return space["last_step"]
+
+
+def last_step():
+    return of_the_page("anystep/training/losses.py, above LOSSES")
 
 
 def needy(logits, labels, *, alpha: float, pool: str = "whatever"):
@@ -95,11 +101,19 @@ def needy(logits, labels, *, alpha: float, pool: str = "whatever"):
 
 
 @pytest.mark.parametrize("contract", [loss_contract, method_contract], ids=["loss", "method"])
-@pytest.mark.parametrize("function", [last_step(), needy], ids=["last_step", "needy"])
+@pytest.mark.parametrize(
+    ("function", "equation"),
+    [
+        (last_step(), of_the_page("tests/oracles.py, at the end")),
+        (needy, lambda logits, labels: 1.5 * oracles.smoothed_ce(logits[:1], labels)),
+    ],
+    ids=["last_step", "needy"],
+)
 def test_a_new_row_of_losses_is_tested_by_the_contracts_without_a_new_test(
-    contract, function, monkeypatch
+    contract, function, equation, monkeypatch
 ):
     monkeypatch.setitem(LOSSES, "newcomer", function)
+    monkeypatch.setitem(loss_contract.EQUATIONS, "newcomer", equation)
     tests = promises(contract)
     assert len(tests) >= 5
     for test in tests.values():
@@ -121,14 +135,20 @@ BROKEN = {
     ),
     "test_a_loss_is_pure": lambda o, y: losses.ce(o, y) + 0 * o.data.add_(1).sum(),
     "test_a_loss_is_a_finite_scalar_with_a_finite_gradient": (
-        lambda o, y: -o.softmax(-1).log().mean()
+        lambda o, y: F.nll_loss(o.mean(0).softmax(-1).log(), y)
     ),
+    "test_a_loss_is_its_equation": lambda o, y: (
+        0.5 * losses.tks_soft(o, losses.tks_teacher(o, y, temperature=0.5), temperature=0.5) / 0.5
+        + 0.5 * losses.ce(o, y)
+    ),  # temperature, not temperature squared
+    "test_a_loss_falls_when_the_logit_of_the_label_grows": lambda o, y: -losses.ce(o, y),
 }
 
 
 @pytest.mark.parametrize("finding", BROKEN)
 def test_the_contract_finds_a_broken_row(finding, monkeypatch):
     monkeypatch.setitem(LOSSES, "newcomer", BROKEN[finding])
+    monkeypatch.setitem(loss_contract.EQUATIONS, "newcomer", loss_contract.EQUATIONS["tks"])
     with pytest.raises((AssertionError, RuntimeError, IndexError)):
         promises(loss_contract)[finding]("newcomer")
 
@@ -141,5 +161,5 @@ def test_a_new_row_of_losses_is_a_method_and_trains(monkeypatch):
     state = trained(method, model=model)
     assert list(state.history[0]["parts"]) == ["last_step"]
     assert all(not torch.equal(value, before[key]) for key, value in model.named_parameters())
-    with pytest.raises(ValueError, match="weight must be > 0, got -1"):
+    with pytest.raises(ValueError, match="weight must be >= 0, got -1"):
         anystep.create_method("last_step", weight=-1.0)
