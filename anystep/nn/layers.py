@@ -114,6 +114,12 @@ class Carry:
             raise self._out_of_order(layer)
         _, before = self._waiting.pop()
         y, after = layer(x, before)
+        if y.shape != x.shape or after.shape != before.shape:
+            shapes = [tuple(each.shape) for each in (x, before, y, after)]
+            raise ValueError(
+                f"{type(layer).__name__} made of an input {shapes[0]} and a state {shapes[1]} an "
+                f"output {shapes[2]} and a state {shapes[3]}: they must keep their shapes"
+            )
         self._after.append(after)
         return y
 

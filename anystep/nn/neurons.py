@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,12 @@ class Neuron(nn.Module):
     `forward(x (T, N, ...), v (N, ...) | None) -> (spikes (T, N, ...), v (N, ...))`; `v=None` starts
     at `v_init`. `rest(n)` needs the `shape` of one sample's membrane. The arguments are those of
     `Rule`; `backend` is one of `BACKENDS` or "auto".
+
+    A neuron that remembers more than one membrane says how many, as `membranes`: its state is then
+    (N, membranes, ...).
     """
+
+    membranes: ClassVar[int] = 1
 
     v_threshold: float = 0.5
     v_reset: float | None = 0.0
@@ -170,9 +175,15 @@ class Neuron(nn.Module):
         """`rest(n)` as one number that all elements share: nobody may write to it."""
         if self.shape is None:
             raise ValueError(f"{type(self).__name__}: rest(n) needs shape=(...), one sample's")
-        return torch.full((), self.v_init, dtype=dtype, device=device).expand(n, *self.shape)
+        start = torch.full((), self.v_init, dtype=dtype, device=device)
+        return start.expand(self._state_shape((n, *self.shape)))
 
-    def forward(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _state_shape(self, step: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the state, for the shape (N, ...) of a step."""
+        return step if self.membranes == 1 else (step[0], self.membranes, *step[1:])
+
+    def begin(self, x: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The input and the state that a `forward` starts with. Error: a shape or dtype, by name."""
         name = type(self).__name__
         if x.dim() < 2 or x.shape[0] < 1:
             raise ValueError(f"{name}: x must be (T, N, ...) with T >= 1, got {tuple(x.shape)}")
@@ -180,17 +191,23 @@ class Neuron(nn.Module):
             raise ValueError(f"{name}: x must be floating point, got {x.dtype}")
         if v is not None and torch.is_autocast_enabled(x.device.type):
             x = x.to(v.dtype)  # the membrane adds up over time: it keeps its own precision
-        if v is not None and (v.shape != x.shape[1:] or v.dtype != x.dtype):
+        shape = self._state_shape(x.shape[1:])
+        if v is None:
+            return x, x.new_full((), self.v_init).expand(shape)
+        if v.shape != shape or v.dtype != x.dtype:
             raise ValueError(
-                f"{name}: the membrane must be {tuple(x.shape[1:])} {x.dtype}, like a step of x, "
+                f"{name}: the membrane must be {tuple(shape)} {x.dtype}, like a step of x, "
                 f"got {tuple(v.shape)} {v.dtype}"
             )
+        return x, v
+
+    def forward(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        at_rest = v is None
+        x, v = self.begin(x, v)
         decay, gain = self.coefficients()
         run = scan_for(self.backend, x, decay, gain, self.rule)
-        if v is None and run is scan:  # it computes in the memory format of its membrane
+        if at_rest and run is scan:  # it computes in the memory format of its membrane
             v = torch.full_like(x[0], self.v_init)
-        elif v is None:
-            v = x.new_full((), self.v_init).expand(x.shape[1:])
         return run(x, v, decay, gain, self.rule)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,6 @@
-"""What every row of NEURONS promises. A new neuron adds one line to `BY_HAND`."""
+"""What every row of NEURONS promises. A new neuron adds one line to `BY_HAND`; one whose charge and
+fire are not h = decay v + gain x, s = 1[h > threshold] adds its steps to `OTHER_STEPS` instead.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,15 @@ from anystep.nn.surrogate import SURROGATES
 
 RESETS = {"hard to 0": 0.0, "hard to -0.1": -0.1, "soft": None}
 
-# v, x -> h of one step at tau = 2; the threshold is 0.5, that of the converted neuron 1
+# (v, x), the threshold is 0.5 -> h of one step at tau = 2; the threshold is 0.5, that of the converted neuron 1
 BY_HAND = {
     "if": [(0.1, 0.5, 0.6), (0.1, 0.3, 0.4)],  # v + x
     "lif": [(0.4, 0.8, 0.6), (0.2, 0.4, 0.3)],  # v / 2 + x / 2
     "plif": [(0.4, 0.8, 0.6), (0.2, 0.4, 0.3)],  # sigmoid(w) = 1 / tau = 1 / 2
     "qcfs_if": [(0.4, 6.4, 1.2), (0.2, 1.6, 0.4)],  # v + x / clip, clip = 8
 }
+# state, x -> spike, state of one step of a row, with its defaults
+OTHER_STEPS: dict[str, list[tuple[list[float], float, float, list[float]]]] = {}
 HEIGHTS = {"qcfs_if": 8.0}  # of a spike, where it is not 1: the converted neuron's is its clip
 
 
@@ -35,17 +39,30 @@ def v_reset(request):
     return request.param
 
 
+def state_of(neuron, *shape, seed=1):
+    """Any state of `shape` (N, ...) of a step."""
+    return current(*neuron._state_shape(shape), seed=seed)
+
+
 def current(*shape, dtype=torch.float32, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) + 0.5
 
 
 def test_a_call_leaves_nothing_behind(name, v_reset, backend):
     neuron = NEURONS[name](v_reset=v_reset, backend=backend)
-    x, v = current(5, 2, 3), current(2, 3, seed=1)
+    x, v = current(5, 2, 3), state_of(neuron, 2, 3)
     before = [each.clone() for each in (x, v, *neuron.state_dict().values())]
     assert all(torch.equal(*pair) for pair in zip(neuron(x, v), neuron(x, v), strict=True))
     after = (x, v, *neuron.state_dict().values())
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_spikes_and_states_have_the_shapes_of_a_step(name, backend):
+    for shape in [(3,), (4, 3, 5)]:
+        neuron = NEURONS[name](backend=backend, shape=shape)
+        spikes, v = neuron(current(5, 2, *shape))
+        assert spikes.shape == (5, 2, *shape)
+        assert v.shape == neuron.rest(2).shape == neuron._state_shape((2, *shape))
 
 
 def test_a_spike_is_0_or_as_high_as_the_neuron_says(name, v_reset, backend):
@@ -71,7 +88,12 @@ def test_a_spike_depends_on_the_past_alone(name, backend):
 
 def test_one_step_is_the_step_by_hand(name, v_reset, backend):
     neuron = NEURONS[name](v_reset=v_reset, backend=backend).double()
-    for v, x, h in BY_HAND[name]:
+    for before, x, spike, after in OTHER_STEPS.get(name, []):
+        given = torch.tensor([before], dtype=torch.float64)
+        spikes, v = NEURONS[name]().double()(torch.full((1, 1), x, dtype=torch.float64), given)
+        assert (spikes.item(), v[0].tolist()) == (spike, pytest.approx(after, abs=1e-12))
+    assert name in {*BY_HAND, *OTHER_STEPS}, "add a step by hand"
+    for v, x, h in BY_HAND.get(name, []):
         current, before = torch.tensor([[x], [v]], dtype=torch.float64)
         spikes, after = neuron(current[None], before)
         fired = h > neuron.v_threshold
@@ -102,9 +124,9 @@ def test_the_dtype_is_kept(name, dtype):
 
 
 def test_at_threshold_fires_only_where_asked(name):
-    v = torch.zeros(1, dtype=torch.float64)
     for at_threshold in (False, True):
         neuron = NEURONS[name](fire_at_threshold=at_threshold).double()
+        v = torch.zeros(neuron._state_shape((1,)), dtype=torch.float64)
         gain = torch.as_tensor(neuron.coefficients()[1]).detach().double()
         x = (neuron.v_threshold / gain).reshape(1, 1)  # h is the threshold itself
         assert bool(neuron(x, v)[0]) == at_threshold
@@ -124,7 +146,7 @@ def test_a_sequence_in_chunks_is_the_sequence(name, v_reset, cuts, backend):
 
 def test_samples_do_not_see_each_other(name):
     neuron = NEURONS[name]()
-    x, v = current(5, 4, 3), current(4, 3, seed=1)
+    x, v = current(5, 4, 3), state_of(neuron, 4, 3)
     order = [2, 0, 3]
     some, whole = neuron(x[:, order], v[order]), neuron(x, v)
     assert torch.equal(some[0], whole[0][:, order])
@@ -135,7 +157,6 @@ def test_the_membrane_can_be_changed_in_place_between_calls(name, backend):
     neuron = NEURONS[name](backend=backend, shape=(3,))
     x = current(3, 2, 3).requires_grad_()
     _, v = neuron(x, neuron.rest(2))
-    assert v.shape == neuron.rest(2).shape == (2, 3)
     v[1] = 0  # a stream starts over
     neuron(x, v)[0].sum().backward()
     assert x.grad.any()
@@ -143,7 +164,7 @@ def test_the_membrane_can_be_changed_in_place_between_calls(name, backend):
 
 def test_it_compiles_in_one_graph_exports_and_gives_the_same(name):
     neuron = NEURONS[name]()
-    x, v = current(3, 2, 3).requires_grad_(), current(2, 3, seed=1)
+    x, v = current(3, 2, 3).requires_grad_(), state_of(neuron, 2, 3)
     torch.compiler.reset()
     compiled = torch.compile(neuron, backend="aot_eager", fullgraph=True)
     exported = torch.export.export(neuron, (x.detach(), v)).module()
@@ -162,7 +183,7 @@ def test_it_compiles_in_one_graph_exports_and_gives_the_same(name):
         (torch.zeros(3), None, "x must be (T, N, ...) with T >= 1, got (3,)"),
         (torch.zeros(0, 2), None, "x must be (T, N, ...) with T >= 1, got (0, 2)"),
         (torch.zeros(3, 2, dtype=torch.int64), None, "x must be floating point, got torch.int64"),
-        (torch.zeros(3, 2), torch.zeros(1), "the membrane must be (2,) torch.float32"),
+        (torch.zeros(3, 2), torch.zeros(1), "torch.float32, like a step of x, got (1,)"),
         (torch.zeros(3, 2), torch.zeros(2).double(), "got (2,) torch.float64"),
     ],
 )
