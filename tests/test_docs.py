@@ -4,7 +4,10 @@ recipe is read.
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +15,6 @@ from types import ModuleType
 import pytest
 
 import anystep
-import anystep.training.losses
 from anystep.config import load_recipe, record_from
 
 ROOT = Path(anystep.__file__).parent.parent
@@ -23,29 +25,48 @@ NAMED = re.compile(r"`([\w-]+(?:/[\w.-]+)+\.(?:py|md|yaml|html\.j2))`")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 WITH_CODE = [page for page, text in TEXTS.items() if BLOCK.search(text)]
 OWN_DATA = "docs/bring-your-own-data.md"
-# A page whose code is meant to stand in that module
-WRITTEN_INTO = {"docs/add-a-loss.md": anystep.training.losses}
+# The first line of a block that is pasted into a file: its path, and where in it
+PASTED = re.compile(r"^ *# ([\w/]+\.py)(?:, (above|in|at the end) ?(\w*))?$")
+EXTENDING = [page for page in WITH_CODE if page.startswith("docs/add-a-")]
 
 every_page = pytest.mark.parametrize("page", TEXTS)
+
+
+def blocks_of(page):
+    """(where, code) of each python block: where it is pasted, None for one that is run."""
+    for match in BLOCK.finditer(TEXTS[page]):
+        # Moved down by empty lines, so that an error names the line of the page
+        above = "\n" * TEXTS[page].count("\n", 0, match.start(1))
+        yield PASTED.match(match[1].partition("\n")[0]), above, match[1]
+
+
+def paste(place, block, root):
+    """Put a block where its first line says: above a name, into a table, at the end, a new file."""
+    path, how, name = root / place[1], place[2], place[3]
+    text = path.read_text() if path.exists() else ""
+    if how in ("above", "in"):
+        text = re.sub(rf"^({name}\b.* = ){{}}$", r"\1{\n}", text, flags=re.MULTILINE)  # is empty
+        line = re.search(rf"^{name}\b.*\n", text, re.MULTILINE)
+        end = line.start() if how == "above" else line.end()
+        text = f"{text[:end]}{block}\n\n{text[end:]}"
+    else:
+        text += f"\n\n{block}"
+    path.write_text(text)
 
 
 @pytest.fixture
 def run_page(tmp_path, monkeypatch):
     """Run a page's blocks one after the other in one module, and return what it defined.
 
-    An indented block is a table's row. Rows that a page adds to the package are taken away again.
+    Rows that a page adds to the package are taken away again.
     """
 
     def run(page):
         module = ModuleType(f"page_{Path(page).stem.replace('-', '_').lower()}")
-        if page in WRITTEN_INTO:
-            vars(module).update(vars(WRITTEN_INTO[page]), __name__=module.__name__)
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        for match in BLOCK.finditer(TEXTS[page]):
-            # Moved down by empty lines, so that an error names the line of the page
-            above, block = "\n" * TEXTS[page].count("\n", 0, match.start(1)), match[1]
-            code = f"{above}{{{block}}}" if block.startswith(" ") else above + block
-            exec(compile(code, page, "exec"), vars(module))
+        for place, above, block in blocks_of(page):
+            if place is None:
+                exec(compile(above + block, page, "exec"), vars(module))
         return vars(module)
 
     monkeypatch.chdir(tmp_path)
@@ -67,6 +88,26 @@ def test_there_are_pages_with_code():
 @pytest.mark.parametrize("page", sorted({*WITH_CODE} - {OWN_DATA}))
 def test_the_code_of_a_page_runs(page, run_page):
     run_page(page)
+
+
+def test_what_the_pages_add_to_a_checkout_keeps_the_contracts(tmp_path):
+    """Every block is pasted into a copy, and there the suites test the new rows."""
+    for name in ("anystep", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("fixtures"))
+    for name in ("pyproject.toml", "conftest.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    added = []
+    for page in EXTENDING:
+        for place, _, block in blocks_of(page):
+            if place is not None:
+                paste(place, block, tmp_path)
+                added += re.findall(r'^    "(\w+)":', block, re.MULTILINE)
+    words = [sys.executable, "-m", "pytest", "-q", "tests/contracts", "-k"]
+    space = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words.append(f"({' or '.join(sorted({*added}))}) and not compile")  # which takes its time
+    done = subprocess.run(words, cwd=tmp_path, env=space, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert {*added} == {"last_step", "channel_lif", "adaptive_lif", "bars"}
 
 
 def test_your_own_data_trains_in_ten_lines_and_in_two_phases(run_page):

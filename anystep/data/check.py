@@ -6,6 +6,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,7 +25,7 @@ from anystep.data.digits import digits_events
 from anystep.data.events.catalogue import EVENT_SETS, Catalogue, find_recordings
 from anystep.data.events.layouts import Sample
 from anystep.data.events.stack import files_of, finished_frames
-from anystep.data.frames import Direct, check_size
+from anystep.data.frames import Direct, EqualTime, check_size
 from anystep.data.images.shards import find_shards
 from anystep.data.recording import Events
 from anystep.data.sets import PARTS, DataSet, Splits
@@ -289,6 +290,16 @@ def _counted(
     return Check(_summary(inventory, facts, corrupt, skip_bad), ordered)
 
 
+def _as_images(name: str, **given: Any) -> Splits:
+    """Row `name` with one frame a sample: an image, or the events of a recording counted."""
+    try:
+        return load_dataset(name, binning=Direct(1), **given)
+    except UsageError:
+        with suppress(UsageError):  # a row of one's own that holds events refuses images
+            return load_dataset(name, binning=EqualTime(1), **given)
+        raise
+
+
 def check_dataset(
     name: str,
     folder: str | os.PathLike[str] | None = None,
@@ -330,7 +341,7 @@ def check_dataset(
         filmed = digits_events([int(each) for each in inventory.files], workers=workers, **given)
         seen = ((facts_of(each), each) for each, _ in filmed)
         return _counted(inventory, seen, progress, skip_bad)
-    splits = load_dataset(name, binning=Direct(1), workers=workers, **given)
+    splits = _as_images(name, workers=workers, **given)
     if folder is not None and find_shards(Path(folder)):
         threads = 1  # one reader has the row groups that are in memory; others would decode again
     inventory = _loaded(name, folder, splits)

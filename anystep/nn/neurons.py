@@ -183,7 +183,7 @@ class Neuron(nn.Module):
         return step if self.membranes == 1 else (step[0], self.membranes, *step[1:])
 
     def begin(self, x: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The input and the state that a `forward` starts with. Error: a shape or dtype, by name."""
+        """The input and the state that a `forward` starts with. Errors: shapes and dtypes."""
         name = type(self).__name__
         if x.dim() < 2 or x.shape[0] < 1:
             raise ValueError(f"{name}: x must be (T, N, ...) with T >= 1, got {tuple(x.shape)}")
@@ -333,7 +333,12 @@ class ClippedIF(Neuron):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-NEURONS: dict[str, type[Neuron]] = {"if": IF, "lif": LIF, "plif": PLIF, "qcfs_if": ClippedIF}
+NEURONS: dict[str, type[Neuron]] = {
+    "if": IF,
+    "lif": LIF,
+    "plif": PLIF,
+    "qcfs_if": ClippedIF,
+}
 
 
 def neuron_factory(name: str, **options: Any) -> Callable[..., nn.Module]:

@@ -1,5 +1,5 @@
-"""What every row of DATASETS promises. A new row joins RECORDINGS or IMAGES and SIZES and is
-tested.
+"""What every row of DATASETS promises. A new row joins SIZES, and IMAGES or, if its recordings are
+made and not read, RECORDED; it is tested then.
 
 Rows that read files read a made-up folder in the format of the release; see `event_trees` and
 `image_trees`.
@@ -21,6 +21,10 @@ from anystep.data.recording import Events
 from anystep.data.sets import Splits
 
 BINNING = FixedDuration(10, 30_000)
+# Of rows without files: what makes the recording of an id, (Events, label)
+RECORDED = {
+    "digits-dvs": lambda sample: next(digits_events([int(sample)])),
+}
 IMAGE_TREES = {"cifar10": image_trees.cifar10_binary, "cifar100": image_trees.cifar100_binary}
 IMAGE_TREES |= image_trees.TREES
 IMAGES = {"digits", *IMAGE_TREES}
@@ -60,7 +64,7 @@ class Row(NamedTuple):
 
     def recording(self, sample: Any) -> tuple[Events, int]:
         if self.known is None:
-            return next(digits_events([int(sample)]))
+            return RECORDED[self.name](sample)
         rows, label = self.known[sample]
         return Events.from_arrays(*np.array(rows).T, self.splits.train.shape[-2:]), label
 
@@ -101,7 +105,7 @@ def images_row(row) -> Row:
 
 
 def test_every_row_has_its_recordings_or_images_and_sizes_here():
-    assert set(DATASETS) == {"digits-dvs", *event_trees.TREES} | IMAGES == set(SIZES)
+    assert set(DATASETS) == {*RECORDED, *event_trees.TREES} | IMAGES == set(SIZES)
 
 
 def test_the_parts_have_their_sizes_and_one_shape(row):
@@ -122,7 +126,7 @@ def test_labels_are_in_range_and_every_class_is_in_every_part(row):
 
 
 def test_recordings_are_in_time_order_inside_the_sensor_and_well_filled(events_row):
-    fewest = 1000 if events_row.known is None else event_trees.EVENTS
+    fewest = 1000 if events_row.name == "digits-dvs" else event_trees.EVENTS
     height, width = events_row.splits.train.shape[-2:]
     for sample, _, _ in events_row.some_of("train"):
         events, label = events_row.recording(sample)

@@ -12,7 +12,7 @@ from anystep.nn.surrogate import SURROGATES
 
 RESETS = {"hard to 0": 0.0, "hard to -0.1": -0.1, "soft": None}
 
-# (v, x), the threshold is 0.5 -> h of one step at tau = 2; the threshold is 0.5, that of the converted neuron 1
+# v, x -> h of one step at tau = 2; the threshold is 0.5, that of the converted neuron 1
 BY_HAND = {
     "if": [(0.1, 0.5, 0.6), (0.1, 0.3, 0.4)],  # v + x
     "lif": [(0.4, 0.8, 0.6), (0.2, 0.4, 0.3)],  # v / 2 + x / 2
@@ -116,7 +116,7 @@ def test_the_gradient_of_one_step_is_the_slope_times_the_gain(name, surrogate, b
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_the_dtype_is_kept(name, dtype):
-    neuron = NEURONS[name]()
+    neuron = NEURONS[name]().to(dtype)
     x = current(4, 2, 3).to(dtype).requires_grad_()
     spikes, v = neuron(x)
     (spikes.sum() + v.sum()).backward()
