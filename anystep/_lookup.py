@@ -1,10 +1,12 @@
-"""One way to fail on an unknown name."""
+"""One way to fail on an unknown name; and rows that come from outside of the package."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -38,6 +40,31 @@ def check_keys(given: Iterable[str], known: Iterable[str], what: str, where: str
             raise unknown(key, known, what, where)
 
 
+def import_rows(modules: Iterable[str]) -> None:
+    """Import modules that add rows to the tables: those that installed packages name in the entry
+    points `anystep.plugins`, and `modules`, from the folder of work or from what is installed.
+    """
+    from importlib.metadata import entry_points
+
+    for plugin in entry_points(group="anystep.plugins"):
+        try:
+            plugin.load()
+        except ImportError as error:
+            raise UsageError(f"the plugin {plugin.name} cannot be imported: {error}") from error
+    for name in modules:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise UsageError(f"--import takes the name of a module, like my_rows, got {name!r}")
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # last: a file here must hide nothing that is installed
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):
+                raise  # it is there, and lacks another one
+            what = "there is no module of this name, neither here nor installed"
+            raise UsageError(f"--import {name}: {what}") from error
+
+
 _ACCEPTED: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "int": (int,),
@@ -45,6 +72,7 @@ _ACCEPTED: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "None": (type(None),),
     "list[int]": (list,),
+    "list[str]": (list,),
     "list[Any]": (list,),
     "dict[str, Any]": (dict,),
     "os.PathLike[str]": (os.PathLike,),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from anystep import __version__
 from anystep._command import open_streams, run_command, say
 from anystep._errors import UsageError
+from anystep._lookup import import_rows
 from anystep.cli_data import (
     ACTION_FLAGS,
     ACTIONS,
@@ -45,7 +46,11 @@ def _record(recipe: str | None, arguments: Arguments, overrides: Sequence[str]) 
     flags: Result = {"engine": {key: value for key, value in engine.items() if value is not None}}
     if arguments.skip_bad:
         flags["data"] = {"options": {"skip_bad": True}}
-    return record_from(merge(merge(load_recipe(recipe), given), flags))
+    tree = merge(merge(load_recipe(recipe), given), flags)
+    known = tree.get("imports", [])
+    if isinstance(known, list):
+        tree["imports"] = list(dict.fromkeys([*known, *arguments.modules]))
+    return record_from(tree)
 
 
 def _protocol(scores: Mapping[str, Any]) -> str:
@@ -191,6 +196,13 @@ _RUNNING: Flags = {
     "--devices": {"type": int, "metavar": "N", "help": "processes, one a device (engine.devices)"},
     "--precision": {"metavar": "NAME", "help": "like 32-true or bf16-mixed (engine.precision)"},
 }
+_IMPORT: dict[str, Any] = {
+    "action": "append",
+    "default": [],
+    "dest": "modules",
+    "metavar": "MODULE",
+    "help": "a module with rows of your own; may be repeated",
+}
 _SEEDS = {"type": int, "default": 3, "metavar": "N", "help": "run seeds 0..N-1 (default: 3)"}
 FLAGS: dict[str, Flags] = {
     "train": {
@@ -245,7 +257,9 @@ def _add_commands(
             added.add_argument(flag, **options)
         if name == "data":
             _add_commands(added, "action", ACTIONS, ACTION_FLAGS)
-        elif name != "stream":
+            continue
+        added.add_argument("--import", **_IMPORT)
+        if name != "stream":
             added.add_argument("--json", action="store_true", help=JSON)
 
 
@@ -267,6 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> Result:
         if overrides and not hasattr(arguments, "precision"):
             raise UsageError(f"unknown argument {overrides[0]!r}")
+        import_rows(arguments.modules)
         return COMMANDS[arguments.command](arguments, overrides)
 
     # A stream is lines of JSON anyway, and has no flag for it

@@ -34,7 +34,8 @@ def _described(run: str) -> tuple[StepModel, Json, Splits, slice]:
     place = RunFolder(run)
     record = place.read()
     row = EVENT_SETS.get(record.config["data"]["name"])
-    model, splits = load_model(run), load_splits(place.read_record())
+    asked = place.read_record()  # before the network: it knows the modules that this needs
+    model, splits = load_model(run), load_splits(asked)
     about = describe(
         scores=record.scores,
         environment=record.env,
@@ -45,7 +46,7 @@ def _described(run: str) -> tuple[StepModel, Json, Splits, slice]:
         scale={"mean": splits.train.mean, "std": splits.train.std},
         exit_rule=place.read_exit(),
     )
-    return model, about, splits, seen_frames(place.read_record())
+    return model, about, splits, seen_frames(asked)
 
 
 def _stacked(dataset: DataSet, count: int, frames: slice) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -123,6 +124,7 @@ class Record:
     teacher: the run folder (or file of weights) whose network teaches, if the method asks.
     judge: the split that judges the run; val while you tune, so that test chooses nothing.
     select: the network of the last epoch, or of the best one on the validation split.
+    imports: modules with rows of your own, as --import names them.
     tensorboard: also write TensorBoard events into the run folder.
     """
 
@@ -136,9 +138,14 @@ class Record:
     teacher: str | None = None
     judge: Literal["test", "val"] = "test"
     select: Literal["last", "best"] = "last"
+    imports: list[str] = field(default_factory=list)
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
+        if missing := [str(name) for name in self.imports if str(name) not in sys.modules]:
+            way_out = f"give {' '.join(f'--import {name}' for name in missing)}"
+            what = f"imports: rows come from {', '.join(missing)}, which runs code of its own"
+            raise UsageError(f"{what}: {way_out} (from Python: import it first)")
         choose({"test": 0, "val": 0}, self.judge, "judge")
         choose({"last": 0, "best": 0}, self.select, "select")
 

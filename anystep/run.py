@@ -16,7 +16,7 @@ from torch import nn
 
 from anystep._errors import AnystepWarning, RunError, UsageError
 from anystep._files import Json, content_hash
-from anystep._lookup import check_arguments, choose
+from anystep._lookup import check_arguments, choose, import_rows
 from anystep.config import Record
 from anystep.console import ProgressBar, say
 from anystep.data.augmentation.augment import Augmentation, create_augmentation
@@ -200,6 +200,7 @@ def launch(fabric: Any, record: Record, method: Method, place: RunFolder) -> Non
 
 def work(fabric: Any, record: Record, method: Method, place: RunFolder) -> None:
     """One process of a run: every phase in order, then, in the first process, the test."""
+    import_rows(record.imports)  # a process of its own has none of them yet
     splits = load_splits(record)
     saved = place.load_training() or {"phase": 0, "networks": {}, "history": []}
     networks: dict[str, nn.Module] = {}
