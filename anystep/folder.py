@@ -105,6 +105,10 @@ class RunFolder:
 
     def check_free(self, record: Record, *, resume: bool) -> None:
         """Refuse a folder that holds something else, or this run unfinished unless `resume`."""
+        name = str(self.path)
+        if not self.finished and name != name.encode(errors="replace").decode():
+            why = "is no UTF-8, as safetensors and TensorBoard need it"
+            raise UsageError(f"{name} {why}: choose another with --out")
         if not self.begun:
             own = (self._checkpoints.name, self._env.name)  # written before the record is
             inside = self.path.iterdir() if self.path.is_dir() else ()

@@ -192,6 +192,8 @@ def test_a_folder_that_is_in_use_is_refused(begun):
     begun.check_free(Record(), resume=True)
     with pytest.raises(UsageError, match="is not empty and not a run folder: choose another"):
         RunFolder(begun.path.parent).check_free(Record(), resume=False)
+    with pytest.raises(UsageError, match="is no UTF-8, as safetensors and TensorBoard need it"):
+        RunFolder(os.fsdecode(b"run\xff")).check_free(Record(), resume=False)
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/anystep"])
