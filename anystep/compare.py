@@ -12,6 +12,7 @@ import numpy as np
 from anystep._command import say
 from anystep._errors import UsageError
 from anystep._files import Json, write_json
+from anystep._lock import only_one
 from anystep.config import MethodConfig, Record
 from anystep.evaluation.metrics import mean_and_sd
 from anystep.folder import RunFolder
@@ -132,9 +133,11 @@ def _compare(
         for label, record in rows.items()
         for seed in seeds
     }
-    runs = [{"label": run["run"].rpartition("-seed")[0], **run} for run in run_all(records, folder)]
-    result = {**said, "runs": runs, "table": table_of(runs)}
-    write_json(folder / "comparison.json", result)
+    with only_one(folder):
+        made = run_all(records, folder)
+        runs = [{"label": run["run"].rpartition("-seed")[0], **run} for run in made]
+        result = {**said, "runs": runs, "table": table_of(runs)}
+        write_json(folder / "comparison.json", result)
     return result
 
 

@@ -146,6 +146,8 @@ class Record:
             way_out = f"give {' '.join(f'--import {name}' for name in missing)}"
             what = f"imports: rows come from {', '.join(missing)}, which runs code of its own"
             raise UsageError(f"{what}: {way_out} (from Python: import it first)")
+        if not re.fullmatch(r"(?!\.)[^/\\\x00-\x1f]+", self.name):
+            raise UsageError(f"name must be a plain name of a folder, got {self.name!r}")
         choose({"test": 0, "val": 0}, self.judge, "judge")
         choose({"last": 0, "best": 0}, self.select, "select")
 

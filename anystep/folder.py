@@ -7,21 +7,22 @@
     checkpoints/PHASE.safetensors  the network of an earlier phase
     model.safetensors              the trained network
     outputs.npz                    what it said of every test sample
-    scores.json                    how good that is: a run that has it is finished
+    scores.json                    how good that is, and the hashes of the files above: a run that
+                                   has it is finished
     exit.json                      when a sample may leave early, if that was calibrated
     tensorboard/                   the log again, if the record asks for it
 
-Every file appears whole or not at all, so a run that is killed at any moment can go on.
+Every file appears whole or not at all, so a run that is killed at any moment can go on. The scores
+are written last: until then nothing is compared, and what a kill left is written anew. Files that
+older versions wrote have no hashes, which is no damage.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import pickle
-import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,40 +30,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anystep._errors import UsageError
-from anystep._files import Json, atomic_path, write_bytes, write_json, write_text
+from anystep._files import Json, atomic_path, content_hash, file_hash, write_json, write_text
+from anystep._lock import LOCK, only_one
 from anystep.config import Record, load_recipe, record_from, to_yaml
 from anystep.console import EpochLines
 from anystep.evaluation.report import page
-from anystep.evaluation.report.runs import RunRecord
+from anystep.evaluation.report.runs import (
+    RunRecord,
+    check_config,
+    check_environment,
+    check_log,
+    check_outputs,
+    check_scores,
+)
+from anystep.intact import intact, read_arrays, read_json, read_lines, read_state, write_state
 
 if TYPE_CHECKING:  # a report needs no torch
     from anystep.nn.models.base import StepModel
     from anystep.training.fit import TrainState
 
 Contents = TypeVar("Contents")
-
-
-def _read_json(path: Path) -> Json:
-    return json.loads(path.read_text("utf-8"))
-
-
-def _read_lines(path: Path) -> list[Json]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
-
-
-def _whole(path: Path, read: Callable[[Path], Contents]) -> Contents:
-    """What `read` makes of a file of the run folder. Error: it is missing or truncated, by name."""
-    if not path.is_file():
-        raise UsageError(f"{path} is missing: the run folder is not whole")
-    try:
-        return read(path)
-    except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise UsageError(f"{path} is truncated or not what it should be: {error}") from error
 
 
 class RunFolder:
@@ -101,7 +88,36 @@ class RunFolder:
         """How to go on with a run that stopped."""
         return f"go on with: anystep train --resume {self.path}"
 
+    # What the finished run wrote
+
+    def _sealed_scores(self) -> tuple[Json, dict[str, str]]:
+        """The scores of the finished run, and the hashes of its other files by name."""
+        scores = intact(self._scores, read_json)
+        if not isinstance(hashes := scores.pop("files", {}), dict):
+            raise UsageError(f"{self._scores} is damaged: its 'files' are no mapping")
+        own = hashes.pop(self._scores.name, None)
+        if own not in (None, content_hash(scores, hashes)):
+            raise UsageError(f"{self._scores} is damaged or was edited: it does not fit its hash")
+        return scores, hashes
+
+    def check_hash(self, path: Path) -> None:
+        """Refuse a file of the finished run that is not the one that it wrote."""
+        hashes = self._sealed_scores()[1] if self.finished else {}
+        written = hashes.get(path.relative_to(self.path).as_posix())
+        if written not in (None, file_hash(path)):
+            what = "is damaged, edited or another run's: its hash is not the one that"
+            raise UsageError(f"{path} {what} {self._scores} has")
+
+    def _read(self, path: Path, read: Callable[[Path], Contents]) -> Contents:
+        contents = intact(path, read)
+        self.check_hash(path)
+        return contents
+
     # Beginning and going on
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Hold the folder, made if need be: one process at a time writes. Error: who has it."""
+        return only_one(self.path)
 
     def check_free(self, record: Record, *, resume: bool) -> None:
         """Refuse a folder that holds something else, or this run unfinished unless `resume`."""
@@ -110,7 +126,7 @@ class RunFolder:
             why = "is no UTF-8, as safetensors and TensorBoard need it"
             raise UsageError(f"{name} {why}: choose another with --out")
         if not self.begun:
-            own = (self._checkpoints.name, self._env.name)  # written before the record is
+            own = (self._checkpoints.name, self._env.name, LOCK)  # written before the record is
             inside = self.path.iterdir() if self.path.is_dir() else ()
             if any(each.name not in own and each.suffix != ".part" for each in inside):
                 what = "is not empty and not a run folder"
@@ -125,8 +141,11 @@ class RunFolder:
         """Make the folder, or clear what a killed process left half-written.
 
         The record is written last: it makes a run. A run that is taken up again adds `environment`
-        to that of its beginning. Error: a teacher that is not the first one.
+        to that of its beginning. Errors: a teacher that is not the first one; a link, through which
+        a run would write elsewhere.
         """
+        for link in (each for each in self.path.rglob("*") if each.is_symlink()):
+            raise UsageError(f"{link} is a link: a run writes into its own folder only")
         try:
             self._checkpoints.mkdir(parents=True, exist_ok=True)
             for half in (*self.path.glob(".*.part"), *self._checkpoints.glob(".*.part")):
@@ -151,11 +170,13 @@ class RunFolder:
     def _read_recipe(self) -> Json:
         if not self.begun:
             raise UsageError(f"{self.path} is not a run folder: it has no {self._config.name}")
-        return load_recipe(self._config)
+        recipe = load_recipe(self._config)
+        self.check_hash(self._config)
+        return recipe
 
     def read_environment(self) -> Json:
         """Where the run was made: commit, versions, device, command line."""
-        return _whole(self._env, _read_json)
+        return self._read(self._env, read_json)
 
     # While it trains
 
@@ -164,29 +185,32 @@ class RunFolder:
 
         Error: `OSError` with the path, for a full disk say; the state before is then still there.
         """
-        import torch
-
         # First, as a log that is one epoch ahead does no harm: the same row is written again
         write_text(self._log, "".join(json.dumps(row) + "\n" for row in history))
-        # torch reports a full disk as an internal error of its zip writer, so it writes to memory
-        content = io.BytesIO()
-        torch.save({**state, "history": history}, content)
-        write_bytes(self._last, content.getbuffer())
+        record = file_hash(self._config)
+        write_state(self._last, {**state, "history": history, "record": record})
 
     def load_training(self) -> Json | None:
-        """The training state, None if there is none yet. No code in it is run."""
-        import torch
+        """The training state, None if there is none yet. No code in it is run.
 
+        Error: it is damaged, or of another record.
+        """
         if not self._last.exists():
             return None
-        content = io.BytesIO(self._last.read_bytes())
+        state = read_state(self._last)
+        if state.get("record") not in (None, file_hash(self._config)):
+            what = f"{self._last} is of another record than {self._config}"
+            raise UsageError(f"{what}: one is another run's or was edited. Put the right one back")
+        return state
+
+    @contextmanager
+    def fitting(self) -> Iterator[None]:
+        """In the block networks take up the training state. Error: it is of other networks."""
         try:
-            return torch.load(content, map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-            reason = str(error).partition("\n")[0] or "it ends too early"
-            way_out = "delete it, and --resume starts at the first epoch"
-            problem = f"{self._last} is truncated or not a checkpoint"
-            raise UsageError(f"{problem}: {way_out} ({reason})") from error
+            yield
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            what = f"{self._last} does not fit the network of {self._config}: is it another run's?"
+            raise UsageError(f"{what} Put the right one back") from error
 
     def save_network(self, model: StepModel, *, phase: str | None = None) -> None:
         """Write the trained network, or that of an earlier `phase`."""
@@ -201,11 +225,17 @@ class RunFolder:
         """Write what the network said and how good that is. With the scores a run is finished."""
         with atomic_path(self._outputs) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **outputs)  # type: ignore[arg-type]
-        write_json(self._scores, scores)
+        scores = json.loads(json.dumps(scores))  # as they will be read, so that the hash agrees
+        files = [self._config, self._env, self._log, self._network, self._outputs]
+        files += sorted(self._checkpoints.glob("*.safetensors"))
+        hashes = {path.relative_to(self.path).as_posix(): file_hash(path) for path in files}
+        own = {self._scores.name: content_hash(scores, hashes)}
+        write_json(self._scores, {**scores, "files": {**hashes, **own}})
 
     def read_scores(self) -> Json:
         """How good the network is on the samples that judge it. Error: an unfinished run."""
-        return _whole(self._scores, _read_json)
+        intact(self._scores, lambda path: check_scores(read_json(path)))
+        return self._sealed_scores()[0]
 
     def write_exit(self, rule: Mapping[str, Any]) -> None:
         """Keep when a sample may leave early."""
@@ -213,7 +243,7 @@ class RunFolder:
 
     def read_exit(self) -> dict[str, Any] | None:
         """When a sample may leave early, None if nobody has calibrated that."""
-        return _read_json(self._exit) if self._exit.exists() else None
+        return intact(self._exit, read_json) if self._exit.exists() else None
 
     def read(self, *, label: str | None = None) -> RunRecord:
         """All that a report shows of the finished run, called `label` or by the folder's name."""
@@ -221,13 +251,15 @@ class RunFolder:
         if not self.finished:
             what = f"is an unfinished run: it has no {self._scores.name}"
             raise UsageError(f"{self.path} {what}; {self.way_on}")
+        scores = self.read_scores()
+        intact(self._config, lambda _: check_config(recipe))
         return RunRecord(
             label=label or self.name,
             config=recipe,
-            env=self.read_environment(),
-            log=_whole(self._log, _read_lines),
-            scores=self.read_scores(),
-            outputs=_whole(self._outputs, _read_arrays),
+            env=self._read(self._env, lambda path: check_environment(read_json(path))),
+            log=self._read(self._log, lambda path: check_log(read_lines(path))),
+            scores=scores,
+            outputs=self._read(self._outputs, lambda p: check_outputs(read_arrays(p), scores)),
         )
 
 
@@ -252,8 +284,9 @@ class CheckpointWriter:
         self.networks, self.history = saved["networks"], list(saved["history"])
         self.best: Json = {}
         if saved["phase"] == number and "model" in saved:
-            state.model.load_state_dict(saved["model"])
-            state.optimizer.load_state_dict(saved["optimizer"])
+            with place.fitting():
+                state.model.load_state_dict(saved["model"])
+                state.optimizer.load_state_dict(saved["optimizer"])
             state.epoch, self.best = saved["epoch"], saved["best"]
         self.lines: EpochLines | None = None
         if epochs_to_show is not None:
@@ -294,6 +327,12 @@ def weights_file(path: Path | str) -> Path:
     return path if path.suffix == ".safetensors" else RunFolder(path)._network
 
 
+def _run_of(weights: Path) -> RunFolder | None:
+    """The run that a file of weights lies in, or in whose checkpoints/."""
+    places = map(RunFolder, weights.absolute().parents[:2])
+    return next((place for place in places if place.begun or place.finished), None)
+
+
 def load_model(path: Path | str) -> StepModel:
     """The network of a run folder or of a file of weights, in eval mode on the CPU.
 
@@ -302,27 +341,25 @@ def load_model(path: Path | str) -> StepModel:
     from anystep.nn.weights import read_model
 
     file = weights_file(path)
+    place = _run_of(file)
     try:
-        return read_model(file)
+        model = read_model(file)
+        if place is not None:
+            place.check_hash(file.absolute())
     except (UsageError, FileNotFoundError) as error:
-        problem, folder = (
-            error if file.exists() else f"{file} does not exist",
-            RunFolder(file.parent),
-        )
+        problem = error if file.exists() else f"{file} does not exist"
         way_out = "it is not in a run folder that could make it again"
-        if folder.begun:
-            spoilt = [each.name for each in (file, folder._scores) if each.exists()]
-            way_out = (f"delete {' and '.join(spoilt)}, then " if spoilt else "") + folder.way_on
+        if place is not None:
+            spoilt = [each.name for each in (file, place._scores) if each.exists()]
+            way_out = (f"delete {' and '.join(spoilt)}, then " if spoilt else "") + place.way_on
         raise UsageError(f"{problem}: {way_out}") from error
+    return model
 
 
 def scores_beside(weights: Path | str) -> Json | None:
     """The scores of the run that a file of weights belongs to, None where there are none."""
-    file = weights_file(weights).resolve()
-    for place in map(RunFolder, (file.parent, file.parent.parent)):  # or it is in checkpoints/
-        if place.finished:
-            return place.read_scores()
-    return None
+    place = _run_of(weights_file(weights))
+    return place.read_scores() if place is not None and place.finished else None
 
 
 def runs_in(place: Path | str) -> list[Path]:

@@ -55,8 +55,16 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> J
     if not place.begun or place.read_record() != record:  # an older run goes on as it was begun
         record = complete(record)
     place.check_free(record, resume=resume)
-    if place.finished:
-        return place.read_scores()
+    if not place.finished:
+        with place.alone():
+            place.check_free(record, resume=resume)  # another process may have been faster
+            if not place.finished:
+                train_and_judge(record, place)
+    return place.read_scores()
+
+
+def train_and_judge(record: Record, place: RunFolder) -> None:
+    """Train what `record` says, from where `place` is to the end, and judge it."""
     method = check(record)
     if remark := method.remark(record.train.epochs):
         say(f"warning: {remark}")
@@ -75,7 +83,6 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> J
         environment["teacher"] = content_hash(weights_file(record.teacher).read_bytes())
     place.open(record, environment)
     launch(fabric, record, method, place)
-    return place.read_scores()
 
 
 def load_splits(record: Record) -> Splits:
@@ -209,26 +216,27 @@ def work(fabric: Any, record: Record, method: Method, place: RunFolder) -> None:
         model = build(record, phase, splits)
         networks[phase.name] = model
         if phase.name in saved["networks"]:
-            model.load_state_dict(saved["networks"][phase.name])
-            continue
-        if OTHER_RUN in (phase.start_from, phase.teacher):
-            networks[OTHER_RUN] = load_teacher(record, phase, model, splits)
-        state = start(model.to(fabric.device), record.train, phase=phase, networks=networks)
-        epochs = phase_epochs(phase, record.train) if fabric.is_global_zero else None
-        # Puts `state` where `saved` ends, then writes every epoch
-        writer = CheckpointWriter(place, record, number, state, saved, epochs_to_show=epochs)
-        fit(
-            state,
-            splits.train,
-            method=method,
-            plan=record.train,
-            seed=record.seed,
-            augment=augmentation_of(record, splits),
-            validation=splits.val,
-            fabric=fabric,
-            on_epoch=writer.on_epoch,
-        )
-        saved = writer.finish(state)
+            with place.fitting():
+                model.load_state_dict(saved["networks"][phase.name])
+        else:
+            if OTHER_RUN in (phase.start_from, phase.teacher):
+                networks[OTHER_RUN] = load_teacher(record, phase, model, splits)
+            state = start(model.to(fabric.device), record.train, phase=phase, networks=networks)
+            epochs = phase_epochs(phase, record.train) if fabric.is_global_zero else None
+            # Puts `state` where `saved` ends, then writes every epoch
+            writer = CheckpointWriter(place, record, number, state, saved, epochs_to_show=epochs)
+            fit(
+                state,
+                splits.train,
+                method=method,
+                plan=record.train,
+                seed=record.seed,
+                augment=augmentation_of(record, splits),
+                validation=splits.val,
+                fabric=fabric,
+                on_epoch=writer.on_epoch,
+            )
+            saved = writer.finish(state)
         if fabric.is_global_zero and phase is not phases[-1]:
             place.save_network(model, phase=phase.name)
     if fabric.is_global_zero:

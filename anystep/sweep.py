@@ -11,6 +11,7 @@ import numpy as np
 
 from anystep._errors import UsageError
 from anystep._files import Json, write_json
+from anystep._lock import only_one
 from anystep.compare import Run, cell, refuse_twice, run_all, with_method
 from anystep.config import Record
 from anystep.evaluation.figures import grids, style
@@ -115,12 +116,12 @@ def sweep_steps(
     }
     # Before training: a machine that cannot draw should not say so after hours.
     style.need_plots("a sweep")
-    runs = [_told(run, records[run["run"]]) for run in run_all(records, folder)]
-    matrices = {
-        name: matrix_of([run for run in runs if run["method"]["name"] == name]) for name in methods
-    }
-    result = {"record": asdict(record), "runs": runs, "matrices": matrices}
-    write_json(folder / "sweep.json", result)
-    for picture in PICTURES:
-        draw_matrices(matrices, folder / picture)
+    with only_one(folder):
+        runs = [_told(run, records[run["run"]]) for run in run_all(records, folder)]
+        own = {name: [run for run in runs if run["method"]["name"] == name] for name in methods}
+        matrices = {name: matrix_of(of_one) for name, of_one in own.items()}
+        result = {"record": asdict(record), "runs": runs, "matrices": matrices}
+        write_json(folder / "sweep.json", result)
+        for picture in PICTURES:
+            draw_matrices(matrices, folder / picture)
     return result

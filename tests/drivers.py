@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import yaml
 
-from anystep import folder
+from anystep import intact
 from anystep._files import atomic_path
 from anystep.cli import main
 from anystep.data.datasets import DATASETS
@@ -135,7 +135,7 @@ def write_recipe(folder, **changes):
 
 def die_in_write(number):
     """Make the process kill itself halfway through its checkpoint `number`, counted from 1."""
-    whole, written = folder.write_bytes, []
+    whole, written = intact.write_bytes, []
 
     def half(path, content):
         written.append(path)
@@ -145,7 +145,7 @@ def die_in_write(number):
             temporary.write_bytes(content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
 
-    folder.write_bytes = half
+    intact.write_bytes = half
 
 
 def command(arguments, output, number, limit):

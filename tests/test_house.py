@@ -20,7 +20,7 @@ from anystep.config import describe_keys
 # The wings, lowest first, and in each its floors, lowest first, between bars. A module imports from
 # lower floors and from its own room, nothing else. A room is a file, or a folder with all in it.
 HOUSE = {
-    "tools": "_errors | _files _lazy _threads | _command _extras _lookup environment | console",
+    "tools": "_errors | _files _lazy _threads | _command _lock _extras _lookup environment | console",
     "nn": "surrogate layers | activations kernels norms | neurons | models | foreign fuse weights",
     "data": """recording | count | frames groups rules | cache protocols | sets
         | augmentation readers fetch loader | images | camera | events | digits | datasets
@@ -29,7 +29,7 @@ HOUSE = {
     "training": "distillation schedule fabric | losses | phases | methods epoch | fit",
     "deploy": """flags sources describe | step windows | network | calibrate onnx stream
         | command | runtime""",
-    "hall": """config | folder | preflight | run | compare | sweep | cli_data | cli_deploy | cli
+    "hall": """config intact | folder | preflight | run | compare | sweep | cli_data | cli_deploy | cli
         | __main__""",
     "doors": "__init__ nn data evaluation training deploy",
 }

@@ -1,4 +1,9 @@
-"""Arrays that are built once, kept as .npy files and read back without loading them."""
+"""Arrays that are built once, kept as .npy files and read back without loading them.
+
+Behind the array, where numpy does not look, a file has its checksum: `MARK` and eight hex digits, the
+CRC-32 of all before them. It finds damage, not malice; SHA-256 takes many times as long, and frames
+can be gigabytes. Files of older versions have none.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,10 @@ import io
 import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +26,7 @@ from anystep._files import atomic_path
 
 # A file that nobody has written to for so long belongs to a build that was killed.
 ABANDONED_S = 24 * 3600
+MARK = b"anystep crc32:"
 
 
 def default_cache() -> Path:
@@ -114,15 +122,45 @@ def _write_rows(
     file.write(_header(dtype, (written, *shape)))
 
 
-def _open(path: Path) -> NDArray[Any]:
-    damaged = f"cache: {path} is damaged; delete it and run again"
+def _checksum(file: IO[bytes], size: int) -> bytes:
+    """`MARK` and the CRC-32 of the first `size` bytes of a file."""
+    file.seek(0)
+    crc = 0
+    while size > 0 and (part := file.read(min(size, 1 << 22))):
+        crc, size = zlib.crc32(part, crc), size - len(part)
+    return MARK + b"%08x" % crc
+
+
+@lru_cache(maxsize=None)
+def _problem(path: Path, size: int, changed: int) -> str:
+    """What is wrong with the file of `size` bytes, last `changed` then, or "". Read once a process."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UsageError(f"{damaged} ({error})") from error
-    if not isinstance(array, np.memmap) or array.offset + array.nbytes != path.stat().st_size:
-        raise UsageError(f"{damaged} (its size does not fit its header)")
-    return array
+    except Exception as error:  # whatever numpy raises for a damaged header: named, not hidden
+        return str(error).partition("\n")[0] or type(error).__name__
+    end = array.offset + array.nbytes if isinstance(array, np.memmap) else -1
+    with path.open("rb") as file:
+        file.seek(max(end, 0))
+        checksum = file.read(len(MARK) + 9) if size > end else b""  # a byte more than there may be
+        if end < 0 or checksum and (len(checksum) != len(MARK) + 8 or checksum[:-8] != MARK):
+            return "its size does not fit its header"
+        if checksum and _checksum(file, end) != checksum:
+            return "its bytes are not those that were written"
+    return ""
+
+
+def _open(path: Path) -> NDArray[Any]:
+    told = path.stat()
+    if problem := _problem(path.absolute(), told.st_size, told.st_mtime_ns):
+        raise UsageError(f"cache: {path} is damaged; delete it and run again ({problem})")
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Let `write` fill the file, and put its checksum behind."""
+    with atomic_path(path) as temporary, temporary.open("wb+") as file:
+        write(file)
+        file.write(_checksum(file, file.seek(0, os.SEEK_END)))
 
 
 def _kept(path: Path, write: Callable[[IO[bytes]], None]) -> NDArray[Any]:
@@ -130,8 +168,7 @@ def _kept(path: Path, write: Callable[[IO[bytes]], None]) -> NDArray[Any]:
     if not path.exists():
         _prepare(path.parent)
         try:
-            with atomic_path(path) as temporary, temporary.open("wb+") as file:
-                write(file)
+            _write(path, write)
         except OSError as error:
             if error.filename is not None and Path(error.filename).parent != path.parent:
                 raise  # what was read could not be read: the file says so itself
@@ -193,8 +230,7 @@ def cached_ragged(
                     yield from row
 
         _write_rows(file, path, None, parts())
-        with atomic_path(beside) as temporary, temporary.open("wb") as lengths_file:
-            _save(lengths_file, np.array(lengths, np.int64))
+        _write(beside, lambda file: _save(file, np.array(lengths, np.int64)))
 
     frames = _kept(path, write)
     if not beside.exists():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from anystep._files import content_hash
 from anystep.data.sets import Blocks, MapStyle
 
 Frames = Tensor | NDArray  # of one sample, (T, P, H, W)
+_RAISED = f"{UsageError.__module__}.{UsageError.__qualname__}: "
 
 
 def derive_seed(seed: int, *what: Any) -> int:
@@ -119,16 +120,50 @@ def in_order(n: int, *, batch_size: int, lengths: ArrayLike | None = None) -> li
     ]
 
 
+def _is_finite(frames: Frames) -> bool:
+    """Whether no value is NaN or infinite. Whole numbers cannot be: they cost nothing."""
+    if isinstance(frames, Tensor):
+        return not frames.is_floating_point() or bool(frames.isfinite().all())
+    return frames.dtype.kind != "f" or bool(np.isfinite(frames).all())
+
+
+class _Finite(Dataset[Any]):
+    """The items of a data set. A sample that is not finite is refused: one NaN in a batch is one in
+    every running statistic, while the loss of a spiking network may stay finite.
+    """
+
+    def __init__(self, dataset: MapStyle) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        frames, label = self.dataset[index]
+        if not _is_finite(frames[:1] if _is_static(frames) else frames):
+            ids = getattr(self.dataset, "ids", None)
+            name = f"{index}" if ids is None else f"{index} ({ids[index]})"
+            raise UsageError(f"sample {name} has a value that is no finite number (NaN or inf)")
+        return frames, label
+
+
 def load_batches(
     dataset: MapStyle, batches: Sequence[list[int]], *, workers: int = 0
-) -> Iterable[tuple[Tensor, Tensor]]:
-    """The given batches of indices, each as `(x (T, N, P, H, W), y (N,))`."""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The given batches of indices, each as `(x (T, N, P, H, W), y (N,))`.
+
+    Errors: those of `time_first`; a sample with a NaN or an infinity, by its index and name.
+    """
     # seeds the worker processes, and draws nothing from the global generator
     chance = torch.Generator().manual_seed(torch.initial_seed())
-    return DataLoader(
-        cast("Dataset[Any]", dataset),  # any class with a length and items will do
+    loader = DataLoader(
+        _Finite(dataset),
         batch_sampler=batches,
         collate_fn=time_first,
         num_workers=workers,
         generator=chance,
     )
+    try:
+        yield from loader
+    except UsageError as error:  # of a worker: its whole traceback, with what was said last
+        raise UsageError(str(error).splitlines()[-1].removeprefix(_RAISED)) from error

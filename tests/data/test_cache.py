@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -46,7 +47,10 @@ def test_an_array_of_any_plain_type_is_kept_as_numpy_keeps_it(tmp_path, dtype):
     array = np.zeros((3, 2), dtype)
     np.save(tmp_path / "numpy.npy", array)
     cached_array(tmp_path, "key", lambda: array[::-1])
-    assert (tmp_path / "key.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
+    whole = (tmp_path / "numpy.npy").read_bytes()
+    checksum = b"anystep crc32:%08x" % zlib.crc32(whole)  # behind the array
+    assert (tmp_path / "key.npy").read_bytes() == whole + checksum
+    assert np.array_equal(np.load(tmp_path / "key.npy"), array)
 
 
 def test_a_file_that_is_cut_or_has_other_bytes_is_named_with_what_to_do(tmp_path):

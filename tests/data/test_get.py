@@ -13,6 +13,7 @@ import image_trees
 import pytest
 from flaky_server import flaky_server
 
+from anystep._errors import RunError
 from anystep.data.datasets import DATASETS, load_dataset
 from anystep.data.fetch import download
 from anystep.data.fetch.get import get_dataset
@@ -122,7 +123,7 @@ def test_two_at_once_in_one_folder_do_not_mix(get):
 
     def second(*_):
         if not caught:
-            with pytest.raises(OSError, match="another anystep data get is at work") as info:
+            with pytest.raises(RunError, match=r"is in use by process \d+ on .+: wait for its end") as info:
                 get()
             caught.append(info)
 

@@ -13,7 +13,7 @@ PLIF = {"model": {"neuron": {"name": "plif", "tau": 2.0}}}
 
 
 def small(folder, **options):
-    return make_run(folder, samples=6, size=2, **options)
+    return make_run(folder, **{"samples": 6, "size": 2, **options})
 
 
 def groups_of(runs, **options):
@@ -43,8 +43,8 @@ def test_differences_name_the_key_the_values_and_the_runs(tmp_path, changes, sen
 
 
 def test_differences_see_another_protocol_prefix_or_test_set(tmp_path):
-    runs = [small(tmp_path / m, method=m) for m in ("ce", "tks")]
-    rescore(runs[1], protocol="a", protocol_hash="beef", prefix="b", split="val", samples=7)
+    runs = [small(tmp_path / m, method=m, samples=n) for m, n in (("ce", 4), ("tks", 7))]
+    rescore(runs[1], protocol="a", protocol_hash="beef", prefix="b", split="val")
     names = ["protocol", "protocol hash", "prefix", "judged on", "test samples"]
     found = differences(read_runs(runs))
     assert [sentence.partition(" differs: ")[0] for sentence in found] == names

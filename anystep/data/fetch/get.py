@@ -5,13 +5,12 @@ and unpacked.
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from anystep._errors import UsageError
+from anystep._lock import only_one
 from anystep._lookup import choose
 from anystep.data.fetch.download import Progress, difference, download
 from anystep.data.fetch.releases import RELEASES, Archive, Release
@@ -53,25 +52,6 @@ def _one(
     return {"name": file.name, "bytes": size, "checksum": file.checksum, "state": state}
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One `get` in a folder at a time; the lock goes with the process, however that ends."""
-    with (folder / ".anystep-get.lock").open("a+b") as file:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            text = f"another anystep data get is at work in {folder}; wait for it"
-            raise OSError(error.errno, text) from error
-        yield
-
-
 def get_dataset(
     name: str,
     folder: str | os.PathLike[str],
@@ -103,7 +83,7 @@ def get_dataset(
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"get {name}: {str(folder)!r} is a file, it must be a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with only_one(folder):
         rows = [_one(file, folder, release, say, progress) for file in release.files]
     missing = [file.name for file, row in zip(release.files, rows, strict=True) if row is None]
     if missing:

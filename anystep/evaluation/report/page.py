@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from anystep._errors import UsageError
 from anystep._extras import need
 from anystep._files import write_text
 from anystep.evaluation.figures import style
@@ -71,6 +72,9 @@ def write_report(
     Runs are grouped by what tells them apart (`grouped`), in the order given; over several seeds a
     number is mean ± sd (ddof = 1). What makes the comparison unfair (`differences`) stands on top.
     """
+    target = Path(out)
+    if target.suffix not in (".html", ".htm"):
+        raise UsageError(f"a report is a page and must end in .html, got {str(target)!r}")
     jinja2 = need("jinja2", extra="report", purpose="a report")
     strict = {"autoescape": True, "undefined": jinja2.StrictUndefined}
     blocks = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
@@ -87,7 +91,6 @@ def write_report(
         sections=_sections(groups),
         context=context(groups),
     )
-    target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, page)
     return target

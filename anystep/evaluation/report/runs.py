@@ -14,6 +14,103 @@ from anystep.evaluation.readout import prefix_mean
 
 # The first two change no number; the last stands in the label of every row.
 _NOT_COMPARED = ("data.cache", "train.workers", "train.steps")
+# Of scores.json: a number for every step
+_BY_STEP = ("prefix_top1", "prefix_top5", "step_top1", "step_top5")
+_BY_STEP += ("aurc_softmax", "aurc_max_logit", "ece")
+
+Tree = dict[str, Any]  # what a JSON or YAML file holds
+
+
+def _need(right: bool, rule: str) -> None:
+    if not right:
+        raise ValueError(rule)
+
+
+def _numbers(value: Any, *shape: int | None) -> bool:
+    """Whether lists hold numbers, null for a missing one; None fits any length of an axis."""
+    array = np.asarray(value)
+    if array.dtype == object:
+        array = np.where(np.equal(array, None), np.nan, array).astype(np.float64)
+    sizes = zip(array.shape, shape, strict=True) if array.ndim == len(shape) else [(0, 1)]
+    return array.dtype.kind in "iuf" and all(wanted in (None, size) for size, wanted in sizes)
+
+
+def check_scores(scores: Tree) -> Tree:
+    """What `evaluate.score` and `run.scores_of` write. Error: anything else, by its key."""
+    for key in ("protocol", "protocol_hash", "prefix"):
+        _need(isinstance(scores.get(key), str), f"{key!r} must be text")
+    for key in ("samples", "steps"):
+        _need(type(scores.get(key)) is int and scores[key] >= 1, f"{key!r} must be >= 1")
+    steps, classes = scores["steps"], scores.get("classes")
+    _need(isinstance(classes, list) and bool(classes), "'classes' must be a list")
+    for key in _BY_STEP:
+        _need(_numbers(scores.get(key), steps), f"{key!r} must be {steps} numbers")
+    each = len(scores["classes"])
+    rule = f"'per_class_top1' must be {steps} x {each} numbers"
+    _need(_numbers(scores.get("per_class_top1"), steps, each), rule)
+    confusion = scores.get("confusion")
+    _need(isinstance(confusion, dict), "'confusion' must be a mapping")
+    for t in {1, steps}:
+        rule = f"'confusion' at {t} must be {each} x {each} numbers"
+        _need(_numbers(scores["confusion"].get(str(t)), each, each), rule)
+    frames = scores.get("frames", [0])
+    _need(_numbers(frames, None) and len(frames) > 0, "'frames' must be a list of numbers")
+    _need(isinstance(scores.get("binning") or {}, dict), "'binning' must be a mapping")
+    return scores
+
+
+def check_config(config: Tree) -> Tree:
+    """The record of a run, of any version, as far as a report reads it. Error: it is none."""
+    for key in ("data", "model", "train", "method"):
+        _need(isinstance(config.get(key), dict), f"{key!r} must be a mapping")
+    _need(isinstance(config["method"].get("name"), str), "'method.name' must be text")
+    _need(isinstance(config["method"].get("options") or {}, dict), "its options, a mapping")
+    _need(type(config.get("seed")) is int, "'seed' must be a whole number")
+    for key, value in (
+        ("train.steps", config["train"].get("steps") or 1),
+        ("data.frames", (config["data"].get("frames") or [0])[0]),
+    ):
+        _need(type(value) is int, f"{key!r} must be a whole number")
+    return config
+
+
+def check_environment(environment: Tree) -> Tree:
+    """Where a run was made. Error: it does not say so."""
+    _need(isinstance(environment.get("versions"), dict), "'versions' must be a mapping")
+    _need({"commit", "dirty"} <= environment.keys(), "'commit' and 'dirty' must be there")
+    _need(isinstance(environment["commit"], str | None), "'commit' must be text")
+    return environment
+
+
+def check_log(rows: list[Tree]) -> list[Tree]:
+    """A row for every epoch. Error: one of them is none."""
+    for number, row in enumerate(rows, start=1):
+        right = isinstance(row, dict) and {"train_loss", "val_acc"} <= row.keys()
+        right = right and _numbers([row["train_loss"], row["val_acc"]], 2)
+        _need(right, f"line {number} must have the numbers train_loss and val_acc")
+    return rows
+
+
+def check_outputs(outputs: dict[str, NDArray[Any]], scores: Tree) -> dict[str, NDArray[Any]]:
+    """What a network said, in the numbers of samples, steps and classes of its scores."""
+    steps, samples, classes = scores["steps"], scores["samples"], len(scores["classes"])
+    shapes: dict[str, tuple[int | None, ...]] = {
+        "logits": (steps, samples, classes),
+        "labels": (samples,),
+        "features": (None, None),
+        "example_frames": (None, None, None, None),
+        "example_index": (),
+    }
+    for key, shape in shapes.items():
+        rule = f"{key!r} must be numbers {shape}".replace("None", "any")
+        _need(key in outputs and _numbers(outputs[key], *shape), rule)
+    _need("ids" in outputs and outputs["ids"].shape == (samples,), f"'ids' must be ({samples},)")
+    labels, index = outputs["labels"], outputs["example_index"]
+    whole = labels.dtype.kind in "iu" and index.dtype.kind in "iu"
+    _need(whole and 0 <= labels.min() <= labels.max() < classes, "'labels' are not of the classes")
+    _need(0 <= index < samples, "'example_index' is no sample")
+    _need(len(outputs["features"]) <= samples, "'features' are more than the samples")
+    return outputs
 
 
 @dataclass(frozen=True)
