@@ -16,7 +16,7 @@ _HELD: set[int] = set()  # the open lock files of this process
 
 
 def _let_go() -> None:
-    """What is forked, a loader's process say, must not hold the lock of a parent that was killed."""
+    """A forked process, a loader's say, must not hold the lock of a parent that was killed."""
     for handle in _HELD:
         os.close(handle)
     _HELD.clear()

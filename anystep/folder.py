@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from anystep._errors import UsageError
 from anystep._files import Json, atomic_path, content_hash, file_hash, write_json, write_text

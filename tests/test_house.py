@@ -29,8 +29,8 @@ HOUSE = {
     "training": "distillation schedule fabric | losses | phases | methods epoch | fit",
     "deploy": """flags sources describe | step windows | network | calibrate onnx stream
         | command | runtime""",
-    "hall": """config intact | folder | preflight | run | compare | sweep | cli_data | cli_deploy | cli
-        | __main__""",
+    "hall": """config intact | folder | preflight | run | compare | sweep | cli_data | cli_deploy
+        | cli | __main__""",
     "doors": "__init__ nn data evaluation training deploy",
 }
 WINGS = ("nn", "data", "evaluation", "training", "deploy")

@@ -1,8 +1,8 @@
 """Arrays that are built once, kept as .npy files and read back without loading them.
 
-Behind the array, where numpy does not look, a file has its checksum: `MARK` and eight hex digits, the
-CRC-32 of all before them. It finds damage, not malice; SHA-256 takes many times as long, and frames
-can be gigabytes. Files of older versions have none.
+Behind the array, where numpy does not look, a file has its checksum: `MARK` and eight hex digits,
+the CRC-32 of all before it. That finds damage, not malice, in a fraction of the time of SHA-256:
+frames can be gigabytes. Files of older versions have none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -131,9 +131,9 @@ def _checksum(file: IO[bytes], size: int) -> bytes:
     return MARK + b"%08x" % crc
 
 
-@lru_cache(maxsize=None)
+@cache
 def _problem(path: Path, size: int, changed: int) -> str:
-    """What is wrong with the file of `size` bytes, last `changed` then, or "". Read once a process."""
+    """What is wrong with a file, or "". A process looks once, unless its size or time changes."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # whatever numpy raises for a damaged header: named, not hidden
@@ -142,7 +142,7 @@ def _problem(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         file.seek(max(end, 0))
         checksum = file.read(len(MARK) + 9) if size > end else b""  # a byte more than there may be
-        if end < 0 or checksum and (len(checksum) != len(MARK) + 8 or checksum[:-8] != MARK):
+        if end < 0 or (checksum and (len(checksum) != len(MARK) + 8 or checksum[:-8] != MARK)):
             return "its size does not fit its header"
         if checksum and _checksum(file, end) != checksum:
             return "its bytes are not those that were written"

@@ -68,7 +68,7 @@ def _check_made_by(made_by: object, shapes: Mapping[str, list[int]]) -> None:
 
 
 def read_model(file: Path) -> StepModel:
-    """The network of a file of weights, in eval mode on the CPU. Error: it has none, by its path."""
+    """The network of a file of weights, in eval mode on the CPU. Error: the path of one without."""
     from safetensors import SafetensorError, safe_open
 
     try:

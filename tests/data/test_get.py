@@ -123,7 +123,9 @@ def test_two_at_once_in_one_folder_do_not_mix(get):
 
     def second(*_):
         if not caught:
-            with pytest.raises(RunError, match=r"is in use by process \d+ on .+: wait for its end") as info:
+            with pytest.raises(
+                RunError, match=r"is in use by process \d+ on .+: wait for its end"
+            ) as info:
                 get()
             caught.append(info)
 

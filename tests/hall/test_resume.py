@@ -26,7 +26,7 @@ def result_of(folder):
         outputs = {key: file[key].tolist() for key in file.files}
     return {
         "weights": (folder / "model.safetensors").read_bytes(),
-        "scores": (folder / "scores.json").read_text(),
+        "scores": RunFolder(folder).read_scores(),
         "outputs": outputs,
         "log": [{key: value for key, value in line.items() if key not in CLOCK} for line in lines],
     }

@@ -15,8 +15,15 @@ from anystep.evaluation.readout import prefix_mean
 # The first two change no number; the last stands in the label of every row.
 _NOT_COMPARED = ("data.cache", "train.workers", "train.steps")
 # Of scores.json: a number for every step
-_BY_STEP = ("prefix_top1", "prefix_top5", "step_top1", "step_top5")
-_BY_STEP += ("aurc_softmax", "aurc_max_logit", "ece")
+_BY_STEP = [
+    "prefix_top1",
+    "prefix_top5",
+    "step_top1",
+    "step_top5",
+    "aurc_softmax",
+    "aurc_max_logit",
+    "ece",
+]
 
 Tree = dict[str, Any]  # what a JSON or YAML file holds
 
@@ -30,7 +37,8 @@ def _numbers(value: Any, *shape: int | None) -> bool:
     """Whether lists hold numbers, null for a missing one; None fits any length of an axis."""
     array = np.asarray(value)
     if array.dtype == object:
-        array = np.where(np.equal(array, None), np.nan, array).astype(np.float64)
+        flat = [np.nan if each is None else each for each in array.ravel()]
+        array = np.asarray(flat).reshape(array.shape)
     sizes = zip(array.shape, shape, strict=True) if array.ndim == len(shape) else [(0, 1)]
     return array.dtype.kind in "iuf" and all(wanted in (None, size) for size, wanted in sizes)
 
