@@ -72,6 +72,9 @@ def tiny(*, binning, cache=None, workers=None, flaw=""):
         train = tiny_set(64, 1, steps=binning.steps, width=SIZE + 2)
     elif flaw == "wide":  # and that is none: frames need not be square
         train, val, test = (tiny_set(24, seed, width=SIZE + 2) for seed in (1, 2, 3))
+    elif flaw == "nan":
+        train = FrameSet(train.frames.astype(np.float32), train.labels, np.arange(100, 164))
+        train.frames[57, 1, 0, 3, 3] = np.nan
     elif flaw == "empty":
         train = FramesOf([(Events.from_arrays([], [], [], [], (SIZE, SIZE)), 0)] * 64, binning)
     names, causal = tuple(f"class {label}" for label in range(CLASSES)), binning.causal

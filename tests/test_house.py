@@ -20,7 +20,8 @@ from anystep.config import describe_keys
 # The wings, lowest first, and in each its floors, lowest first, between bars. A module imports from
 # lower floors and from its own room, nothing else. A room is a file, or a folder with all in it.
 HOUSE = {
-    "tools": "_errors | _files _lazy _threads | _command _lock _extras _lookup environment | console",
+    "tools": """_errors | _files _lazy _threads | _command _extras _lock _lookup environment
+        | console""",
     "nn": "surrogate layers | activations kernels norms | neurons | models | foreign fuse weights",
     "data": """recording | count | frames groups rules | cache protocols | sets
         | augmentation readers fetch loader | images | camera | events | digits | datasets

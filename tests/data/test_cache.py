@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
+from anystep._errors import UsageError
 from anystep.data import cache
 from anystep.data.cache import cached_array, cached_ragged, cached_stack, default_cache
 
@@ -62,6 +63,25 @@ def test_a_file_that_is_cut_or_has_other_bytes_is_named_with_what_to_do(tmp_path
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"key\.npy is damaged; delete it"):
             cached_array(tmp_path, "key", must_not_build)
+
+
+def test_every_flipped_bit_is_noticed_and_a_file_without_a_checksum_is_taken(tmp_path):
+    def open_again():
+        return cached_stack(tmp_path, "key", 30, must_not_build)
+
+    rows = [np.full((3, 4), n, np.uint8) for n in range(30)]
+    cached_stack(tmp_path, "key", 30, lambda: rows)
+    file = tmp_path / "key.npy"
+    whole = file.read_bytes()
+    for place in np.linspace(0, 8 * len(whole) - 1, 60).astype(int):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        file.write_bytes(flipped)
+        os.utime(file, ns=(place, place))
+        with pytest.raises(UsageError, match=r"key\.npy is damaged; delete it"):
+            open_again()
+    file.write_bytes(whole[:-22])  # as an older version wrote it
+    assert np.array_equal(open_again(), rows)
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_anything_is_built(tmp_path, monkeypatch):

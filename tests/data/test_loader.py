@@ -10,6 +10,7 @@ import torch
 from moving_light import recordings
 from torch.utils.data import DataLoader
 
+from anystep._errors import UsageError
 from anystep.data.loader import (
     derive_seed,
     epoch_order,
@@ -18,6 +19,7 @@ from anystep.data.loader import (
     time_first,
     to_device,
 )
+from anystep.data.sets import as_dataset
 from anystep.nn.layers import is_static
 from anystep.nn.neurons import LIF
 
@@ -44,6 +46,27 @@ def test_counts_of_every_dtype_keep_their_value(dtype, largest):
     x, _ = time_first([(sample(largest, dtype=dtype), 0)])
     assert x.dtype == torch.float32
     assert (x == largest).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", ["array", "tensor", "static"])
+def test_a_sample_that_is_not_finite_is_refused_by_index_and_name(workers, kind):
+    make = {
+        "array": lambda value: sample(value, dtype=np.float32),
+        "tensor": lambda value: torch.full((3, 2, 4, 5), value),
+        "static": lambda value: np.broadcast_to(np.float32(value), (3, 2, 4, 5)),
+    }[kind]
+    for value, refused in ((0.5, False), (np.nan, True), (-np.inf, True)):
+        dataset = as_dataset([(make(0.5), 0), (make(value), 1)])
+        dataset.ids = ["a.bin", "b.bin"]
+        batches = load_batches(dataset, [[0], [1]], workers=workers)
+        if refused:
+            with pytest.raises(
+                UsageError, match=r"^sample 1 \(b\.bin\) has a value that is no fini"
+            ):
+                list(batches)
+        else:
+            assert len(list(batches)) == 2
 
 
 def test_tensors_and_labels_of_any_integer_kind_are_taken():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,6 +41,50 @@ def fit_tiny_again(fabric, path):
     """`fit_tiny` in a process of its own, whose networks all recompute their blocks."""
     StepModel.recompute = True
     drivers.fit_tiny(fabric, path)
+
+
+def test_of_two_runs_at_once_in_one_folder_one_is_told_of_the_other(tmp_path, tiny_rows):
+    recipe = drivers.write_recipe(tmp_path, train={"epochs": 400, "batch_size": 16, "lr": 0.01})
+    folder, said = tmp_path / "out" / "ce-seed0", tmp_path / "said.txt"
+    said.touch()
+    compare = ("compare", recipe, "--methods", "ce", "--seeds", "1", "--out", folder.parent)
+    first = drivers.Command(*compare, output=tmp_path / "output.txt")
+    first.start()
+    while first.is_alive() and not (folder / "log.jsonl").exists():
+        time.sleep(0.01)
+    others = [("train", recipe, "--out", folder, "--seed", seed) for seed in (0, 1)]
+    others += [("train", "--resume", folder), compare]
+    others += [("sweep", recipe, "--train-steps", "1", "--out", folder.parent)]
+    for other in others:
+        assert drivers.Command(*other, output=said).run_to_end() in (1, 2)
+    first.kill()
+    first.join()
+    own, holder = f"holds this run, unfinished: go on with: .* {folder}", f"process {first.pid} on "
+    busy = [f"{place} is in use by {holder}.*: wait for" for place in (folder, folder.parent)]
+    expected = [own, "holds another run", busy[0], busy[1], busy[1]]
+    for line, words in zip(said.read_text().splitlines(), expected, strict=True):
+        assert re.search(words, line), line
+    with RunFolder(folder).alone():
+        pass  # the lock went with its process
+
+
+@pytest.mark.slow
+def test_of_two_runs_begun_at_the_same_moment_one_is_made_and_is_whole(tmp_path, tiny_rows):
+    recipe = drivers.write_recipe(tmp_path, train={"epochs": 1, "batch_size": 16, "lr": 0.01})
+    for number in range(6):
+        folder, output = tmp_path / f"run-{number}", tmp_path / "output.txt"
+        pair = [
+            drivers.Command("train", recipe, "--out", folder, "--seed", seed, output=output)
+            for seed in (0, 1)
+        ]
+        for each in pair:
+            each.start()
+        for each in pair:
+            each.join(120)
+        codes = [each.exitcode for each in pair]
+        assert sorted(codes)[0] == 0 < sorted(codes)[1], output.read_text()
+        assert RunFolder(folder).read().seed == codes.index(0)
+        load_model(folder)
 
 
 @pytest.mark.slow

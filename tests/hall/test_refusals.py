@@ -24,6 +24,7 @@ TRAIN = [
     ("--data.options.flow x", "unknown argument 'flow' in dataset tiny. Did you mean 'flaw'?"),
     ("--data.binning.name fixed", "unknown binning 'fixed'. Did you mean 'fixed_"),
     ("--engine.accelerator abacus", "engine: "),
+    ("--name ../../x", "name must be a plain name of a folder, got '../../x'"),
     # values
     ("--data.binning.steps ten", "fixed_duration: steps must be int or None, got 'ten'"),
     ("--data.binning.steps null", "training needs recordings of one length"),

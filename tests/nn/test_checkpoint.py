@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from anystep._errors import UsageError
 from anystep.nn.fuse import fuse_model
@@ -72,8 +74,6 @@ def test_a_truncated_network_is_refused_with_its_path(file, size):
 
 
 def test_safetensors_of_another_program_are_refused(tmp_path):
-    from safetensors.torch import save_file
-
     save_file({"a": torch.zeros(2)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="does not say how its network is made"):
         read_model(tmp_path / "x.safetensors")
@@ -92,3 +92,31 @@ def test_weights_of_another_topology_are_refused_by_key(model):
     deeper = create_model(**{**MADE_BY, "widths": [[4, 4], [8]]})
     with pytest.raises(ValueError, match=r"the networks differ in 'stages\.0\.1\.conv\.weight'"):
         copy_weights(model.state_dict(), deeper)
+
+
+def without(**changes):
+    return {**MADE_BY, **changes}
+
+
+@pytest.mark.parametrize(
+    ("made_by", "word"),
+    [
+        ([], "does not say how its network is made, but \\[\\]"),
+        ({"name": "vgg_snn"}, "missing 2 required"),
+        (without(num_classes="4"), "not supported between"),
+        (without(neuron=3), "'int' object is not iterable"),
+        (without(widths=[[10**9], [8]]), "'classifier.weight' has the shape .4, 8., its network"),
+        (without(num_classes=10**18), "Storage size calculation overflowed"),
+        (without(widths=[[4] * 10**5]), "it has weights for 12 parameters at the most"),
+        (
+            {"name": "sew_resnet18", "num_classes": 4, "input_size": 8, "stages": [[4, 10**9]]},
+            "it has weights for 12 parameters at the most",
+        ),
+    ],
+)
+def test_weights_that_ask_for_another_network_are_refused_before_it_is_made(file, made_by, word):
+    """In a moment, and with no more memory than the file has weights."""
+    stored = load_file(file)
+    save_file(stored, file, metadata={"anystep": json.dumps(made_by)})
+    with pytest.raises(UsageError, match=rf"model\.safetensors holds no network .*: .*{word}"):
+        read_model(file)
