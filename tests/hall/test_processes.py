@@ -44,7 +44,8 @@ def fit_tiny_again(fabric, path):
 
 
 def test_of_two_runs_at_once_in_one_folder_one_is_told_of_the_other(tmp_path, tiny_rows):
-    recipe = drivers.write_recipe(tmp_path, train={"epochs": 400, "batch_size": 16, "lr": 0.01})
+    train = {"epochs": 400, "batch_size": 16, "lr": 0.01}
+    recipe = drivers.write_recipe(tmp_path, train=train, method={"name": "ce"})
     folder, said = tmp_path / "out" / "ce-seed0", tmp_path / "said.txt"
     said.touch()
     compare = ("compare", recipe, "--methods", "ce", "--seeds", "1", "--out", folder.parent)

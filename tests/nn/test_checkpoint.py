@@ -104,13 +104,13 @@ def without(**changes):
         ([], "does not say how its network is made, but \\[\\]"),
         ({"name": "vgg_snn"}, "missing 2 required"),
         (without(num_classes="4"), "not supported between"),
-        (without(neuron=3), "'int' object is not iterable"),
-        (without(widths=[[10**9], [8]]), "'classifier.weight' has the shape .4, 8., its network"),
+        (without(neuron=3), "neuron must be a name"),
+        (without(widths=[[10**9], [8]]), "its network needs .1000000000, 2, 3, 3."),
         (without(num_classes=10**18), "Storage size calculation overflowed"),
-        (without(widths=[[4] * 10**5]), "it has weights for 12 parameters at the most"),
+        (without(widths=[[4] * 10**5]), "it has weights for 14 parameters at the most"),
         (
             {"name": "sew_resnet18", "num_classes": 4, "input_size": 8, "stages": [[4, 10**9]]},
-            "it has weights for 12 parameters at the most",
+            "it has weights for 14 parameters at the most",
         ),
     ],
 )
