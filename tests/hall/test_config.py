@@ -202,7 +202,7 @@ VALUES = st.none() | st.booleans() | st.integers() | TEXTS
 
 @settings(max_examples=40)
 @given(
-    name=st.text(min_size=1),
+    name=st.from_regex(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*", fullmatch=True),
     seed=st.integers(0, 2**31),
     lr=st.floats(1e-9, 10, allow_nan=False),
     clip=st.none() | st.floats(1e-6, 1e6),

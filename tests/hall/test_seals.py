@@ -30,7 +30,8 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(drivers.DATASETS, "tiny", drivers.tiny)
         train = {"epochs": 1, "batch_size": 16, "lr": 0.01}
-        record = record_from(load_recipe(drivers.write_recipe(place, train=train)))
+        recipe = drivers.write_recipe(place, train=train, method={"name": "ce"})
+        record = record_from(load_recipe(recipe))
         for seed in (0, 1):
             run_record(replace(record, seed=seed), place / f"seed{seed}")
     return place
@@ -77,7 +78,7 @@ def test_what_was_edited_after_the_run_is_refused_by_every_command(run, terminal
     assert "scores.json is damaged or was edited" in terminal.refused("train", "--resume", run)
     (run / "scores.json").write_text(text)
     text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(text.replace("name: tks", "name: tet"))
+    (run / "config.yaml").write_text(text.replace("name: ce", "name: tet"))
     for command in ("report", "evaluate", "train --resume"):
         assert "config.yaml is damaged, edited or" in terminal.refused(*command.split(), run)
     (run / "scores.json").unlink()  # unfinished: the checkpoint knows its record
