@@ -164,6 +164,7 @@ DVS, DAVIS = files.aedat2_bytes(ROWS, header=b""), files.davis_bytes(ROWS)[len(H
         (files.davis_bytes(ROWS, chip=b"SBRet21"), (180, 240)),
         (files.davis_bytes(ROWS, chip=b"Davis346red", size=(260, 346)), (260, 346)),
     ],
+    ids=["DVS128", "Tmpdiff128", "none", "a long line", "DAVIS240C", "SBRet21", "Davis346red"],
 )
 def test_the_header_of_jaer_says_which_camera_it_was(content, size, tmp_path):
     events = read(tmp_path, "r.aedat", content)
