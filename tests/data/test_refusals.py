@@ -123,6 +123,8 @@ SETS = [
 SHARES = (0.6, 0.2, 0.2)
 IMAGE_ROWS = [
     (lambda: pictured((0.5,), (0.5,))[0], "mean and std are for 1 planes, an image has 3"),
+    (lambda: pictured(("x", 0, 0), (1, 1, 1)), "mean and std must be numbers: .*'x'"),
+    (lambda: pictured(None, (1, 1, 1)), "mean and std must be numbers"),
     (lambda: pictured((0, 0, 0), (1, 1, 0)), "std must be as many numbers > 0 as mean"),
     (lambda: folder(size=0), "size must be a whole number >= 1, or two of them"),
     (lambda: folder(size=True), "got True"),

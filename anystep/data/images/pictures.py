@@ -171,7 +171,10 @@ class PictureSet(StoredSet):
         super().__init__(len(pictures), labels, ids)
         self._pictures, self.encoding, self.blocks = pictures, encoding, blocks
         self._rows = np.arange(len(pictures))
-        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        try:
+            self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"PictureSet: mean and std must be numbers: {error}") from error
         if len(self.mean) != len(self.std) or not all(each > 0 for each in self.std):
             rule = "std must be as many numbers > 0 as mean"
             raise UsageError(f"PictureSet: {rule}, got {list(std)} beside {list(mean)}")

@@ -169,7 +169,7 @@ def _agreed(name: str, pictures: ImageFiles) -> int:
 
 def _each_plane(name: str, option: str, value: Planes, channels: int) -> list[float]:
     """A number for each plane."""
-    numbers = [value] * channels if isinstance(value, int | float) else list(value)
+    numbers = list(value) if isinstance(value, Sequence) else [value] * channels
     if len(numbers) != channels:
         rule = f"{option} must be one number, or one for each of the {channels} channels"
         raise UsageError(f"{name}: {rule}, got {value!r}")
