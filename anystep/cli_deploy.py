@@ -66,6 +66,8 @@ def export(arguments: Arguments, overrides: Sequence[str]) -> Result:
     from anystep.deploy.onnx import export_step
 
     out = Path(arguments.out)
+    if out.suffix != ".onnx":
+        raise UsageError(f"--out: the model must end in .onnx, got {str(out)!r}")
     model, about, splits, frames = _described(arguments.run)
     samples = _stacked(splits.val, COMPARED, frames)
     try:
