@@ -29,6 +29,7 @@ _NAMES = {
     "config": "load_recipe record_from",
     "folder": "load_model write_report",
     "run": "evaluate_run run_record",
+    "pretrained": "from_pretrained save_pretrained",
     "compare": "compare_methods",
 }
 _HOME_OF = {name: f"anystep.{home}" for home, names in _NAMES.items() for name in names.split()}

@@ -15,6 +15,8 @@ from anystep.folder import write_report as write_report
 from anystep.nn.fuse import fuse_model as fuse_model
 from anystep.nn.models import create_model as create_model
 from anystep.nn.weights import save_model as save_model
+from anystep.pretrained import from_pretrained as from_pretrained
+from anystep.pretrained import save_pretrained as save_pretrained
 from anystep.run import evaluate_run as evaluate_run
 from anystep.run import run_record as run_record
 from anystep.training.fit import fit as fit
@@ -45,6 +47,7 @@ __all__ = [
     "evaluate_run",
     "fit",
     "fit_phases",
+    "from_pretrained",
     "fuse_model",
     "load_dataset",
     "load_model",
@@ -53,6 +56,7 @@ __all__ = [
     "record_from",
     "run_record",
     "save_model",
+    "save_pretrained",
     "score",
     "start",
     "write_report",

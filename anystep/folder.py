@@ -70,8 +70,8 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether it is a run folder, finished or not."""
-        return self._config.exists()
+        """Whether it is a run folder, finished or not; a pretrained network (about.json) is none."""
+        return self._config.exists() and not (self.path / "about.json").exists()
 
     @property
     def finished(self) -> bool:

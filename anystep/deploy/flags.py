@@ -6,7 +6,7 @@ from typing import Any
 
 # name -> the options of argparse's `add_argument`, for `anystep stream` and for the runtime
 STREAM_FLAGS: dict[str, dict[str, Any]] = {
-    "model": {"help": "an exported step (or, for anystep stream, a finished run folder)"},
+    "model": {"help": "an exported step; for anystep stream also a run or a pretrained network"},
     "--source": {
         "required": True,
         "metavar": "FILE|udp://HOST:PORT|-",

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from drivers import RECIPE
 from trained import samples
 
-from anystep.config import record_from
 from anystep.data.frames import FixedDuration
 from anystep.data.readers import read_events
 from anystep.deploy.network import TorchStep, decide
@@ -23,16 +20,8 @@ from anystep.deploy.stream import Follower
 from anystep.deploy.windows import Windows
 from anystep.evaluation.exits import ExitRule, certainties, exit_steps
 from anystep.nn.models import create_model
-from anystep.run import run_record
 
 NMNIST = Path(os.environ.get("ANYSTEP_DATA", "")) / "NMNIST" / "Test"
-
-
-@pytest.fixture
-def run(tiny_rows, tmp_path) -> Path:
-    record = record_from(RECIPE)
-    run_record(replace(record, train=replace(record.train, epochs=1)), tmp_path / "run")
-    return tmp_path / "run"
 
 
 def test_a_run_is_calibrated_exported_and_followed(terminal, run, tmp_path):
