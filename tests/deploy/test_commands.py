@@ -11,15 +11,17 @@ import pytest
 import torch
 from trained import samples
 
+from anystep.data.digits import digits_test_recording
 from anystep.data.frames import FixedDuration
 from anystep.data.readers import read_events
+from anystep.data.recording import Events
 from anystep.deploy.network import TorchStep, decide
 from anystep.deploy.onnx import prepared
 from anystep.deploy.sources import FileSource
 from anystep.deploy.stream import Follower
 from anystep.deploy.windows import Windows
 from anystep.evaluation.exits import ExitRule, certainties, exit_steps
-from anystep.nn.models import create_model
+from anystep.pretrained import shipped, trained
 
 NMNIST = Path(os.environ.get("ANYSTEP_DATA", "")) / "NMNIST" / "Test"
 
@@ -58,6 +60,7 @@ def test_a_run_is_calibrated_exported_and_followed(terminal, run, tmp_path):
         (["export", "run", "--out", "x.onnx", "--quick"], "unknown argument '--quick'"),
         (["stream", "run", "--source", "-", "--max-rate", "0"], "--max-rate must be > 0"),
         (["stream", "run", "--source", "-", "--sensor", "8,8"], "trained on 12 x 12 pixels"),
+        (["stream", "run", "--source", "digits-dvs:359"], "test recordings 0 to 358, got 359"),
     ],
 )
 def test_a_wrong_word_is_refused(terminal, run, words, word):
@@ -82,23 +85,55 @@ def test_samples_leave_the_batch_when_the_logits_say_so(network, threshold):
     assert sizes == [int((wanted >= t).sum()) for t in range(1, wanted.max() + 1)]
 
 
+def streamed(step: TorchStep, events: Events) -> list[int]:
+    """What a stream of a recording says after each of the first ten windows."""
+    cutter = Windows(step.about["binning"], events.sensor, from_first=step.about["from_first"])
+    source, never = FileSource(events), ExitRule(threshold=2.0)
+    follower = Follower(step, source, cutter, to_frame=lambda c: c.astype(np.float32), rule=never)
+    return [line["label"] for line in follower][:10]
+
+
+def offline(step: TorchStep, events: Events) -> list[int]:
+    """What the network says of its frames, cut at once."""
+    frames = torch.from_numpy(FixedDuration(10, 30_000)(events).astype(np.float32))
+    with torch.inference_mode():
+        return step.network(frames[:, None])[:, 0].double().cumsum(0).argmax(-1).tolist()
+
+
+def shipped_step(name: str) -> TorchStep:
+    found = trained(name)
+    network = prepared(found.model, backend="auto")
+    return TorchStep(network, {**found.about, "frame": list(network.frame_shape)})
+
+
+@pytest.mark.parametrize("name", ["digits_ce", "digits_tks"])
+def test_test_recordings_stream_as_they_evaluate(name):
+    step = shipped_step(name)
+    right = []
+    for number in range(12):
+        events, label = digits_test_recording(number)
+        said = streamed(step, events)
+        assert said == offline(step, events), number
+        right.append(said[-1] == label)
+    assert sum(right) >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("digits")])
+def test_a_whole_test_set_streams_to_the_accuracies_of_its_card(name):
+    step = shipped_step(name)
+    said, labels = [], []
+    for number in range(step.about["accuracy"]["samples"]):
+        events, label = digits_test_recording(number)
+        said.append(streamed(step, events))
+        labels.append([label] * 10)
+    top1 = 100 * (np.array(said) == np.array(labels)).mean(0)
+    assert top1.tolist() == pytest.approx(step.about["accuracy"]["prefix_top1"])
+
+
 @pytest.mark.skipif(not NMNIST.is_dir(), reason="ANYSTEP_DATA names no folder with NMNIST")
 def test_real_recordings_stream_as_they_evaluate():
-    torch.manual_seed(0)
-    network = create_model("vgg_snn", num_classes=10, in_planes=2, input_size=34, widths=[[8], [8]])
-    network = prepared(network.eval(), backend="auto")
-    binning = FixedDuration(10, 30_000)
-    about = {"classes": [*"0123456789"], "steps": 10, "frame": [2, 34, 34]}
-    step = TorchStep(network, about)
+    step = shipped_step("nmnist_tks")
     for path in sorted(NMNIST.glob("*/*.bin")):
         events = read_events(path)
-        cutter = Windows(binning.describe(), events.sensor)
-        rule = ExitRule(threshold=2.0)
-        follower = Follower(
-            step, FileSource(events), cutter, to_frame=lambda c: c.astype(np.float32), rule=rule
-        )
-        said = [line["label"] for line in follower][:10]
-        frames = torch.from_numpy(binning(events).astype(np.float32))
-        with torch.inference_mode():
-            wanted = network(frames[:, None])[:, 0].double().cumsum(0).argmax(-1).tolist()
-        assert said == wanted, path
+        assert streamed(step, events) == offline(step, events), path

@@ -75,7 +75,11 @@ def bomb(path):
         ("about.json", lambda path: path.write_text('{"weights": 3}'), "about.json is truncated"),
         ("about.json", lambda path: path.write_text("[]"), "about.json is truncated"),
         ("samples.npz", flip, "samples.npz is missing, truncated or no samples"),
-        ("samples.npz", lambda path: path.unlink(), "samples.npz is missing, truncated or no samples"),
+        (
+            "samples.npz",
+            lambda path: path.unlink(),
+            "samples.npz is missing, truncated or no samples",
+        ),
         ("samples.npz", bomb, "unpacks to more than 256 MiB"),
     ],
 )

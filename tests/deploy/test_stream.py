@@ -4,6 +4,7 @@ what is late, lost or broken is counted.
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from anystep.data.events.stack import FrameSpec
 from anystep.data.frames import FixedCount, FixedDuration
 from anystep.data.recording import Events
 from anystep.deploy import windows as module
+from anystep.deploy.command import follow as follow_command
 from anystep.deploy.command import framer
 from anystep.deploy.describe import require_live
 from anystep.deploy.sources import (
@@ -108,6 +111,15 @@ def test_what_was_trained_on_hindsight_a_later_part_or_images_follows_no_stream(
     for about in (hindsight, images, {**ABOUT, "first_frame": 5}):
         with pytest.raises(UsageError, match="trained on"):
             require_live(about)
+
+
+def test_a_network_that_resizes_asks_for_the_pixels_of_its_source(step):
+    about = {**step.about, "resize": {"size": [8, 8], "interpolation": "nearest"}}
+    asked = argparse.Namespace(
+        source="-", sensor=None, steps=None, max_rate=None, idle_timeout=None
+    )
+    with pytest.raises(UsageError, match="give the pixels of the source, --sensor H,W"):
+        follow_command(types.SimpleNamespace(about=about), asked)
 
 
 def test_frames_are_resized_as_for_training():
@@ -325,3 +337,40 @@ def test_a_reader_that_goes_away_is_no_error(command, tmp_path):
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert done.stderr == b""
+
+
+def resident(process: subprocess.Popen[str]) -> int:
+    """Bytes of memory that a process has now."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return 1024 * int(status.partition("VmRSS:")[2].split()[0])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_ten_minutes_of_udp_take_no_more_memory_than_one(command, tmp_path):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = command("--source", f"udp://127.0.0.1:{port}", "--sensor", "16,16", "--idle-timeout=5")
+    out = tmp_path / "lines"
+    began, sent, packets, memory = time.monotonic(), 0, 0, []
+    with out.open("w") as file, subprocess.Popen(words, stdout=file, cwd=command.root) as process:
+        time.sleep(3)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            while (now := time.monotonic() - began) < 600:
+                events = recording(packets, count=100, last_us=999)
+                content = np.frombuffer(wire(events), RECORD).copy()
+                content["t"] += np.uint64(1000 * packets)
+                sender.sendto(content.tobytes() + b"!" * (packets % 50 == 0), ("127.0.0.1", port))
+                packets, sent = packets + 1, sent + 100 * (packets % 50 != 0)
+                if now > 60 * (len(memory) + 1):
+                    memory.append(resident(process))
+                time.sleep(max(0.0, packets / 1000 - (time.monotonic() - began - 3)))
+        process.wait(timeout=60)
+    summary = json.loads(out.read_text().splitlines()[-1])["summary"]
+    assert process.returncode == 0
+    assert max(memory[1:]) <= memory[0] + (8 << 20)
+    assert summary["malformed_packets"] == -(-packets // 50)
+    assert summary["events"] + 100 * summary["dropped_packets"] >= 0.99 * sent
+    assert summary["windows"] > 100_000
