@@ -70,7 +70,7 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether it is a run folder, finished or not; a pretrained network (about.json) is none."""
+        """Whether it is a run folder, finished or not. A pretrained network (about.json) is not."""
         return self._config.exists() and not (self.path / "about.json").exists()
 
     @property
