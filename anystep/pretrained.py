@@ -168,27 +168,31 @@ def _card(name: str, about: Json, note: str) -> str:
     commit = (
         f"{about['commit'] or 'unknown'}{', with uncommitted changes' if about['dirty'] else ''}"
     )
+    binning = dict(about.get("binning") or {"name": "still images"})
+    frames = binning.pop("name") + "".join(f", {key} {value}" for key, value in binning.items())
     return f"""# {name}
 
-A spiking network of anystep, trained with {about["method"]} at
-T = {about["steps"]} on `{about["name"]}`; it may be stopped after any step.
+A spiking network of anystep. Trained with {about["method"]} at T = {about["steps"]} by the recipe
+`{about["name"]}`; it may be stopped after any step.
 
-Top-1 in percent on {accuracy["samples"]} {accuracy["split"]} samples after t steps
-({accuracy["prefix"]} frames; protocol {accuracy["protocol"]}, {accuracy["protocol_hash"]}), one
-seed:
+Top-1 in percent after t steps, on {accuracy["samples"]} {accuracy["split"]} samples
+({accuracy["protocol"]}, {accuracy["protocol_hash"]}; prefix: {accuracy["prefix"]}; one seed):
 
 | {head} |
 |{rule}|
 | {cells} |
 
-Classes: {", ".join(map(str, about["classes"]))}. Frames: {about.get("binning", "still images")}.
-Commit: {commit}. Weights: {about["weights"]}.
+- classes: {", ".join(map(str, about["classes"]))}
+- frames: {frames}
+- commit: {commit}
+- weights: {about["weights"]}
 {note}
 ```python
 import anystep
 
 model = anystep.from_pretrained("{name}")  # or the path of this folder
-logits = model(frames)  # (T, N, 2, H, W) -> (T, N, classes); anystep.prefix_mean(logits) decides
+logits = model(frames)  # (T, N, P, H, W) -> (T, N, classes)
+said = anystep.prefix_mean(logits).argmax(-1)  # after each step
 ```
 
 ```console

@@ -56,7 +56,7 @@ def test_a_run_is_calibrated_exported_and_followed(terminal, run, tmp_path):
         (["calibrate", "run"], "name one target"),
         (["calibrate", "run", "--accuracy", "101"], "no threshold reaches"),
         (["calibrate", "run", "--mean-t", "2", "--score", "sure"], "unknown score 'sure'"),
-        (["export", "nowhere", "--out", "x.onnx"], "nowhere is not a run folder"),
+        (["export", "nowhere", "--out", "x.onnx"], "unknown folder or network 'nowhere'"),
         (["export", "run", "--out", "x.onnx", "--quick"], "unknown argument '--quick'"),
         (["stream", "run", "--source", "-", "--max-rate", "0"], "--max-rate must be > 0"),
         (["stream", "run", "--source", "-", "--sensor", "8,8"], "trained on 12 x 12 pixels"),
