@@ -13,8 +13,7 @@ from event_trees import TREES
 
 from anystep import AnystepWarning
 from anystep.data.datasets import load_dataset
-from anystep.data.events import contents
-from anystep.data.events import stack as recordings
+from anystep.data.events import catalogue, contents
 from anystep.data.events.contents import NO_FILE, RACY_NS, content_hashes
 from anystep.data.frames import FixedDuration
 
@@ -166,7 +165,7 @@ def test_a_copy_of_a_data_set_with_other_times_has_the_same_frames(tmp_path, mon
     first = load("one")
     for path in (tmp_path / "two").rglob("*.*"):
         os.utime(path, (1, 1))
-    monkeypatch.setattr(recordings, "read_events", None)  # a second build would call it and fail
+    monkeypatch.setattr(catalogue, "read_events", None)  # a second build would call it and fail
     second = load("two")
     assert np.array_equal(first.train.frames, second.train.frames)
     assert isinstance(second.train._frames, np.memmap)
