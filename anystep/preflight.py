@@ -10,7 +10,6 @@ import torch
 from anystep._errors import UsageError
 from anystep._lookup import check_arguments, choose
 from anystep.config import Record
-from anystep.console import say
 from anystep.data.augmentation.augment import create_augmentation
 from anystep.data.datasets import DATASETS
 from anystep.data.frames import ENCODINGS, Direct, Encoding
@@ -52,17 +51,22 @@ def network_of(record: Record, phase: Phase, **data: int | list[int]) -> dict[st
 
 def complete(record: Record) -> Record:
     """The record with what its method's paper has for such data (`Method.published`), where it
-    names no value of its own; says which it took.
+    names no value of its own.
     """
     name, options = record.method.name, record.method.options
     kind = "images" if isinstance(make_binning(record.data.binning), Direct) else "events"
     published = create_method(name, **options).published.get(kind, {})
-    taken = {key: value for key, value in published.items() if key not in options}
-    if not taken:
-        return record
-    told = " and ".join(f"{key} {value:g}" for key, value in taken.items())
-    say(f"{name}: {told} as published for {kind}, since method.options names none")
-    return replace(record, method=replace(record.method, options={**taken, **options}))
+    return replace(record, method=replace(record.method, options={**published, **options}))
+
+
+def taken(record: Record, whole: Record) -> str | None:
+    """What `complete` took from the paper, in words; None if nothing."""
+    own = record.method.options
+    values = {key: value for key, value in whole.method.options.items() if key not in own}
+    if not values:
+        return None
+    told = " and ".join(f"{key} {value:g}" for key, value in values.items())
+    return f"{record.method.name}: {told} as published for such data, method.options names none"
 
 
 def learns_from_run(method: Method) -> bool:

@@ -31,7 +31,7 @@ from anystep.nn.fuse import fuse_model, why_not_fusable
 from anystep.nn.models import create_model
 from anystep.nn.models.base import StepModel
 from anystep.nn.neurons import ClippedIF
-from anystep.preflight import check, complete, make_binning, network_of
+from anystep.preflight import check, complete, make_binning, network_of, taken
 from anystep.training.fabric import make_fabric
 from anystep.training.fit import fit, start
 from anystep.training.methods import create_method
@@ -51,7 +51,7 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> J
     Errors: a folder that holds another run, or that cannot be written; whatever the record's parts
     refuse, before any training starts.
     """
-    place = RunFolder(folder)
+    place, given = RunFolder(folder), record
     if not place.begun or place.read_record() != record:  # an older run goes on as it was begun
         record = complete(record)
     place.check_free(record, resume=resume)
@@ -59,15 +59,15 @@ def run_record(record: Record, folder: Path | str, *, resume: bool = False) -> J
         with place.alone():
             place.check_free(record, resume=resume)  # another process may have been faster
             if not place.finished:
-                train_and_judge(record, place)
+                train_and_judge(record, place, taken(given, record))
     return place.read_scores()
 
 
-def train_and_judge(record: Record, place: RunFolder) -> None:
-    """Train what `record` says, from where `place` is to the end, and judge it."""
+def train_and_judge(record: Record, place: RunFolder, remark: str | None) -> None:
+    """Train what `record` says, from where `place` is to the end, and judge it; say `remark` once
+    nothing is refused any more.
+    """
     method = check(record)
-    if remark := method.remark(record.train.epochs):
-        say(f"warning: {remark}")
     engine = {"accelerator": record.engine.accelerator, "precision": record.engine.precision}
     fabric = make_fabric(
         **engine, devices=record.engine.devices, callbacks=[ProgressBar(place.name)]
@@ -82,6 +82,10 @@ def train_and_judge(record: Record, place: RunFolder) -> None:
     if record.teacher is not None:
         environment["teacher"] = content_hash(weights_file(record.teacher).read_bytes())
     place.open(record, environment)
+    if remark:
+        say(remark)
+    if warning := method.remark(record.train.epochs):
+        say(f"warning: {warning}")
     launch(fabric, record, method, place)
 
 

@@ -55,7 +55,7 @@ COMMANDS = [
     ("train nothing.yaml", "nothing.yaml is not a YAML recipe: line 2: "),
     (
         "train RECIPE --out nothing.yaml",
-        "cannot write the run folder nothing.yaml: Not a directory",
+        "cannot write the folder nothing.yaml: Not a directory",
     ),
     ("train pipe.yaml", "cannot read the recipe pipe.yaml: it is not a regular file"),
     ("train --resume nowhere", "nowhere is not a run folder: it has no config.yaml"),

@@ -129,7 +129,7 @@ def test_curves_are_whole_and_their_tables_are_what_their_runs_say(name):
     table = study.curves_in_markdown(curves, own.SHOWN)
     assert block(own.PAGE.relative_to(ROOT), name) == table
     first = next(each for each in own.wanted() if each[0] == "ce")
-    assert result["record"] == study.public(own.record_of(*first, "here"))
+    assert result["record"].items() <= study.public(own.record_of(*first, "here")).items()
 
 
 def test_the_folds_are_whole_and_what_the_readme_says_of_them_is_in_the_record():
