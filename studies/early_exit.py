@@ -37,7 +37,6 @@ from anystep.nn.fuse import fuse_model
 from anystep.run import load_splits
 from studies import nmnist_folds
 from studies.study import (
-    KEPT,
     ROOT,
     Rows,
     check_markers,
@@ -92,32 +91,21 @@ def chosen(validation: Any, target: float, score: str, reads: str) -> ExitRule:
     return ExitRule(score=score, reads=reads, threshold=float(found.thresholds[index]))
 
 
-def measure(jobs: dict[tuple[str, str, int], tuple[Record, Path]]) -> Rows:
-    """A row for every data set, method, seed or fold, score and reading."""
-    scores = dict(zip(jobs, train_all(jobs.values(), keys=[*KEPT, "steps"]), strict=True))
+def measure(jobs: dict[tuple[str, str, int], tuple[Record, Path]]) -> tuple[Rows, Rows]:
+    """(a row for every data set, method and seed or fold; one for every score and reading too)."""
+    scores = dict(zip(jobs, train_all(jobs.values()), strict=True))
     sides = {key: judged(folder) for key, (_, folder) in jobs.items()}
-    rows = []
+    runs, rows = [], []
     for (data, method, number), (validation, test) in sides.items():
         plain_logits, plain_labels = sides[data, "ce", number][0]
         target = 100 * float((plain_logits.sum(0).argmax(-1) == plain_labels).mean())
-        own = scores[data, method, number]
-        tell(data, method, number, scores=own)
+        key = {"data": data, "method": method, "number": number}
+        runs.append({**key, **scores[data, method, number]})
+        tell(*key.values(), scores=runs[-1])
         for score, reads in product(SCORES, READS):
             rule = chosen(validation, target, score, reads)
-            rows.append(
-                {
-                    "data": data,
-                    "method": method,
-                    "number": number,
-                    **rule.describe(),
-                    "target": target,
-                    "early exit": judge(test, rule),
-                    "all steps": own["prefix_top1"][-1],
-                    "first step": own["prefix_top1"][0],
-                    "run": own,
-                }
-            )
-    return rows
+            rows.append({**key, **rule.describe(), "target": target, **judge(test, rule)})
+    return runs, rows
 
 
 def cell(values: list[float], places: int = 1) -> str:
@@ -125,22 +113,23 @@ def cell(values: list[float], places: int = 1) -> str:
     return f"{mean:.{places}f} ± {sd:.{places}f}"
 
 
-def table(rows: Rows) -> str:
+def table(runs: Rows, rows: Rows) -> str:
     """What the pages show: a line for every data set and method."""
-    shown = [row for row in rows if (row["score"], row["reads"]) == SHOWN]
     lines = []
-    for data, method in dict.fromkeys((row["data"], row["method"]) for row in shown):
-        own = [row for row in shown if (row["data"], row["method"]) == (data, method)]
-        early = [row["early exit"] for row in own]
+    for data, method in dict.fromkeys((run["data"], run["method"]) for run in runs):
+        whole, early = (
+            [each for each in part if (each["data"], each["method"]) == (data, method)]
+            for part in (runs, [row for row in rows if (row["score"], row["reads"]) == SHOWN])
+        )
         lines.append(
             [
                 data,
                 method,
-                cell([row["first step"] for row in own]),
-                cell([row["all steps"] for row in own]),
-                cell([each["accuracy"] for each in early]),
-                cell([each["mean_t"] for each in early], 2),
-                f"{np.mean([each['p95_t'] for each in early]):.1f}",
+                cell([run["prefix_top1"][0] for run in whole]),
+                cell([run["prefix_top1"][-1] for run in whole]),
+                cell([row["accuracy"] for row in early]),
+                cell([row["mean_t"] for row in early], 2),
+                f"{np.mean([row['p95_t'] for row in early]):.1f}",
             ]
         )
     head = ["data", "method", "t = 1", "T = 10", "early exit", "mean T", "p95 of T"]
@@ -153,14 +142,14 @@ def main() -> None:
     for page in PAGES:
         check_markers(page, NAME)
     root = str(Path(os.environ["ANYSTEP_DATA"]) / "NMNIST")
-    rows = measure(wanted(root))
+    runs, rows = measure(wanted(root))
     records = {
         "digits-dvs": asdict(digits_record("ce", 0)),
         "N-MNIST": public(nmnist_folds.record_of("ce", 1, root)),
     }
-    write_json(ROOT / "results" / f"{NAME}.json", {"records": records, "rows": rows})
+    write_json(ROOT / "results" / f"{NAME}.json", {"records": records, "runs": runs, "rows": rows})
     for page in PAGES:
-        write_table(page, NAME, table(rows))
+        write_table(page, NAME, table(runs, rows))
 
 
 if __name__ == "__main__":

@@ -113,10 +113,15 @@ def test_a_network_that_comes_along_is_small_and_knows_its_samples(name):
     assert len(rates) == found.about["steps"]
 
 
-def test_the_accuracies_of_what_comes_along_are_those_of_the_record():
-    record = json.loads((SHIPPED.parents[2] / "results" / "early_exit.json").read_text())
-    measured = {row["run"]["prefix_top1"][-1]: row for row in record["rows"]}
+def test_what_comes_along_was_measured_in_the_study():
+    """The card of a network has the accuracies of its run."""
+    result = json.loads((SHIPPED.parents[2] / "results" / "early_exit.json").read_text())
+    sets = {"digits": ("digits-dvs", 0), "nmnist": ("N-MNIST", 1)}
+    found = {(run["data"], run["method"], run["number"]): run for run in result["runs"]}
     for name in shipped():
         about = json.loads((SHIPPED / name / "about.json").read_text())
-        row = measured[about["accuracy"]["prefix_top1"][-1]]
-        assert row["run"]["prefix_top1"] == about["accuracy"]["prefix_top1"]
+        data, number = sets[name.partition("_")[0]]
+        run = found[data, about["method"], number]
+        assert run["prefix_top1"] == about["accuracy"]["prefix_top1"]
+        assert run["protocol_hash"] == about["accuracy"]["protocol_hash"]
+    assert len(shipped()) == 6

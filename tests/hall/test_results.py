@@ -16,7 +16,7 @@ import anystep
 from anystep.compare import markdown_table, table_of
 from anystep.config import Record, load_recipe, record_from
 from anystep.run import load_splits, run_record
-from studies import batched_camera, choose_lr, film, speed, study
+from studies import batched_camera, choose_lr, early_exit, film, speed, study
 
 ROOT = Path(anystep.__file__).parent.parent
 RESULTS = {
@@ -58,7 +58,8 @@ def means(rows: list[dict[str, Any]]) -> dict[tuple[str, int], float]:
 def test_every_record_is_of_a_kind_that_is_guarded_here():
     assert {"digits_demo", "digits_demo_lr"} <= set(RESULTS)
     assert sorted(RESULTS) == sorted(
-        [*TABLES, *RATES, *STUDIES, *CURVES, *BENCHES, "demo_speed", "batched_camera", "film"]
+        [*TABLES, *RATES, *STUDIES, *CURVES, *BENCHES]
+        + ["demo_speed", "batched_camera", "early_exit", "film"]
     )
 
 
@@ -72,7 +73,7 @@ def test_a_table_is_what_its_runs_say_and_the_readme_quotes(name):
     assert len({tuple(run["scores"][key] for key in keys) for run in runs}) == 1
 
 
-@pytest.mark.parametrize("name", [*TABLES, *RATES, *STUDIES, *CURVES])
+@pytest.mark.parametrize("name", [*TABLES, *RATES, *STUDIES, *CURVES, "early_exit"])
 def test_every_run_was_made_by_committed_code(name):
     result = RESULTS[name]
     runs = [{"env": result["environment"]}] if name in RATES else result["runs"]
@@ -140,6 +141,18 @@ def test_the_folds_are_whole_and_what_the_readme_says_of_them_is_in_the_record()
     ce, tks, tet = (f"{mean[method, 1]:.1f} %" for method in ("ce", "tks", "tet"))
     assert f"right on {ce} of them, TKS on {tks}, TET on {tet}" in words("README.md")
     assert {round(mean[method, 10]) for method in ("ce", "tet", "tks")} == {96}
+
+
+def test_early_exit_was_measured_for_all_alike_and_the_pages_quote_it():
+    result = RESULTS["early_exit"]
+    runs, rows = result["runs"], result["rows"]
+    wanted = [*early_exit.wanted("here")]
+    assert [(run["data"], run["method"], run["number"]) for run in runs] == wanted
+    assert len(rows) == len(runs) * len(early_exit.SCORES) * len(early_exit.READS)
+    targets = {(row["data"], row["number"], row["target"]) for row in rows}
+    assert len(targets) == len({(data, number) for data, _, number in wanted})
+    for page in ("README.md", "docs/deploy.md"):
+        assert block(page, "early_exit") == early_exit.table(runs, rows)
 
 
 def test_the_recipe_of_hsd_has_what_the_study_chose():
