@@ -58,9 +58,7 @@ def means(rows: list[dict[str, Any]]) -> dict[tuple[str, int], float]:
 
 def test_every_record_is_of_a_kind_that_is_guarded_here():
     assert {"digits_demo", "digits_demo_lr"} <= set(RESULTS)
-    assert sorted(RESULTS) == sorted(
-        [*TABLES, *RATES, *STUDIES, *CURVES, *BENCHES, *OTHERS]
-    )
+    assert sorted(RESULTS) == sorted([*TABLES, *RATES, *STUDIES, *CURVES, *BENCHES, *OTHERS])
 
 
 @pytest.mark.parametrize("name", TABLES)
