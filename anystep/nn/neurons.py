@@ -103,7 +103,8 @@ def scan_for(backend: str, x: Tensor, decay: Coefficient, gain: Coefficient, rul
         return graph.scan
     if backend != "auto":
         return choose(BACKENDS, backend, "backend")()
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    # The flag itself: torch 2.11 compiles `is_exporting()` as True where nothing is exported.
+    if torch.compiler._is_exporting_flag or torch.jit.is_tracing():
         return scan
     if x.device.type == "cpu":
         kernels = _numba()
