@@ -58,6 +58,8 @@ def import_rows(modules: Iterable[str]) -> None:
             sys.path.append(os.getcwd())  # last: a file here must hide nothing that is installed
         try:
             importlib.import_module(name)
+        except SystemExit as error:
+            raise UsageError(f"--import {name}: the module ends the program") from error
         except ModuleNotFoundError as error:
             if not f"{name}.".startswith(f"{error.name}."):
                 raise  # it is there, and lacks another one

@@ -26,8 +26,9 @@ def export(arguments: Arguments, overrides: Sequence[str]) -> Result:
     if arguments.to == "folder":
         say(f"pretrained network: {save_pretrained(arguments.run, out)}")
         return {"folder": str(out)}
-    if out.suffix != ".onnx":
-        raise UsageError(f"--out: the model must end in .onnx, got {str(out)!r}")
+    if out.suffix != ".onnx" or out.is_dir() or not out.parent.is_dir():
+        rule = "--out: the model must end in .onnx, in a folder that exists"
+        raise UsageError(f"{rule}, got {str(out)!r}")
     found = trained(arguments.run)
     try:
         parity = export_step(found.model, out, frames=found.samples, about=found.about)
@@ -51,6 +52,8 @@ def calibrate(arguments: Arguments, overrides: Sequence[str]) -> Result:
 
     if (arguments.accuracy is None) == (arguments.mean_t is None):
         raise UsageError("name one target: --accuracy PERCENT or --mean-t STEPS")
+    if not 0 < (arguments.accuracy or 1) <= 100 or not (arguments.mean_t or 1) > 0:
+        raise UsageError("--accuracy must be a percentage, --mean-t a number of steps")
     place = RunFolder(arguments.run)
     judged = place.read()
     if judged.scores["split"] != "test":

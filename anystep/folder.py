@@ -169,7 +169,10 @@ class RunFolder:
 
     def _read_recipe(self) -> Json:
         if not self.begun:
-            raise UsageError(f"{self.path} is not a run folder: it has no {self._config.name}")
+            why = f"it has no {self._config.name}"
+            if self._config.exists():
+                why = "it is a pretrained network, without its data and its log"
+            raise UsageError(f"{self.path} is not a run folder: {why}")
         recipe = load_recipe(self._config)
         self.check_hash(self._config)
         return recipe

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anystep._errors import UsageError
-from anystep._files import Json, atomic_path, content_hash, write_json, write_text
+from anystep._files import Json, atomic_path, content_hash, regular, write_json, write_text
 from anystep._lookup import unknown
 from anystep.config import to_yaml
 from anystep.data.events.catalogue import EVENT_SETS
-from anystep.deploy.describe import describe
+from anystep.deploy.describe import check_about, describe
 from anystep.folder import RunFolder, load_model, weights_file
 from anystep.run import load_splits, seen_frames
 
@@ -80,6 +80,8 @@ def stacked(dataset: DataSet, count: int, frames: slice) -> Tensor:
 
 
 def _of_run(folder: Path) -> Trained:
+    if (folder / ABOUT).exists():
+        raise UsageError(f"{folder} is a pretrained network already, not a run")
     place = RunFolder(folder)
     record, asked = place.read(), place.read_record()  # it knows the modules that a network needs
     row = EVENT_SETS.get(record.config["data"]["name"])
@@ -100,14 +102,16 @@ def _of_run(folder: Path) -> Trained:
 
 def _read_about(folder: Path) -> Json:
     """What a pretrained folder says of its network. Error: a damaged file, other weights."""
-    file = folder / ABOUT
+    file, weights = folder / ABOUT, folder / WEIGHTS
     try:
-        about = json.loads(file.read_text("utf-8"))
-        said = about["weights"], about["classes"], about["steps"], about["accuracy"]["prefix"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{file} is truncated or not what it should be: {error!r}") from error
-    if content_hash((folder / WEIGHTS).read_bytes()) != said[0]:
-        raise UsageError(f"{folder / WEIGHTS} is not the file that {file} speaks of: it is damaged")
+        about = json.loads(regular(file).read_text("utf-8"))
+    except (ValueError, RecursionError):
+        about = None
+    about = check_about(about, file)
+    if not weights.exists():
+        raise UsageError(f"{weights} is missing: the folder is not whole")
+    if content_hash(regular(weights).read_bytes()) != about.get("weights"):
+        raise UsageError(f"{weights} is not the file that {file} speaks of: it is damaged")
     return about
 
 
@@ -116,7 +120,7 @@ def _read_samples(file: Path) -> Tensor:
     import torch
 
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(regular(file)) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > LARGEST_SAMPLES:
             raise OSError(f"it unpacks to more than {LARGEST_SAMPLES >> 20} MiB")
@@ -209,10 +213,10 @@ def save_pretrained(run: str | Path, folder: str | Path, *, note: str = "") -> P
     Errors: an unfinished run; a folder that is there and not empty.
     """
     run, folder = Path(run), Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not empty: a pretrained network gets a folder of its own")
     found = _of_run(run)
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty: a pretrained network gets a folder of its own")
     frames = found.samples.numpy()
     counts = frames.astype(np.uint8)
     with atomic_path(folder / EXAMPLES) as temporary, temporary.open("wb") as file:

@@ -3,8 +3,8 @@
     ANYSTEP_DATA=FOLDER python -m studies.early_exit
 
 Two data sets: `digits-dvs` as recipes/digits_demo.yaml trains it, three seeds, and the 1,100
-recordings of N-MNIST in five folds as studies/nmnist_folds.py trains them (its runs are taken over
-from runs/nmnist_folds, where they are finished). FOLDER as there.
+recordings of N-MNIST as studies/nmnist_folds.py trains them, the first three of its five folds (its
+runs in runs/nmnist_folds are taken over). FOLDER as there.
 
 The target of a seed or fold is the accuracy that plain training has on validation after all T
 steps. For every method, score and reading the threshold is the one that meets this target on
@@ -50,6 +50,7 @@ from studies.study import (
 
 METHODS = nmnist_folds.METHODS  # plain training, TET, TKS with the paper's values for events
 SEEDS = range(3)
+FOLDS = range(1, 4)
 PAGES = (ROOT / "README.md", ROOT / "docs" / "deploy.md")
 NAME = "early_exit"
 SHOWN = ("confidence", "mean")
@@ -67,7 +68,7 @@ def wanted(root: str) -> dict[tuple[str, str, int], tuple[Record, Path]]:
     for method, seed in product(METHODS, SEEDS):
         folder = ROOT / "runs" / NAME / f"digits-{method}-seed{seed}"
         jobs["digits-dvs", method, seed] = digits_record(method, seed), folder
-    for method, fold in product(METHODS, range(1, nmnist_folds.FOLDS + 1)):
+    for method, fold in product(METHODS, FOLDS):
         folder = nmnist_folds.FOLDER / f"{method}-fold{fold}"
         jobs["N-MNIST", method, fold] = nmnist_folds.record_of(method, fold, root), folder
     return jobs

@@ -5,6 +5,7 @@ window on stdout, and a summary as the last of them.
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from anystep._command import answer
 from anystep._errors import UsageError
 from anystep._files import Json
-from anystep.deploy.describe import require_live
+from anystep.deploy.describe import MOST_STEPS, require_live
 from anystep.deploy.sources import open_source
 from anystep.deploy.step import AnyStep
 from anystep.deploy.stream import Follower, Frame
@@ -41,7 +42,7 @@ def sensor_of(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     sizes = text.split(",")
-    if len(sizes) != 2 or not all(size.isdigit() and int(size) for size in sizes):
+    if len(sizes) != 2 or not all(re.fullmatch("[1-9][0-9]{0,4}", size) for size in sizes):
         raise UsageError(f"--sensor: height and width, like 34,34; got {text!r}")
     return int(sizes[0]), int(sizes[1])
 
@@ -61,16 +62,18 @@ def framer(about: Json, sensor: tuple[int, int]) -> Callable[[NDArray[np.uint16]
     if (height, width) != sensor:
         raise UsageError(
             f"the network was trained on {height} x {width} pixels, "
-            f"the source has {sensor[0]} x {sensor[1]}"
+            f"the source has {sensor[0]} x {sensor[1]}: give it a source of that size, or train "
+            "with the option size, which resizes frames"
         )
     return lambda counts: counts.astype(np.float32)
 
 
 def _follower(step: AnyStep, arguments: argparse.Namespace) -> Follower:
     require_live(step.about)
-    for name in ("steps", "max_rate", "idle_timeout"):
-        if (value := getattr(arguments, name)) is not None and not value > 0:
-            raise UsageError(f"--{name.replace('_', '-')} must be > 0, got {value}")
+    for name, most in (("steps", MOST_STEPS), ("max_rate", 1e12), ("idle_timeout", 1e7)):
+        if (value := getattr(arguments, name)) is not None and not 0 < value <= most:
+            rule = f"--{name.replace('_', '-')} must be > 0 and at most {most:,.0f}"
+            raise UsageError(f"{rule}, got {value}")
     given = sensor_of(arguments.sensor)
     source, sensor = open_source(
         arguments.source,
@@ -88,6 +91,7 @@ def _follower(step: AnyStep, arguments: argparse.Namespace) -> Follower:
             step.about["binning"],
             sensor,
             from_first=step.about["from_first"],
+            live=source.live,
             max_rate=arguments.max_rate,
         ),
         to_frame=framer(step.about, sensor),

@@ -19,5 +19,11 @@ STREAM_FLAGS: dict[str, dict[str, Any]] = {
     "--threshold": {"type": float, "help": "leave once the score is at least this"},
     "--max-rate": {"type": float, "metavar": "N", "help": "events a second counted at most"},
     "--idle-timeout": {"type": float, "metavar": "S", "help": "end after S silent seconds"},
-    "--threads": {"type": int, "default": 1, "metavar": "N", "help": "of the network (default: 1)"},
+    "--threads": {
+        "type": int,
+        "choices": range(1, 65),
+        "default": 1,
+        "metavar": "N",
+        "help": "of the network, 1 to 64 (default: 1)",
+    },
 }

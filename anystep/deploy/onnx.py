@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from anystep._errors import UsageError
 from anystep._extras import need
 from anystep._files import Json, atomic_path
-from anystep.deploy.step import FORMAT, Floats, Step
+from anystep.deploy.step import FORMAT, Floats, Step, seal
 from anystep.nn.fuse import fuse_model, why_not_fusable
 from anystep.nn.layers import State, stateful_modules
 from anystep.nn.models.base import StepModel
@@ -144,7 +144,7 @@ def _graph(network: StepModel, states: list[Json], description: str) -> bytes:
     proto = cast(Any, program).model_proto
     entry = proto.metadata_props.add()
     entry.key, entry.value = "anystep", description
-    return bytes(proto.SerializeToString())
+    return seal(bytes(proto.SerializeToString()))
 
 
 class _Watch:
@@ -255,6 +255,7 @@ def export_step(
         "frame": list(network.frame_shape),
         "states": states,
         **about,
+        "seal": "0" * 64,
     }
     content = _graph(network, states, json.dumps(description))
     path = Path(path)

@@ -7,7 +7,9 @@ state, `Streams` keeps it for many independent streams in one batch.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,27 +21,62 @@ from numpy.typing import NDArray
 
 from anystep._errors import UsageError
 from anystep._extras import need
-from anystep._files import Json
+from anystep._files import Json, regular
+from anystep.deploy.describe import Rules, check_about
 from anystep.evaluation.exits import ExitRule
 
 Floats = NDArray[np.float32]
 State = tuple[Floats, ...]
 
 LARGEST_MODEL = 2 << 30  # bytes: what a single ONNX file can hold at all
+UNSEALED = b'"seal": "' + b"0" * 64 + b'"'  # in the metadata, before the file's hash is there
 FORMAT = 1  # of the description in a model's metadata
 
 
 def _content(path: Path) -> bytes:
     """The bytes of a model file, judged before they are read."""
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"there is no model file {path}")
-    if path.stat().st_size > LARGEST_MODEL:
+    if regular(path).stat().st_size > LARGEST_MODEL:
         raise UsageError(f"{path} is larger than 2 GiB, which no exported step is")
     return path.read_bytes()
 
 
+def seal(content: bytes) -> bytes:
+    """The file with its own hash in the place that it keeps for it (UNSEALED)."""
+    return content.replace(UNSEALED, UNSEALED[:-65] + content_sha(content) + b'"', 1)
+
+
+def content_sha(content: bytes) -> bytes:
+    """The hash of a file whose place for it is empty."""
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _sealed(content: bytes) -> bool:
+    """Whether a file is as it was written."""
+    start = content.find(UNSEALED[:-65])
+    first = start + len(UNSEALED) - 65
+    said = content[first : first + 64]
+    return start >= 0 and content_sha(content[:first] + b"0" * 64 + content[first + 64 :]) == said
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
+
+
+def _state_ok(state: Json) -> bool:
+    sides = all(type(side) is int and 1 <= side <= 1 << 20 for side in state["shape"])
+    return sides and math.prod(state["shape"]) <= 1 << 28 and math.isfinite(state["rest"])
+
+
+_GRAPH: Rules = {
+    "format": lambda about: type(about["format"]) is int,
+    "frame": lambda about: (
+        len(about["frame"]) == 3
+        and all(type(side) is int and 1 <= side <= 1 << 14 for side in about["frame"])
+    ),
+    "states": lambda about: all(_state_ok(state) for state in about["states"]),
+}
 
 
 def _about(session: Any, path: Path) -> Json:
@@ -49,18 +86,23 @@ def _about(session: Any, path: Path) -> Json:
         raise UsageError(
             f"{path} was not written by anystep export: it does not say what its state is"
         )
-    about = json.loads(said)
+    try:
+        about = json.loads(said)
+    except (ValueError, RecursionError):
+        about = None
+    about = check_about(about, path, _GRAPH)
     if about["format"] > FORMAT:
         raise UsageError(f"{path} was written by a newer anystep (format {about['format']})")
     return about
 
 
-def _check_names(session: Any, states: Sequence[Json], outputs: Sequence[str], path: Path) -> None:
+def _check_graph(session: Any, about: Json, outputs: Sequence[str], path: Path) -> None:
     """Refuse a file whose graph is not the one that its metadata speak of."""
-    inputs = ["frame", *(state["name"] for state in states)]
-    if [each.name for each in session.get_inputs()] != inputs or [
-        each.name for each in session.get_outputs()
-    ] != list(outputs):
+    shapes = {"frame": about["frame"]} | {each["name"]: each["shape"] for each in about["states"]}
+    takes = {each.name: each.shape[1:] for each in session.get_inputs()}
+    gives = [each.name for each in session.get_outputs()]
+    classes = session.get_outputs()[0].shape[1:]
+    if (takes, gives, classes) != (shapes, list(outputs), [len(about["classes"])]):
         raise UsageError(f"{path}: its graph does not have the inputs and outputs that it names")
 
 
@@ -77,6 +119,8 @@ class Step:
         onnxruntime = need("onnxruntime", extra="export", purpose="running an exported network")
         self.path = Path(path)
         content = _content(self.path)
+        if UNSEALED[:-65] in content and not _sealed(content):
+            raise UsageError(f"{self.path} is damaged or was edited: it does not fit its hash")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = threads
         options.log_severity_level = 4  # what is wrong is raised below, once
@@ -92,7 +136,7 @@ class Step:
         self.about = _about(self._session, self.path)
         self._states: list[Json] = self.about["states"]
         self._outputs = ["logits", *(f"{state['name']}_next" for state in self._states)]
-        _check_names(self._session, self._states, self._outputs, self.path)
+        _check_graph(self._session, self.about, self._outputs, self.path)
         self.frame_shape: tuple[int, ...] = tuple(self.about["frame"])
 
     def rest(self, n: int) -> State:

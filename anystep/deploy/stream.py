@@ -52,6 +52,7 @@ class Follower:
         self._classes = step.about["classes"]
         self._began = time.monotonic()
         self._count = self._rounds = 0
+        self._breaks = 0
         self._first_us: int | None = None
         self._last_us = 0
         self._step_ms: deque[float] = deque(maxlen=RECENT)
@@ -79,6 +80,9 @@ class Follower:
             yield self._line(window, time.perf_counter())
 
     def _line(self, window: Window, began: float) -> Json:
+        if self.windows.breaks != self._breaks:
+            self._breaks = self.windows.breaks
+            self._streams.restart(None)  # it begins at rest
         frame = self.to_frame(window.counts)
         ready = time.perf_counter()
         (decision,) = self._streams({None: frame})

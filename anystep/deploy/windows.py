@@ -18,6 +18,7 @@ from anystep._files import Json
 from anystep.deploy.sources import Packet
 
 MOST_EMPTY = 1000  # windows without an event in a row; a longer silence is skipped
+LATE_PACKETS = 20  # in a row that are late as a whole: then the sender's clock has begun anew
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Counts:
     too_late: int = 0
     over_rate: int = 0
     skipped_windows: int = 0
+    new_clocks: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Windows:
             "fixed_count" with count.
         sensor: (height, width).
         from_first: count time from the first event, not from the clock's zero.
+        live: begin with the window of the first event, since a wire has no beginning; and when
+            packets are late, one after another, take it that the sender's clock began anew.
         max_rate: events a second that are counted at most; those above it are dropped, the latest
             of a window first. For windows of fixed duration.
 
@@ -64,6 +68,7 @@ class Windows:
         sensor: tuple[int, int],
         *,
         from_first: bool = False,
+        live: bool = False,
         max_rate: float | None = None,
     ) -> None:
         self.sensor, self.seen = sensor, Counts()
@@ -83,7 +88,9 @@ class Windows:
                 raise UsageError("--max-rate is for windows of a fixed duration")
             self._most = max(1, int(max_rate * self.duration / 1e6))
         self._zero: int | None = None if from_first else 0  # where windows count from
-        self._index = 0  # of the window that is being filled
+        self.live = live
+        self._late_packets = 0
+        self._index: int | None = None if live else 0  # of the window that is being filled
         self._flat = np.zeros(2 * sensor[0] * sensor[1], np.int64)
         self._filled = 0
         self._last_us = 0
@@ -128,10 +135,12 @@ class Windows:
         self, index: NDArray[np.int64], cells: NDArray[np.int64], arrived: float
     ) -> Iterator[Window]:
         """`index` is the window that each event belongs to, counted from t = 0."""
+        if self.live and len(index):
+            self._follow_clock(index)
         if len(index) and (index[1:] < index[:-1]).any():
             order = np.argsort(index, kind="stable")
             index, cells = index[order], cells[order]
-        late = int(np.searchsorted(index, self._index))
+        late = int(np.searchsorted(index, self._now))
         self.seen.too_late += late
         borders = [late, *(np.flatnonzero(np.diff(index[late:])) + late + 1), len(index)]
         for first, stop in pairwise(borders):
@@ -139,14 +148,34 @@ class Windows:
                 yield from self._advance_to(int(index[first]), arrived)
                 self._fill(cells[first:stop])
 
+    def _follow_clock(self, index: NDArray[np.int64]) -> None:
+        """Begin with the first event's window, and again where the clock begins anew."""
+        if self._index is not None:
+            self._late_packets = self._late_packets + 1 if index.max() < self._index else 0
+            if self._late_packets < LATE_PACKETS:
+                return
+            self.seen.new_clocks += 1
+            self._flat[:] = 0
+            self._filled = 0
+        self._late_packets, self._index = 0, int(index.min())
+
     def _advance_to(self, index: int, arrived: float) -> Iterator[Window]:
         """The windows before window `index`, the last of which are empty."""
-        if index - self._index > MOST_EMPTY:
+        if index - self._now > MOST_EMPTY:
             yield self._take(self._end(), arrived)
-            self.seen.skipped_windows += index - self._index
+            self.seen.skipped_windows += index - self._now
             self._index = index
-        while self._index < index:
+        while self._now < index:
             yield self._take(self._end(), arrived)
+
+    @property
+    def _now(self) -> int:
+        return self._index or 0
+
+    @property
+    def breaks(self) -> int:
+        """How often time jumped: what comes after is no continuation of what was before."""
+        return self.seen.skipped_windows + self.seen.new_clocks
 
     def _fill(self, cells: NDArray[np.int64]) -> None:
         if self._most is not None and self._filled + len(cells) > self._most:
@@ -163,14 +192,14 @@ class Windows:
         """The end of the window that is being filled, exclusive."""
         if self.duration is None:
             return self._last_us + 1
-        return (self._zero or 0) + (self._index + 1) * self.duration
+        return (self._zero or 0) + (self._now + 1) * self.duration
 
     def _take(self, end_us: int, arrived: float) -> Window:
         counts = np.minimum(self._flat, np.iinfo(np.uint16).max).astype(np.uint16)
         window = Window(counts.reshape(2, *self.sensor), end_us, self._filled, arrived)
         self._flat[:] = 0
         self._filled = 0
-        self._index += 1
+        self._index = self._now + 1
         return window
 
     def rest(self, arrived: float) -> Iterator[Window]:

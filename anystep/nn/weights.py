@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from anystep._errors import UsageError
-from anystep._files import write_bytes
+from anystep._files import regular, write_bytes
 from anystep.nn.models import create_model
 from anystep.nn.models.base import StepModel
 
@@ -72,7 +72,7 @@ def read_model(file: Path) -> StepModel:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="pt") as stored:
+        with safe_open(regular(file), framework="pt") as stored:
             names = list(stored.keys())
             made_by = json.loads((stored.metadata() or {}).get("anystep", "null"))
             if made_by is None:

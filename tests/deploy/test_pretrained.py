@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -56,12 +57,23 @@ def test_it_is_exported_and_streams_without_its_data(folder, terminal, tmp_path)
 def test_it_is_no_run_folder(folder, terminal):
     assert "is not a run folder" in terminal.refused("evaluate", folder)
     assert "is not a run folder" in terminal.refused("train", "--resume", folder)
+    again = terminal.refused("export", folder, "--to", "folder", "--out", "again")
+    assert "is a pretrained network already" in again
 
 
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def edited(**changes):
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def bomb(path):
@@ -72,8 +84,13 @@ def bomb(path):
     ("file", "damage", "word"),
     [
         ("model.safetensors", flip, "model.safetensors is not the file that"),
-        ("about.json", lambda path: path.write_text('{"weights": 3}'), "about.json is truncated"),
-        ("about.json", lambda path: path.write_text("[]"), "about.json is truncated"),
+        ("model.safetensors", lambda path: path.unlink(), "model.safetensors is missing"),
+        ("model.safetensors", pipe, "must be a file; it is a folder, a device or a pipe"),
+        ("about.json", lambda path: path.write_text('{"weights": 3}'), "see its 'classes'"),
+        ("about.json", lambda path: path.write_text("[" * 100_000), "does not describe a network"),
+        ("about.json", edited(steps=10**12), "see its 'steps'"),
+        ("about.json", edited(binning=None), "see its 'binning'"),
+        ("about.json", edited(exit={"score": "margin"}), "see its 'exit'"),
         ("samples.npz", flip, "samples.npz is missing, truncated or no samples"),
         (
             "samples.npz",

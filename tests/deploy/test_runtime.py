@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from trained import CLASSES, STEPS, samples
 
 import anystep
 from anystep._errors import UsageError
-from anystep.deploy.step import Step, Streams
+from anystep.deploy.step import Step, Streams, seal
 from anystep.evaluation.exits import ExitRule
 
 NEVER = ExitRule(threshold=2.0)
@@ -103,10 +104,54 @@ def test_a_foreign_cut_or_hostile_file_is_refused_by_name(exported, tmp_path):
     with huge.open("wb") as file:
         file.truncate((2 << 30) + 1)
     words = {cut: "cannot be run", pickled: "cannot be run", foreign: "not written by anystep"}
-    words |= {outside: "cannot be run", huge: "larger than 2 GiB", tmp_path: "no model file"}
+    words |= {outside: "damaged or was edited", huge: "larger than 2 GiB"}
+    words |= {tmp_path: "must be a file", tmp_path / "none.onnx": "no model file"}
     for path, word in words.items():
         with pytest.raises(UsageError, match=word):
             Step(path)
+
+
+def test_a_flipped_bit_is_seen(exported, tmp_path):
+    good, draw = exported[0].read_bytes(), np.random.default_rng(0)
+    path = tmp_path / "flipped.onnx"
+    for place in draw.integers(0, len(good), 40):
+        content = bytearray(good)
+        content[place] ^= 1 << draw.integers(8)
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=r"flipped\.onnx"):
+            Step(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"steps": 0}, "'steps'"),
+        ({"steps": "10"}, "'steps'"),
+        ({"classes": "abc"}, "'classes'"),
+        ({"classes": ["a", "b"]}, "does not have the inputs and outputs"),
+        ({"frame": None}, "'frame'"),
+        ({"frame": [2, 16, 17]}, "does not have the inputs and outputs"),
+        ({"states": 3}, "'states'"),
+        ({"binning": {"name": "fixed_duration", "duration_us": -5}}, "'binning'"),
+        ({"planes": ["on", "off"]}, "'planes'"),
+        ({"exit": {"score": "margin"}}, "'exit'"),
+        ({"exit": "now"}, "'exit'"),
+        ({"resize": "x"}, "'resize'"),
+        ({"format": "x"}, "'format'"),
+        ({"accuracy": None}, "'accuracy'"),
+        (None, "does not describe a network"),
+    ],
+)
+def test_a_description_that_cannot_be_is_refused_by_its_key(exported, tmp_path, change, word):
+    """Also where the file's hash is right: who edits a file can make one."""
+    model = onnx.load(exported[0])
+    (entry,) = model.metadata_props
+    about = json.loads(entry.value) | {"seal": "0" * 64}
+    entry.value = "[" * 100_000 if change is None else json.dumps(about | change)
+    path = tmp_path / "edited.onnx"
+    path.write_bytes(seal(model.SerializeToString()))
+    with pytest.raises(UsageError, match=word):
+        Step(path)
 
 
 def test_the_runtime_needs_neither_torch_nor_what_reads_recipes(exported, frames, tmp_path):
@@ -116,7 +161,7 @@ import sys
 for name in ("torch", "yaml", "rich", "numba", "safetensors", "lightning", "onnx"):
     sys.modules[name] = None
 import numpy as np
-from anystep.deploy.step import Step, Streams
+from anystep.deploy.step import Step, Streams, seal
 streams = Streams(Step({str(exported[0])!r}))
 for frame in np.load({str(tmp_path / "frames.npy")!r}):
     decisions = streams({{n: one for n, one in enumerate(frame)}})

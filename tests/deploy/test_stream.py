@@ -160,6 +160,40 @@ def test_a_long_silence_is_skipped_and_a_short_one_is_empty_windows(monkeypatch)
     assert cutter.seen.skipped_windows == 9_000_000 - 4
 
 
+def part(t):
+    """A packet of events in one place."""
+    none = np.zeros(len(t), np.int64)
+    return Packet(np.asarray(t), none, none, none, 0.0)
+
+
+def test_on_a_wire_the_first_window_is_that_of_the_first_event():
+    cutter = Windows(DURATION, SENSOR, live=True)
+    ends = [each.end_us for each in cutter.add(part([40_000_500, 40_000_900, 40_002_100]))]
+    assert ends == [40_001_000, 40_002_000]
+    assert cutter.seen.skipped_windows == 0
+
+
+@pytest.mark.parametrize("stray", [0, 10**15], ids=["a camera plugged in again", "a stray time"])
+def test_a_clock_that_begins_anew_is_followed(stray):
+    cutter = Windows(DURATION, SENSOR, live=True)
+    list(cutter.add(part([500_000, 501_500])))
+    if stray:
+        list(cutter.add(part([stray])))
+    made = [list(cutter.add(part([1000 * step + 10]))) for step in range(40)]
+    assert cutter.seen.new_clocks == 1
+    assert cutter.seen.too_late == module.LATE_PACKETS - 1
+    assert [each.end_us for windows in made for each in windows] == [
+        1000 * step for step in range(module.LATE_PACKETS, 40)
+    ]
+
+
+def test_after_a_jump_in_time_the_round_begins_at_rest(step, monkeypatch):
+    monkeypatch.setattr(module, "MOST_EMPTY", 2)
+    events = Events.from_arrays([100, 1100, 90_000, 91_000], [0] * 4, [0] * 4, [0] * 4, SENSOR)
+    lines = list(follow(step, FileSource(events)))
+    assert [line["step"] for line in lines[:5]] == [1, 2, 1, 2, 3]
+
+
 def test_bins_that_need_the_end_are_refused():
     with pytest.raises(UsageError, match="needs the end of a recording"):
         Windows({"name": "equal_count", "steps": 4}, SENSOR)
