@@ -19,8 +19,8 @@ Bytes = NDArray[np.uint8]
 Columns = dict[str, NDArray[Any]]  # t, x, y, p
 
 HOW_TO_SAY_THE_SENSOR = (
-    "Say its height and width: `--sensor 180,240` (data show, stream), `data check --option "
-    "'sensor=[180,240]'`, data.options.sensor in a recipe, sensor=(180, 240) in Python"
+    "Say its height and width: `data show --sensor 180,240`, the same for `stream`, `data check "
+    "--option 'sensor=[180,240]'`, data.options.sensor in a recipe, sensor=(180, 240) in Python"
 )
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
