@@ -169,10 +169,8 @@ class RunFolder:
 
     def _read_recipe(self) -> Json:
         if not self.begun:
-            why = f"it has no {self._config.name}"
-            if self._config.exists():
-                why = "it is a pretrained network, without its data and its log"
-            raise UsageError(f"{self.path} is not a run folder: {why}")
+            no = "it is a pretrained network" if self._config.exists() else "it has no config.yaml"
+            raise UsageError(f"{self.path} is not a run folder: {no}")
         recipe = load_recipe(self._config)
         self.check_hash(self._config)
         return recipe

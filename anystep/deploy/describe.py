@@ -86,7 +86,9 @@ _SOUND: Rules = {
         and all(isinstance(each, str | int) for each in about["classes"])
     ),
     "steps": lambda about: _whole(about["steps"], 1, MOST_STEPS),
-    "accuracy": lambda about: isinstance(about["accuracy"]["prefix"], str),
+    "accuracy": lambda about: (
+        "binning" not in about or isinstance(about["accuracy"]["prefix"], str)
+    ),
     "first_frame": lambda about: _whole(about.get("first_frame", 0), 0, MOST_STEPS),
     "exit": lambda about: (
         about.get("exit") is None or ExitRule(**about["exit"]).describe() == about["exit"]

@@ -42,14 +42,14 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def seal(content: bytes) -> bytes:
-    """The file with its own hash in the place that it keeps for it (UNSEALED)."""
-    return content.replace(UNSEALED, UNSEALED[:-65] + content_sha(content) + b'"', 1)
-
-
 def content_sha(content: bytes) -> bytes:
     """The hash of a file whose place for it is empty."""
     return hashlib.sha256(content).hexdigest().encode()
+
+
+def seal(content: bytes) -> bytes:
+    """The file with its own hash in the place that it keeps for it (UNSEALED)."""
+    return content.replace(UNSEALED, UNSEALED[:-65] + content_sha(content) + b'"', 1)
 
 
 def _sealed(content: bytes) -> bool:

@@ -61,7 +61,7 @@ COMMANDS = [
     ("train --resume nowhere", "nowhere is not a run folder: it has no config.yaml"),
     ("evaluate nowhere", "nowhere is not a run folder"),
     ("evaluate run --fast", "unknown argument '--fast'"),
-    ("export run --out run/config.yaml", "the model must end in .onnx, got 'run/config.yaml'"),
+    ("export run --out run/config.yaml", "the model must end in .onnx"),
     ("report run --fast", "unknown argument '--fast'"),
     ("data list --all", "unknown argument '--all'"),
     ("data get nmnst", "Did you mean 'nmnist'?"),
