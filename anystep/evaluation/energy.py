@@ -142,7 +142,8 @@ class Operations:
         there = (rows != 0).float()
         accumulates = self._fired and bool(((rows == 0) | (rows.abs() == 1)).all())
         kind = "acs" if accumulates else "macs"
-        counted = {kind: _meetings(layer, there), "dense": _meetings(layer, torch.ones_like(there))}
+        dense = _meetings(layer, torch.ones_like(there[:1]))  # of every row alike
+        counted = {kind: _meetings(layer, there), "dense": dense.expand(len(there))}
         own = self._layers.setdefault(name, {each: _ByStep() for each in KINDS})
         for each, met in counted.items():
             steps = met.unflatten(0, (-1, self._batch)).sum(1).cpu().numpy()
